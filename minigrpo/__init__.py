@@ -1,0 +1,60 @@
+"""Learn GRPO by building it. Names are loaded when they are first used, so that ``import minigrpo`` costs nothing."""
+
+import importlib
+
+_HOME = {
+    "BadInput": "config",
+    "GRPOConfig": "config",
+    "load_policy": "policy",
+    "clock_task": "tasks",
+    "sums_task": "tasks",
+    "exact_answer": "tasks",
+    "sum_rubric": "tasks",
+    "thinks_first": "tasks",
+    "Rollout": "sampling",
+    "sample_completions": "sampling",
+    "score": "rewards",
+    "combine": "rewards",
+    "compute_advantages": "advantages",
+    "process_advantages": "advantages",
+    "completion_mask": "logprobs",
+    "shift_logits": "logprobs",
+    "token_logprobs": "logprobs",
+    "token_entropies": "logprobs",
+    "completion_logits": "logprobs",
+    "kl_k1": "kl",
+    "kl_k2": "kl",
+    "kl_k3": "kl",
+    "kl_k3_ratio": "kl",
+    "kl_exact": "kl",
+    "estimate_kl": "kl",
+    "kl_penalized_rewards": "kl",
+    "importance_ratio": "loss",
+    "clipped_objective": "loss",
+    "cispo_objective": "loss",
+    "aggregate": "loss",
+    "grpo_loss": "loss",
+    "GRPOLoss": "loss",
+    "METRICS": "metrics",
+    "pass_at_k": "metrics",
+    "TrainState": "training",
+    "train": "training",
+    "save_checkpoint": "checkpoints",
+    "load_checkpoint": "checkpoints",
+    "evaluate": "evaluation",
+    "read_metrics": "runs",
+    "plot_runs": "plots",
+    "plot_metric": "plots",
+    "plot_clipping": "plots",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'minigrpo' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"minigrpo.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

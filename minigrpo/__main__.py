@@ -1,0 +1,5 @@
+import sys
+
+from minigrpo.cli import main
+
+sys.exit(main())

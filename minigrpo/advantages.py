@@ -1,0 +1,92 @@
+"""Advantages: how much better a completion was than the others of its group."""
+
+import torch
+from torch import Tensor
+
+EPS = 1e-4  # added to the standard deviation, outside the root, as TRL and verl do
+
+
+def compute_advantages(rewards: Tensor, group_ids: Tensor, *, scale_rewards: str = "group") -> Tensor:
+    """Each reward minus the mean of its group, over a standard deviation (Shao et al. 2024, arXiv:2402.03300, 4.1.2).
+
+    The standard deviation is the sample's (divided by n - 1), so that a group of two with different rewards gets
+    +-0.707; with the population's it would be +-1. A group whose rewards are all equal gets exactly 0: it teaches nothing.
+
+    Args:
+        rewards: (B,) one a completion; NaN where no reward function had an opinion.
+        group_ids: (B,) rows with the same number answer the same prompt; groups may differ in size.
+        scale_rewards: "group" divides by the group's standard deviation, "batch" by that of all rewards (the mean stays the
+            group's), "none" by nothing (Dr. GRPO, arXiv:2503.20783).
+    Returns:
+        (B,) without unit; 0 where the reward is NaN.
+    Raises:
+        ValueError: on a shape mismatch, an unknown scale, or a completion that is alone in its group.
+    """
+    if rewards.ndim != 1 or rewards.shape != group_ids.shape:
+        raise ValueError(
+            f"rewards and group_ids must both be (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}; "
+            "a table (P, G) of rewards is flattened row by row first."
+        )
+    if scale_rewards not in ("group", "batch", "none"):
+        raise ValueError(f"scale_rewards must be 'group', 'batch' or 'none', got {scale_rewards!r}.")
+    if (torch.unique(group_ids, return_counts=True)[1] == 1).any():
+        raise ValueError(
+            "A completion is alone in its group: it has nothing to be compared with; give every prompt at least 2."
+        )
+    valid = ~rewards.isnan()
+    mean, std = _statistics(rewards[valid], group_ids[valid])
+    if scale_rewards == "batch":
+        std = _statistics(rewards[valid], torch.zeros_like(group_ids[valid]))[1]
+    scale = torch.ones_like(std) if scale_rewards == "none" else std + EPS
+    advantages = torch.zeros_like(rewards)
+    advantages[valid] = (rewards[valid] - mean) / scale
+    return advantages
+
+
+def process_advantages(step_rewards: Tensor, step_ends: Tensor, group_ids: Tensor, num_tokens: int) -> Tensor:
+    """Advantages where every step of a completion is scored (Shao et al. 2024, arXiv:2402.03300, 4.1.3).
+
+    All step rewards of a group are normalised together; the advantage of a token is the sum of the normalised rewards of
+    the steps that end at it or after it: it is answerable for what follows, not for what went before.
+
+    Args:
+        step_rewards: (B, S), NaN where a completion has fewer steps.
+        step_ends: (B, S) index in the completion of each step's last token; ignored where step_rewards is NaN.
+        group_ids: (B,).
+        num_tokens: C, the width of the completions.
+    Returns:
+        (B, C), 0 behind the last step.
+    Raises:
+        ValueError: on a shape mismatch, or a step that ends outside the completion.
+    """
+    valid = ~step_rewards.isnan()
+    if step_rewards.shape != step_ends.shape or group_ids.shape != step_rewards.shape[:1]:
+        raise ValueError(
+            f"step_rewards and step_ends must be (B, S) and group_ids (B,), got {tuple(step_rewards.shape)}, "
+            f"{tuple(step_ends.shape)} and {tuple(group_ids.shape)}."
+        )
+    if not ((step_ends[valid] >= 0) & (step_ends[valid] < num_tokens)).all():
+        raise ValueError(f"step_ends must lie in 0..{num_tokens - 1}, the tokens of a completion; one lies outside.")
+    rows, steps = valid.nonzero(as_tuple=True)
+    mean, std = _statistics(step_rewards[valid], group_ids[rows])
+    normalised = (step_rewards[valid] - mean) / (std + EPS)
+    at_step_ends = step_rewards.new_zeros(len(group_ids), num_tokens)
+    at_step_ends.index_put_((rows, step_ends[rows, steps]), normalised, accumulate=True)
+    return at_step_ends.flip(1).cumsum(1).flip(1)
+
+
+def _statistics(values: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,), (N,) -> each row's group mean and sample standard deviation (0 in a group of one), both (N,)."""
+    groups, index = torch.unique(group_ids, return_inverse=True)
+
+    def group_sum(x: Tensor) -> Tensor:
+        return x.new_zeros(len(groups)).index_add(0, index, x)
+
+    # Measured from the group's least value, equal values differ by exactly 0; otherwise the rounding of their mean would
+    # be divided by EPS and look like an advantage.
+    least = values.new_zeros(len(groups)).scatter_reduce(0, index, values, "amin", include_self=False)[index]
+    count = group_sum(torch.ones_like(values))
+    deviation = values - least
+    mean = (group_sum(deviation) / count)[index]
+    variance = group_sum((deviation - mean) ** 2) / (count - 1).clamp(min=1)
+    return least + mean, variance.sqrt()[index]

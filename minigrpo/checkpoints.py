@@ -1,0 +1,54 @@
+"""Checkpoints that resume exactly: policy, optimizer, step, and the rollout where updates on it are still to come.
+
+A checkpoint is a folder ``checkpoint-N`` that ``load_policy`` reads too. It is written beside and renamed, so that a folder
+of that name is always whole; nothing in it is unpickled.
+"""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from minigrpo.config import BadInput
+from minigrpo.sampling import Rollout
+from minigrpo.training import Batch, TrainState
+
+
+def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
+    """Write ``folder/checkpoint-STEP``; an earlier one of that step is replaced."""
+    final = Path(folder) / f"checkpoint-{state.step}"
+    beside = final.with_name(final.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    state.model.save_pretrained(beside)
+    state.tokenizer.save_pretrained(beside)
+    batch = None if state.batch is None else asdict(state.batch)
+    reference = state.reference.state_dict() if state.reference_moved else None  # else it is the model of the start
+    torch.save(
+        {"step": state.step, "optimizer": state.optimizer.state_dict(), "batch": batch, "reference": reference},
+        beside / "state.pt",
+    )
+    shutil.rmtree(final, ignore_errors=True)
+    return beside.rename(final)
+
+
+def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
+    """Bring a state that TrainState.start made to where ``folder`` (a ``checkpoint-N``) left off.
+
+    Raises:
+        BadInput: if a file is missing, damaged, or of another model; ``state`` must not be used then.
+    """
+    folder = Path(folder)
+    try:
+        saved = torch.load(folder / "state.pt", map_location=state.model.device, weights_only=True)
+        state.model.load_state_dict(type(state.model).from_pretrained(folder, dtype=torch.float32).state_dict())
+        if saved["reference"] is not None:
+            state.reference.load_state_dict(saved["reference"])
+            state.reference_moved = True
+        state.optimizer.load_state_dict(saved["optimizer"])
+        batch = saved["batch"]
+        state.batch = None if batch is None else Batch(**{**batch, "rollout": Rollout(**batch["rollout"])})
+        state.step = saved["step"]
+    except Exception as error:  # a damaged file can make a reader raise anything; the cause goes along
+        raise BadInput(f"The checkpoint {str(folder)!r} is damaged: {str(error).splitlines()[0][:200]}") from error
+    return state

@@ -1,0 +1,195 @@
+"""The command line: minigrpo train | generate | evaluate | plot | pretrain. Flags, files and sentences; no algebra."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from minigrpo.config import BadInput, GRPOConfig
+
+COMMANDS = {
+    "train": "train a policy with GRPO and show what it learnt",
+    "generate": "complete prompts",
+    "evaluate": "score a policy on the held-out problems of a task",
+    "plot": "draw the curves of one run, or of several with their band",
+    "pretrain": "make the bundled GPT-2 again from nothing",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for input that cannot be used, 130 for Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="minigrpo",
+        usage="minigrpo COMMAND [--help] ...",
+        description="Learn GRPO by building it: a GPT-2 learns to think, on a laptop, offline.",
+        epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
+    try:
+        command = parser.parse_args(argv[:1] or ["--help"]).command
+        return globals()[f"_{command}"](argv[1:]) or 0
+    except (BadInput, FloatingPointError) as error:
+        print(f"minigrpo: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"minigrpo: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + ".", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nminigrpo: stopped.", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _parser(name: str, parser_class=argparse.ArgumentParser, **kwargs) -> argparse.ArgumentParser:
+    """A parser without abbreviations, whose errors are one sentence."""
+
+    class Parser(parser_class):
+        def error(self, message):
+            raise BadInput(f"{message}; minigrpo {name} --help lists the flags.")
+
+    return Parser(prog=f"minigrpo {name}", description=COMMANDS[name], allow_abbrev=False, **kwargs)
+
+
+def _add(parser: argparse.ArgumentParser, name: str, **kwargs) -> None:
+    """A flag with hyphens or underscores alike."""
+    parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs)
+
+
+def _quiet() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+# --- train --------------------------------------------------------------------------------------------------------
+
+
+def _train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
+    from transformers import HfArgumentParser
+
+    def parse(defaults: dict) -> tuple[GRPOConfig, argparse.Namespace]:
+        parser = _parser("train", HfArgumentParser, dataclass_types=GRPOConfig)
+        _add(parser, "resume", action="store_true", help="Go on with the run in --output_dir; its configuration is kept.")
+        _add(parser, "overwrite", action="store_true", help="Delete the run that is in --output_dir first.")
+        parser.set_defaults(**defaults)
+        return parser.parse_args_into_dataclasses(argv)
+
+    config, flags = parse({})
+    if flags.resume:
+        if config.output_dir is None:
+            raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
+        from minigrpo import runs
+
+        saved = runs.saved_config(config.output_dir)
+        config, flags = parse({**saved, "output_dir": config.output_dir})
+        runs.check_resumable(saved, config)
+    return config, flags
+
+
+def _train(argv: list[str]) -> int:
+    config, flags = _train_config(argv)
+    _quiet()
+    from minigrpo.runner import run
+
+    return run(config, resume=flags.resume, overwrite=flags.overwrite)
+
+
+# --- the other commands -------------------------------------------------------------------------------------------
+
+
+def _generate(argv: list[str]) -> None:
+    parser = _parser("generate")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT")
+    _sampling_flags(parser, num_generations=1, max_completion_length=32)
+    args = parser.parse_args(argv)
+    _check_sampling(args)
+    _quiet()
+    from minigrpo.policy import load_policy
+    from minigrpo.sampling import sample_completions
+    from minigrpo.training import seeded
+
+    model, tokenizer = load_policy(args.model)
+    rollout = sample_completions(
+        model,
+        tokenizer,
+        args.prompts,
+        num_generations=args.num_generations,
+        max_completion_length=args.max_completion_length,
+        temperature=args.temperature,
+        generator=seeded(args.seed),
+    )
+    for completion in rollout.completions:
+        print(completion)
+
+
+def _evaluate(argv: list[str]) -> None:
+    parser = _parser("evaluate")
+    parser.add_argument("--task", choices=("clock", "sums"), default="clock")
+    _sampling_flags(parser, num_generations=8, max_completion_length=16)
+    args = parser.parse_args(argv)
+    _check_sampling(args)
+    _quiet()
+    from minigrpo.evaluation import evaluate
+    from minigrpo.policy import load_policy
+    from minigrpo.runner import print_table
+    from minigrpo.tasks import load_task
+
+    model, tokenizer = load_policy(args.model)
+    settings = {k: getattr(args, k) for k in ("num_generations", "temperature", "max_completion_length", "seed")}
+    print_table({args.task: evaluate(model, tokenizer, load_task(args.task), **settings)})
+
+
+def _sampling_flags(parser: argparse.ArgumentParser, *, num_generations: int, max_completion_length: int) -> None:
+    parser.add_argument("--model", default="tiny", help="tiny, the folder of a run or model, or a name on the hub")
+    _add(parser, "num_generations", type=int, default=num_generations, help="completions a prompt (default %(default)s)")
+    _add(parser, "temperature", type=float, default=1.0, help="0 is greedy (default %(default)s)")
+    _add(parser, "max_completion_length", type=int, default=max_completion_length, help="tokens (default %(default)s)")
+    _add(parser, "seed", type=int, default=0, help="(default %(default)s)")
+
+
+def _check_sampling(args: argparse.Namespace) -> None:
+    for name in ("num_generations", "max_completion_length"):
+        if getattr(args, name) < 1:
+            raise BadInput(f"{name} must be at least 1, got {getattr(args, name)}.")
+    if not 0 <= args.temperature < float("inf"):
+        raise BadInput(f"temperature must be 0 (greedy) or a positive number, got {args.temperature}.")
+
+
+def _plot(argv: list[str]) -> None:
+    parser = _parser("plot")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or its metrics.jsonl")
+    parser.add_argument("--output", help="the picture; by default curves.png, in the run's folder if there is one run")
+    args = parser.parse_args(argv)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from minigrpo.plots import plot_runs
+    from minigrpo.runs import read_metrics
+
+    rows = [read_metrics(run) for run in args.runs]
+    inside = len(args.runs) == 1 and Path(args.runs[0]).is_dir()
+    output = Path(args.output or (Path(args.runs[0]) / "curves.png" if inside else "curves.png"))
+    title = Path(args.runs[0]).name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest"
+    plot_runs(rows, title=title)[0].figure.savefig(output, dpi=150)
+    print(output)
+
+
+def _pretrain(argv: list[str]) -> None:
+    parser = _parser("pretrain")
+    _add(parser, "output_dir", help="by default the bundled model itself is replaced")
+    _add(parser, "steps", type=int, default=None, help="fewer for a try")
+    args = parser.parse_args(argv)
+    _quiet()
+    from tqdm import tqdm
+
+    from minigrpo import pretrain
+
+    output = pretrain.check_output(args.output_dir)
+    steps = args.steps or pretrain.STEPS
+    with tqdm(total=steps, unit="step") as bar:
+        for row in pretrain.pretrain(steps):
+            bar.update()
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+    pretrain.save(row["model"], row["tokenizer"], output, steps)
+    print(output)

@@ -1,0 +1,105 @@
+"""The configuration of a run: one frozen dataclass with the names of TRL's GRPOConfig. Imports no torch."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal
+
+
+class BadInput(ValueError):
+    """Something that came from the user cannot be used. The message is one sentence: what came, what was wanted."""
+
+
+def _field(default, help):  # noqa: A002 - HfArgumentParser's word
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """What a run of GRPO needs to know. Every field is also a flag of ``minigrpo train``.
+
+    Letters: P prompts a rollout, G completions a prompt, B = P * G completions a rollout.
+
+    Raises:
+        BadInput: for a value out of range, with the range.
+    """
+
+    model: str = _field("tiny", "The policy: 'tiny' (bundled), a name on the hub such as gpt2, or a folder.")
+    task: Literal["clock", "sums"] = _field("clock", "What it is asked, see tasks.py.")
+    reward_funcs: list[str] | None = _field(
+        None, "Reward functions as module.function, in TRL's protocol; by default the task's own."
+    )
+    reward_weights: list[float] | None = _field(None, "One weight a reward function; by default all 1.")
+    output_dir: str | None = _field(None, "Where the run is written; by default runs/TASK-SEED.")
+    seed: int = _field(0, "Draws the prompts and the completions.")
+
+    max_steps: int = _field(120, "Optimizer updates; one line of metrics each.")
+    save_steps: int = _field(50, "A checkpoint every so many steps.")
+    generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
+    num_generations: int = _field(8, "G, completions a prompt: the group that an answer is compared with.")
+    num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
+    # TRL has 256. No completion of the bundled tasks is longer than 16 tokens.
+    max_completion_length: int = _field(16, "Tokens after which a completion is cut off.")
+    temperature: float = _field(1.0, "Of sampling, and therefore of the policy whose log-probs are scored.")
+
+    # TRL has 1e-6, right for models of billions of parameters; the bundled one has 0.3 million.
+    learning_rate: float = _field(1e-4, "Of AdamW, constant, without weight decay.")
+    max_grad_norm: float = _field(1.0, "The gradient is scaled down to this norm where it is longer.")
+    # TRL has 0: no reference model. Here the KL is a lesson, so it is there and shown; 0.04 is DeepSeekMath's.
+    beta: float = _field(0.04, "Weight of the KL penalty towards the reference; 0 leaves reference and KL out.")
+    kl_estimator: Literal["k1", "k2", "k3", "k3_ratio", "exact"] = _field(
+        "k3_ratio", "How the KL of a token is estimated; see kl.py. k3_ratio is TRL's default."
+    )
+    kl_in_reward: bool = _field(False, "Subtract the KL (k1) from the reward, as PPO does, and not in the loss.")
+    sync_ref_model: bool = _field(False, "Make the policy the new reference every ref_model_sync_steps.")
+    ref_model_sync_steps: int = _field(512, "See sync_ref_model.")
+
+    # TRL has dapo since 0.20; grpo is the formula of the paper, and the one that the lessons derive.
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = _field(
+        "grpo", "How the tokens' losses are averaged; cispo also clips differently. See loss.py."
+    )
+    importance_sampling_level: Literal["token", "sequence"] = _field(
+        "token", "Whether a token has a ratio of its own, or its completion's (GSPO)."
+    )
+    scale_rewards: Literal["group", "batch", "none"] = _field(
+        "group", "Whose standard deviation the advantages are divided by."
+    )
+    epsilon: float = _field(0.2, "How far the ratio may profitably fall below 1.")
+    epsilon_high: float | None = _field(
+        None, "How far above 1; by default epsilon. For cispo it is required: the cap of the weight, about 5."
+    )
+
+    def __post_init__(self):
+        def check(valid: bool, name: str, wanted: str) -> None:
+            if not valid:
+                raise BadInput(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
+
+        for f in fields(self):
+            choices = getattr(f.type, "__args__", ())
+            if getattr(f.type, "__origin__", None) is Literal:
+                check(getattr(self, f.name) in choices, f.name, f"one of {', '.join(choices)}")
+        for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
+            check(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("temperature", "learning_rate", "max_grad_norm"):
+            check(0 < getattr(self, name) < float("inf"), name, "a positive number")
+        check(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
+        check(0 <= self.beta < float("inf"), "beta", "0 or a positive number")
+        check(0 <= self.epsilon < 1, "epsilon", "at least 0 and below 1, since the ratio is clipped to 1 - epsilon")
+        check(self.epsilon_high is None or 0 <= self.epsilon_high < float("inf"), "epsilon_high", "at least 0")
+        if self.loss_type == "cispo":
+            check(
+                self.epsilon_high is not None,
+                "epsilon_high",
+                "given with loss_type cispo, where it is the cap of the weight itself (about 5)",
+            )
+        check(
+            self.num_generations >= 2,
+            "num_generations",
+            "at least 2, since an answer is compared with the others of its group",
+        )
+        check(
+            self.generation_batch_size >= 1 and self.generation_batch_size % self.num_generations == 0,
+            "generation_batch_size",
+            f"a positive multiple of num_generations ({self.num_generations}), since it counts completions",
+        )
+
+    def to_dict(self) -> dict:
+        return asdict(self)

@@ -1,0 +1,82 @@
+"""How far the policy has moved from the reference: KL(policy || reference), estimated on the policy's own tokens.
+
+Each estimator is right for something. E is over tokens drawn from the policy; "loss" and "reward" say whether the gradient
+of the expected penalty is that of the KL when the estimate is differentiated in the loss, or subtracted from the reward:
+
+    estimator   value   gradient in the loss          gradient in the reward
+    k1          right   0 in expectation: no penalty  right
+    k2          wrong   right                         wrong
+    k3          right   that of KL(ref || policy)     wrong
+    k3_ratio    right   right                         -
+    exact       right   right (of the next token)     -
+
+tests/test_kl.py proves each entry by enumeration. Source: Schulman 2020, "Approximating KL divergence"; arXiv:2512.21852.
+"""
+
+import torch
+from torch import Tensor
+
+LARGEST_LOG = 20.0  # e^20 is finite in every float format; e^100 is inf in float32, and inf * 0 is NaN
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(B, C), (B, C) nats -> (B, C) nats: log(policy / reference). Unbiased, negative at times, of high variance."""
+    return logprobs - ref_logprobs
+
+
+def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(B, C), (B, C) nats -> (B, C) nats: half the squared log-ratio. Biased in value, right in gradient."""
+    return 0.5 * (logprobs - ref_logprobs) ** 2
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(B, C), (B, C) nats -> (B, C) nats: r - 1 - log r with r = reference / policy. Unbiased, never negative."""
+    log_r = ref_logprobs - logprobs
+    return torch.expm1(log_r.clamp(max=LARGEST_LOG)) - log_r  # expm1 keeps precision where the two are close
+
+
+def kl_k3_ratio(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """k3 weighted by policy / sampler, which carries the gradient that k3 alone leaves out.
+
+    Differentiating E[k3] also differentiates the probabilities that E is over; the ratio, 1 in value before the first
+    update, brings exactly that part. TRL's ``use_bias_correction_kl``.
+
+    Args:
+        logprobs, ref_logprobs, old_logprobs: (B, C) nats; only the first carries gradient.
+    """
+    return torch.exp(logprobs - old_logprobs) * kl_k3(logprobs, ref_logprobs)
+
+
+def kl_exact(logits: Tensor, ref_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """(B, C, V), (B, C, V) -> (B, C) nats: the KL of the next token, summed over the vocabulary instead of estimated."""
+    log_p = torch.log_softmax(logits / temperature, dim=-1)
+    log_q = torch.log_softmax(ref_logits / temperature, dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def estimate_kl(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor, *, estimator: str = "k3_ratio") -> Tensor:
+    """The estimator of that name: "k1", "k2", "k3" or "k3_ratio". All tensors (B, C), nats.
+
+    Raises:
+        ValueError: on another name ("exact" needs logits: call ``kl_exact``).
+    """
+    if estimator == "k3_ratio":
+        return kl_k3_ratio(logprobs, ref_logprobs, old_logprobs)
+    simple = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+    if estimator not in simple:
+        raise ValueError(f"estimator must be k1, k2, k3 or k3_ratio, got {estimator!r}; exact needs logits: kl_exact.")
+    return simple[estimator](logprobs, ref_logprobs)
+
+
+def kl_penalized_rewards(
+    rewards: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, completion_mask: Tensor, beta: float
+) -> Tensor:
+    """(B,) rewards minus beta times each completion's summed k1: the penalty in the reward, as PPO has it.
+
+    Here beta multiplies nats a completion (the KL of E[R - beta KL]); in the loss of GRPO it multiplies nats a token.
+
+    Args:
+        rewards: (B,). old_logprobs, ref_logprobs: (B, C) nats. completion_mask: (B, C) bool.
+    """
+    k1 = kl_k1(old_logprobs, ref_logprobs).detach()
+    return rewards - beta * torch.where(completion_mask, k1, 0.0).sum(1)

@@ -1,0 +1,82 @@
+"""Every number that a run logs: its unit, what it means, what a healthy run shows. Names are TRL's where TRL has them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Metric(NamedTuple):
+    unit: str
+    meaning: str
+    healthy: str
+
+
+METRICS = {
+    "step": Metric("updates", "Optimizer updates so far.", "Counts up by one."),
+    "loss": Metric("-", "What is minimised.", "Near 0 throughout: advantages of a group sum to 0. Not a sign of progress."),
+    "reward": Metric("reward", "Mean over the completions of the rollout, weights applied.", "Rises."),
+    "reward_std": Metric("reward", "Standard deviation over all completions of the rollout.", "Above 0."),
+    "frac_reward_zero_std": Metric(
+        "share", "Groups whose rewards are all equal: they teach nothing.", "Below 0.9; rises as the task is learnt."
+    ),
+    "kl": Metric(
+        "nats a token",
+        "Distance from the reference, mean over tokens; absent at beta 0.",
+        "Rises from 0, then settles below 1.",
+    ),
+    "entropy": Metric(
+        "nats a token", "How undecided the policy is, mean over tokens.", "Falls slowly; at 0 it has stopped trying."
+    ),
+    "clip_ratio": Metric(
+        "share",
+        "Tokens that the clip keeps from being pushed further (TRL: clip_ratio/region_mean).",
+        "Exactly 0 with one update a rollout; some percent with more.",
+    ),
+    "grad_norm": Metric("-", "Length of the gradient before it is clipped.", "Steady; 0 only if every group agrees."),
+    "learning_rate": Metric("-", "Of the optimizer.", "As configured."),
+    "completions/mean_length": Metric("tokens", "Mean over completions, EOS included.", "Moves towards what the task needs."),
+    "completions/clipped_ratio": Metric("share", "Completions cut off at max_completion_length.", "Near 0."),
+    "thinking": Metric("share", "Completions that write steps first (clock task only).", "Rises, and reward with it."),
+    "sampling/tokens": Metric("tokens", "Completion tokens drawn for this step; 0 where a rollout is used again.", "-"),
+    "sampling/seconds": Metric("s", "Time to sample and score them.", "-"),
+    "update/tokens": Metric("tokens", "Completion tokens that the update learnt from.", "-"),
+    "update/seconds": Metric("s", "Time of the update.", "-"),
+}  # and rewards/<function>/mean for each reward function
+
+
+def rollout_metrics(rewards: Tensor, scores: dict[str, Tensor], rollout) -> dict[str, float]:
+    """What a rollout shows, whatever is learnt from it.
+
+    Args:
+        rewards: (B,), NaN where every reward function abstained. scores: (B,) of each function. rollout: a sampling.Rollout.
+    """
+    lengths = rollout.completion_mask.sum(1)
+    groups = [rewards[rollout.group_ids == g] for g in rollout.group_ids.unique()]
+    silent = [len(group[~group.isnan()].unique()) <= 1 for group in groups]
+    return {
+        "reward": rewards.nanmean().item(),
+        "reward_std": rewards[~rewards.isnan()].std().item(),
+        "frac_reward_zero_std": sum(silent) / len(silent),
+        **{f"rewards/{name}/mean": column.nanmean().item() for name, column in scores.items()},
+        "completions/mean_length": lengths.float().mean().item(),
+        "completions/clipped_ratio": (~rollout.ended).float().mean().item(),
+    }
+
+
+def masked_mean(values: Tensor, completion_mask: Tensor) -> float:
+    """(B, C) -> the mean over the tokens that count."""
+    return values.detach()[completion_mask].mean().item()
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Chance that at least one of k samples is right, unbiased: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374).
+
+    Raises:
+        ValueError: unless k <= num_samples.
+    """
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k must be between 1 and the number of samples {num_samples}, got {k}.")
+    misses = torch.arange(num_samples - num_correct - k + 1, num_samples - num_correct + 1, dtype=torch.float64)
+    draws = torch.arange(num_samples - k + 1, num_samples + 1, dtype=torch.float64)
+    return 1.0 - (misses.clamp(min=0) / draws).prod().item()

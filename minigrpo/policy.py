@@ -1,0 +1,76 @@
+"""The policy: a causal language model and its tokenizer, from the bundled weights, a folder or the hub."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from minigrpo.config import BadInput
+
+TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
+
+
+def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a policy in float32, in eval mode: dropout would make the policy that is scored another than the one that sampled.
+
+    Args:
+        name: "tiny" for the bundled GPT-2, a folder written by ``save_pretrained`` (a finished run is one), or a name on
+            the hub such as "gpt2".
+    Returns:
+        The model, and its tokenizer, which pads on the left and has a pad and an EOS token.
+    Raises:
+        BadInput: nothing is there, or it lacks a tokenizer or an EOS token.
+    """
+    folder = TINY if name == "tiny" else Path(name)
+    path = str(folder) if folder.is_dir() else _on_the_hub(name)
+    if folder.is_dir():
+        _check_folder(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
+        raise BadInput(f"The model in {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"The tokenizer in {path!r} has no EOS token, so a completion could never end; set eos_token.")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise BadInput(
+            f"The tokenizer in {path!r} has {len(tokenizer)} tokens, the model only "
+            f"{model.get_input_embeddings().num_embeddings}: they do not belong together."
+        )
+    if tokenizer.pad_token_id is None:
+        # Harmless: what counts is decided by the first EOS and by lengths, never by the value of a token.
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return model.eval(), tokenizer
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """How many tokens, prompt and completion together, the model can see."""
+    return model.config.max_position_embeddings
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
+        checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
+        hint = f"its checkpoints are {', '.join(checkpoints)}" if checkpoints else "a finished run or save_pretrained makes one"
+        raise BadInput(f"The folder {str(folder)!r} holds no model (config.json and *.safetensors); {hint}.")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise BadInput(f"The folder {str(folder)!r} holds a model but no tokenizer; save it with tokenizer.save_pretrained.")
+
+
+def _on_the_hub(name: str) -> str:
+    """The name itself if it is in the hub's local cache or can be fetched."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except (OSError, ValueError):
+        pass  # not there: is there a network? One quick question, instead of half a minute of retries.
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # offline, unknown, private or misspelt: the hub's own words say which
+        raise BadInput(
+            f"No model {name!r}: there is no such folder, and the hub says: {str(error).splitlines()[0]}. "
+            "Check the spelling, or without a network take 'tiny' or a folder written by save_pretrained."
+        ) from error
+    return name

@@ -1,0 +1,183 @@
+"""One run from its first line to its last: score the policy, train it, keep the files of its folder, score it again."""
+
+import importlib
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minigrpo import runs
+from minigrpo.checkpoints import load_checkpoint, save_checkpoint
+from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.evaluation import evaluate, example_completions
+from minigrpo.policy import load_policy
+from minigrpo.rewards import RewardFunction
+from minigrpo.sampling import encode_prompts
+from minigrpo.tasks import Task, load_task
+from minigrpo.training import TrainState, train
+
+SAMPLES_EVERY = 10  # steps
+SILENT_STEPS = 10
+NOTHING_TO_LEARN = (
+    f"For {SILENT_STEPS} steps all rewards of every group were equal: every advantage is 0 and there is nothing to learn "
+    "from (frac_reward_zero_std is 1 in metrics.jsonl). Look into samples.jsonl: are the prompts all too hard or all too "
+    "easy, or does the reward never tell completions apart?"
+)
+
+
+def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) -> int:
+    """The command ``minigrpo train``. Returns 0, or 130 where Ctrl-C stopped it.
+
+    Raises:
+        BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
+    """
+    model, tokenizer = load_policy(config.model)
+    task = load_task(config.task, config.seed)
+    reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
+    for dataset in (task.train, task.held_out):  # raises if a prompt does not fit
+        encode_prompts(tokenizer, dataset["prompt"], model.config.max_position_embeddings - config.max_completion_length)
+    folder = Path(config.output_dir) if resume else runs.new_run(config, overwrite=overwrite)
+    if resume and (folder / "summary.json").exists() and runs.read_json(folder / "summary.json")["steps"] >= config.max_steps:
+        raise BadInput(f"The run in {str(folder)!r} is finished; a --max_steps above {config.max_steps} goes on with it.")
+    runs.write_json(folder / "config.json", config.to_dict())
+    _check_space(folder, model, config)
+
+    print(f"{config.model} on {config.task}, {len(task.held_out)} held-out problems. Writing to {folder}", flush=True)
+    settings = {"temperature": config.temperature, "max_completion_length": config.max_completion_length}
+    before = evaluate(model, tokenizer, task, **settings)
+    first = example_completions(model, tokenizer, task, **settings)
+    state = TrainState.start(model, tokenizer, config)
+    if resume:
+        _load_latest(folder, state)
+    if not _training_loop(state, task, reward_fns, config, folder):
+        print(f"Stopped after step {state.step}. Go on with: minigrpo train --resume --output-dir {folder}")
+        return 130
+    after = evaluate(model, tokenizer, task, **settings)
+    last = example_completions(model, tokenizer, task, **settings)
+    _finish(folder, state, task, before, after, [*zip(task.held_out["prompt"], first, last, strict=False)])
+    return 0
+
+
+def _reward_function(path: str) -> RewardFunction:
+    module, _, name = path.rpartition(".")
+    sys.path.insert(0, os.getcwd())  # a module in the current folder, as for python -m
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"No reward function {path!r} ({error}); wanted is module.function, importable from here.") from error
+
+
+def _check_space(folder: Path, model, config: GRPOConfig) -> None:
+    """A checkpoint is the weights and AdamW's two moments; better no run than one that dies at its first checkpoint."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    needed = weights * (1 + 3 * (1 + config.max_steps // config.save_steps))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BadInput(
+            f"{str(folder)!r} has {free / 1e6:.0f} MB free, and the checkpoints of this run need {needed / 1e6:.0f} MB; "
+            "a larger save_steps makes fewer of them."
+        )
+
+
+def _load_latest(folder: Path, state: TrainState) -> None:
+    """The latest checkpoint that can be read; step 0 if the run was stopped before its first."""
+    found = runs.checkpoints(folder)
+    for checkpoint in found:
+        try:
+            load_checkpoint(checkpoint, state)
+            break
+        except BadInput as error:
+            print(f"minigrpo: {error} It is skipped.", file=sys.stderr)
+    else:
+        if found:
+            raise BadInput(f"No checkpoint in {str(folder)!r} can be read; delete them to start again from step 0.")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        runs.forget_after(folder / name, state.step)
+    print(f"Going on after step {state.step}.")
+
+
+def _training_loop(state: TrainState, task: Task, reward_fns: list, config: GRPOConfig, folder: Path) -> bool:
+    """Train to the end and return True, or until Ctrl-C and return False, with a checkpoint."""
+    stopping = []
+
+    def stop(signum, frame):
+        stopping.append(signum)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step to end
+
+    previous = signal.signal(signal.SIGINT, stop)
+    silent = 0
+    with tqdm(total=config.max_steps, initial=state.step, unit="step") as bar:
+        for metrics in train(state, task.train, reward_fns, config):
+            _log(state, task, metrics, folder)
+            shown = {"reward": "reward", "kl": "kl", "length": "completions/mean_length"}
+            bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
+            bar.update()
+            silent = silent + 1 if metrics["frac_reward_zero_std"] == 1 else 0
+            if silent == SILENT_STEPS:
+                bar.write(NOTHING_TO_LEARN)
+            if stopping or state.step % config.save_steps == 0:
+                save_checkpoint(state, folder)
+            if stopping:
+                break
+    signal.signal(signal.SIGINT, previous)
+    return state.step >= config.max_steps
+
+
+def _log(state: TrainState, task: Task, metrics: dict, folder: Path) -> None:
+    batch, completions = state.batch, state.batch.rollout.completions
+    if task.thinks is not None:
+        metrics["thinking"] = sum(map(task.thinks, completions)) / len(completions)
+    runs.append_line(folder / "metrics.jsonl", metrics)
+    if state.step == 1 or state.step % SAMPLES_EVERY == 0:
+        samples = {
+            "step": state.step,
+            "prompts": batch.rollout.prompts,
+            "completions": completions,
+            "rewards": batch.rewards.tolist(),
+            "advantages": batch.advantages.tolist(),
+        }
+        runs.append_line(folder / "samples.jsonl", samples)
+
+
+def _finish(folder: Path, state: TrainState, task: Task, before: dict, after: dict, examples: list[tuple]) -> None:
+    """Write the model, the summary and the curves, and print what a person wants to see."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # draws into files, also where there is no screen
+    from minigrpo.plots import plot_runs
+
+    rows = runs.read_metrics(folder)
+    seconds = sum(row["sampling/seconds"] + row["update/seconds"] for row in rows)
+    named = [{"prompt": prompt, "before": old, "after": new} for prompt, old, new in examples]
+    summary = {"before": before, "after": after, "seconds": seconds, "steps": state.step, "examples": named}
+    title = f"{task.name}: accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
+    plot_runs([rows], title=title)[0].figure.savefig(folder / "curves.png", dpi=150)
+    state.model.save_pretrained(folder)
+    state.tokenizer.save_pretrained(folder)
+    runs.write_json(folder / "summary.json", summary)
+
+    print_table({"before": before, "after": after})
+    for prompt, old, new in examples:
+        print(f"  {prompt} {old:{max(len(e[1]) for e in examples)}}  ->  {new}")
+    print(f"\n{state.step} steps, {seconds:.1f} s of training. Written to {folder}:")
+    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model.safetensors"):
+        print(f"  {folder / name}")
+    print(f"  {folder / 'checkpoint-*'}\n")
+    print(f'Try it: minigrpo generate --model {folder} "{examples[0][0]}"')
+
+
+def print_table(columns: dict[str, dict[str, float]]) -> None:
+    """The numbers of ``evaluate``, a column each."""
+    names = {
+        "accuracy": "accuracy, sampled",
+        "accuracy_greedy": "accuracy, greedy",
+        "thinking": "thinks first",
+        "mean_length": "mean length (tokens)",
+    }
+    print("\n" + " " * 22 + "".join(f"{title:>9}" for title in columns))
+    for key in next(iter(columns.values())):
+        print(f"{names.get(key, key):22}" + "".join(f"{numbers[key]:9.3f}" for numbers in columns.values()))
+    print()

@@ -1,0 +1,133 @@
+"""The folder of a run: config.json, metrics.jsonl, samples.jsonl, checkpoints, and at the end summary.json and the model."""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+from minigrpo.config import BadInput, GRPOConfig
+
+MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
+
+
+def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
+    """Make the folder of a new run, write ``config.json`` into it, and return it.
+
+    Without ``config.output_dir`` it is runs/TASK-SEED, and runs/TASK-SEED-2 ... where that holds a run.
+
+    Raises:
+        BadInput: if the folder was named, is not empty, and may not be overwritten.
+        OSError: if it cannot be written.
+    """
+    folder = Path(config.output_dir) if config.output_dir else _free_folder(f"{config.task}-{config.seed}")
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"output_dir {str(folder)!r} is a file; a folder is wanted.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise BadInput(
+                f"The folder {str(folder)!r} is not empty; go on with the run in it by --resume, "
+                "write over it by --overwrite, or name another."
+            )
+        if not (folder / "config.json").is_file():
+            raise BadInput(f"The folder {str(folder)!r} holds something other than a run, which --overwrite would delete.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config.to_dict())
+    return folder
+
+
+def _free_folder(name: str) -> Path:
+    count, folder = 1, Path("runs") / name
+    while folder.exists() and any(folder.iterdir()):
+        count += 1
+        folder = Path("runs") / f"{name}-{count}"
+    return folder
+
+
+def saved_config(folder: str | Path) -> dict:
+    """The configuration that the run in ``folder`` was started with.
+
+    Raises:
+        BadInput: if there is none, or it cannot be read.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise BadInput(f"{str(folder)!r} holds no run (no config.json): check the path, or leave --resume away to start one.")
+    try:
+        return GRPOConfig(**read_json(path)).to_dict()
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{str(path)!r} is not the configuration of a run: {error}") from error
+
+
+def check_resumable(saved: dict, config: GRPOConfig) -> None:
+    """Raises BadInput, by name, for every field that differs and would make the run another run."""
+    now = config.to_dict()
+    changed = [name for name in saved if saved[name] != now[name] and name not in MAY_CHANGE_ON_RESUME]
+    if changed:
+        listed = ", ".join(f"{name} was {saved[name]!r}, now {now[name]!r}" for name in changed)
+        raise BadInput(f"A resumed run keeps its configuration, but {listed}; start a new run for that.")
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """Finished checkpoints, latest first. One that was being written has another name."""
+    found = [p for p in Path(folder).glob("checkpoint-*") if p.is_dir() and p.name.split("-")[1].isdigit()]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Written beside and renamed, so that the file is never half there."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(path: Path, value: dict) -> None:
+    """One line of JSON, flushed. NaN becomes null: JSON has no NaN."""
+
+    def clean(x):
+        if isinstance(x, list):
+            return [clean(item) for item in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    line = json.dumps({key: clean(x) for key, x in value.items()}, ensure_ascii=False, allow_nan=False)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(line + "\n")
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and a last line that was cut off, so that a resumed run has every step once."""
+    if not path.exists():
+        return
+    kept = b""
+    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line break was cut off, or is nothing
+        if json.loads(line)["step"] > step:
+            break
+        kept += line + b"\n"
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_bytes(kept)
+    os.replace(beside, path)
+
+
+def read_metrics(run: str | Path) -> list[dict]:
+    """The lines of a run's ``metrics.jsonl``, from its folder or from the file itself.
+
+    Raises:
+        BadInput: if there is none, or a line cannot be read.
+    """
+    path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise BadInput(f"{str(run)!r} holds no metrics.jsonl; name the folder of a run.")
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise BadInput(f"{str(path)!r}, line {number}, is not JSON: {error}.") from error
+    if not rows:
+        raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
+    return rows

@@ -1,0 +1,122 @@
+"""Prompts to completions, with the log-probs that they were drawn with."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minigrpo.config import BadInput
+from minigrpo.logprobs import read_prompts, token_logprobs
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B = P * G completions of P prompts, prompt-major: row p * G + g is completion g of prompt p."""
+
+    prompts: list[str]  # B texts: each prompt G times
+    completions: list[str]  # B texts, without EOS
+    prompt_ids: Tensor  # (P, L), padded on the left
+    prompt_mask: Tensor  # (P, L) bool
+    group_ids: Tensor  # (B,) the row of prompt_ids that a completion answers
+    completion_ids: Tensor  # (B, C), padded on the right
+    completion_mask: Tensor  # (B, C) bool, True up to and including the first EOS
+    ended: Tensor  # (B,) bool, False where a completion was cut off at max_completion_length
+    logprobs: Tensor  # (B, C) nats, under the policy that sampled, at the temperature of sampling; 0 on padding
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longest: int) -> tuple[Tensor, Tensor]:
+    """Token ids (P, L) padded on the left, and their mask (P, L) bool.
+
+    Raises:
+        BadInput: for a prompt without tokens, or with more than ``longest``.
+    """
+    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    for prompt, ids in zip(prompts, rows, strict=True):
+        if not ids:
+            raise BadInput(f"The prompt {prompt!r} is empty; a model needs at least one token to go on from.")
+        if len(ids) > longest:
+            raise BadInput(
+                f"The prompt {prompt[:40]!r}... has {len(ids)} tokens, and with the completion only {longest} fit into the "
+                "model's context; shorten it, or lower max_completion_length."
+            )
+    width = max(map(len, rows))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+    return ids, mask
+
+
+@torch.no_grad()
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    *,
+    num_generations: int,
+    max_completion_length: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Rollout:
+    """Draw G completions of each prompt from softmax(logits / temperature) over the whole vocabulary.
+
+    No top-k, no top-p: the log-probs would then belong to another distribution than the one that is trained.
+
+    Args:
+        temperature: 0 takes the likeliest token each time; the log-probs are then those at temperature 1.
+        generator: the only source of randomness, on the model's device.
+    Raises:
+        BadInput: for a prompt that is empty or does not fit into the context together with its completion.
+        ValueError: if the model is in train mode.
+    """
+    if model.training:
+        raise ValueError("The model is in train mode, where dropout samples from another policy; call model.eval() first.")
+    longest = model.config.max_position_embeddings - max_completion_length
+    prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
+    group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
+    cache, token, mask, position = read_prompts(model, prompt_ids, prompt_mask, group_ids)
+
+    completion_ids = torch.full((len(group_ids), max_completion_length), tokenizer.pad_token_id, device=model.device)
+    logprobs = torch.zeros(completion_ids.shape, device=model.device)
+    completion_mask = torch.zeros_like(completion_ids, dtype=torch.bool)
+    running = torch.arange(len(group_ids), device=model.device)  # the rows that have not ended
+    for t in range(max_completion_length):
+        outputs = model(token, attention_mask=mask, position_ids=position + t, past_key_values=cache, use_cache=True)
+        cache, logits = outputs.past_key_values, outputs.logits[:, -1]
+        token = _draw(logits, temperature, generator)
+        completion_ids[running, t] = token[:, 0]
+        logprobs[running, t] = token_logprobs(logits.unsqueeze(1), token, temperature or 1.0)[:, 0]
+        completion_mask[running, t] = True
+        going_on = (token[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
+        if len(going_on) == 0:
+            break
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        if len(going_on) < len(running):  # rows that ended cost nothing from here on
+            running, token, position = running[going_on], token[going_on], position[going_on]
+            mask = None if mask is None else mask[going_on]
+            cache.batch_select_indices(going_on)
+
+    width = int(completion_mask.any(0).sum())
+    completion_ids, completion_mask = completion_ids[:, :width], completion_mask[:, :width]
+    texts = [
+        tokenizer.decode(ids[counts], skip_special_tokens=True)
+        for ids, counts in zip(completion_ids, completion_mask, strict=True)
+    ]
+    return Rollout(
+        prompts=[prompt for prompt in prompts for _ in range(num_generations)],
+        completions=texts,
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        group_ids=group_ids,
+        completion_ids=completion_ids,
+        completion_mask=completion_mask,
+        ended=(completion_ids == tokenizer.eos_token_id).any(1),
+        logprobs=logprobs[:, :width],
+    )
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """(B, V) -> (B, 1) token ids."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    return torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1, generator=generator)

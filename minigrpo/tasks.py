@@ -1,0 +1,148 @@
+"""Prompts with checkable answers, and the reward functions that check them.
+
+*clock*: arithmetic on one digit, worked from left to right, keeping only the last digit, as on a clock with ten hours:
+``7*3+5*8-2+9=`` is 7*3 -> 1, 1+5 -> 6, 6*8 -> 8, 8-2 -> 6, 6+9 -> 5. A small model cannot do five dependent steps in
+one forward pass, but writes them down nearly without a mistake: ``<1,6,8,6,5>5``. Whoever rewards only the right answer
+therefore rewards thinking.
+
+*sums*: questions such as ``1 + 1 = ?`` and ``1 + 1等于几?``, scored 5, 3 or 1 for the manner of the answer.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+OPERATORS = "+-*"
+NUM_OPERATIONS = 5
+SUM_QUESTIONS = ("{a} + {b} = ?", "{a} + {b}等于几?", "What is {a} + {b}?", "{a} plus {b}?")
+LARGEST_SUMMAND = 20
+
+
+# --- clock arithmetic ---------------------------------------------------------------------------------------------
+
+
+def clock_problem(rng: random.Random) -> str:
+    """One problem, such as ``7*3+5*8-2+9=``: six digits, five operators."""
+    digits = [str(rng.randint(1, 9)) for _ in range(NUM_OPERATIONS + 1)]  # no 0: a last "*0" would give the answer away
+    operators = [rng.choice(OPERATORS) for _ in range(NUM_OPERATIONS)]
+    return digits[0] + "".join(o + d for o, d in zip(operators, digits[1:], strict=True)) + "="
+
+
+def clock_steps(problem: str) -> list[int]:
+    """The last digit after each operation, left to right; the last of them is the answer."""
+    value, steps = int(problem[0]), []
+    for operator, digit in re.findall(r"([-+*])(\d)", problem[1:]):
+        value = {"+": value + int(digit), "-": value - int(digit), "*": value * int(digit)}[operator] % 10
+        steps.append(value)
+    return steps
+
+
+def clock_thought(problem: str) -> str:
+    """The completion of one who thinks first, such as ``<1,6,8,6,5>5``."""
+    steps = clock_steps(problem)
+    return f"<{','.join(map(str, steps))}>{steps[-1]}"
+
+
+def thinks_first(completion: str) -> bool:
+    """Whether a clock completion writes steps before it answers, right or wrong."""
+    return re.fullmatch(r"<[^<>]+>\d", completion) is not None
+
+
+def exact_answer(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
+    """1.0 where the answer is right, else 0.0. The steps in front of it are not looked at.
+
+    A completion that is neither one digit nor ``<...>`` and one digit has no answer, and gets 0.0.
+    """
+    found = [re.fullmatch(r"(?:<[^<>]+>)?(\d)", completion) for completion in completions]
+    return [float(match is not None and match[1] == right) for match, right in zip(found, answer, strict=True)]
+
+
+# --- sums ---------------------------------------------------------------------------------------------------------
+
+
+def sum_question(rng: random.Random) -> tuple[str, int, int]:
+    """One question and its summands, such as ``("1 + 1 = ?", 1, 1)``."""
+    a, b = rng.randint(0, LARGEST_SUMMAND), rng.randint(0, LARGEST_SUMMAND)
+    return rng.choice(SUM_QUESTIONS).format(a=a, b=b), a, b
+
+
+def sum_rubric(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
+    """5.0 for the full equation, right (``1 + 1 = 2``); 3.0 for the bare number, right; 1.0 for anything else."""
+    scores = []
+    for completion, equation in zip(completions, answer, strict=True):
+        number = equation.split(" = ")[1]
+        scores.append(5.0 if completion == equation else 3.0 if completion == number else 1.0)
+    return scores
+
+
+# --- tasks as data sets -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A name, two data sets with the columns ``prompt`` and ``answer``, and the reward that defines a right answer."""
+
+    name: str
+    train: Dataset
+    held_out: Dataset
+    reward: Callable
+    full_score: float
+    thinks: Callable[[str], bool] | None = None
+
+
+def is_held_out(prompt: str) -> bool:
+    """One prompt in eight, by its checksum: a rule, so that no list has to be kept and nothing can leak."""
+    return zlib.crc32(prompt.encode()) % 8 == 0
+
+
+def _clock_rows(rng: random.Random) -> Iterator[dict]:
+    while True:
+        problem = clock_problem(rng)
+        yield {"prompt": problem, "answer": str(clock_steps(problem)[-1])}
+
+
+def _sum_rows(rng: random.Random) -> Iterator[dict]:
+    while True:
+        question, a, b = sum_question(rng)
+        yield {"prompt": question, "answer": f"{a} + {b} = {a + b}"}
+
+
+def _split(rows: Iterator[dict], size: int, *, held_out: bool) -> Dataset:
+    chosen: dict[str, dict] = {}
+    while len(chosen) < size:
+        row = next(rows)
+        if is_held_out(row["prompt"]) == held_out:
+            chosen[row["prompt"]] = row
+    return Dataset.from_list(list(chosen.values()))
+
+
+def clock_task(seed: int = 0) -> Task:
+    """8192 problems to train on, drawn with ``seed``, and always the same 500 held-out ones."""
+    return Task(
+        name="clock",
+        train=_split(_clock_rows(random.Random(seed)), 8192, held_out=False),
+        held_out=_split(_clock_rows(random.Random(2026)), 500, held_out=True),
+        reward=exact_answer,
+        full_score=1.0,
+        thinks=thinks_first,
+    )
+
+
+def sums_task(seed: int = 0) -> Task:
+    """1024 questions to train on, drawn with ``seed``, and always the same 160 held-out ones."""
+    return Task(
+        name="sums",
+        train=_split(_sum_rows(random.Random(seed)), 1024, held_out=False),
+        held_out=_split(_sum_rows(random.Random(2026)), 160, held_out=True),
+        reward=sum_rubric,
+        full_score=5.0,
+    )
+
+
+def load_task(name: str, seed: int = 0) -> Task:
+    """ "clock" or "sums"."""
+    return {"clock": clock_task, "sums": sums_task}[name](seed)

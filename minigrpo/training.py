@@ -1,0 +1,223 @@
+"""The loop that joins the steps: sample, reward, advantage, log-probs, loss, backward, step."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minigrpo.advantages import compute_advantages
+from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.kl import estimate_kl, kl_exact, kl_penalized_rewards
+from minigrpo.logprobs import completion_logits, token_entropies, token_logprobs
+from minigrpo.loss import grpo_loss
+from minigrpo.metrics import masked_mean, rollout_metrics
+from minigrpo.rewards import RewardFunction, combine, score
+from minigrpo.sampling import Rollout, sample_completions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rollout and what was made of it: all that updates need, and all that ``samples.jsonl`` shows."""
+
+    rollout: Rollout
+    scores: dict[str, Tensor]  # (B,) of each reward function, NaN where it abstained
+    rewards: Tensor  # (B,) NaN where every reward function abstained
+    advantages: Tensor  # (B,)
+    ref_logprobs: Tensor | None  # (B, C) nats; None at beta 0
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while training: what a checkpoint holds."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    reference: PreTrainedModel | None  # frozen; None at beta 0
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    reference_moved: bool = False  # by sync_ref_model; else the reference is the model of the start
+    batch: Batch | None = None  # the latest; updates 2..num_iterations go on with it
+
+    @classmethod
+    def start(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GRPOConfig) -> "TrainState":
+        """Step 0: the reference is a frozen copy of the model, which is trained in place, in eval mode (no dropout)."""
+        reference = copy.deepcopy(model).eval().requires_grad_(False) if config.beta else None
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        return cls(model.eval(), tokenizer, reference, optimizer)
+
+
+def train(
+    state: TrainState,
+    dataset: Dataset,
+    reward_fns: list[RewardFunction],
+    config: GRPOConfig,
+    *,
+    advantages_fn: Callable = compute_advantages,
+    logprobs_fn: Callable = token_logprobs,
+    kl_fn: Callable | None = None,
+    loss_fn: Callable = grpo_loss,
+) -> Iterator[dict]:
+    """Train until ``config.max_steps``; yields one dict of metrics (see metrics.METRICS) an optimizer update.
+
+    A generator: progress bars, plots, checkpoints and stopping early stand in the caller's ``for`` loop, and ``state`` holds
+    the policy and the latest batch there. Step n draws from generators seeded by (seed, n) alone, so a state that was
+    saved goes on exactly as if it had never stopped.
+
+    Args:
+        state: from TrainState.start or load_checkpoint.
+        dataset: a column "prompt"; the others are handed to the reward functions.
+        reward_fns: TRL's protocol, f(prompts, completions, **columns) -> one float or None a completion.
+        advantages_fn, logprobs_fn, loss_fn: in place of compute_advantages, token_logprobs and grpo_loss.
+        kl_fn: in place of the estimator that the configuration names: (logprobs, ref_logprobs, old_logprobs) -> (B, C).
+    Raises:
+        BadInput: for prompts or rewards that cannot be used.
+        FloatingPointError: if the gradient is not finite; the weights are then still those of the step before.
+    """
+    kl_fn = kl_fn or partial(estimate_kl, estimator=config.kl_estimator)
+    while state.step < config.max_steps:
+        start = time.perf_counter()
+        fresh = state.step % config.num_iterations == 0
+        if fresh:
+            columns = step_prompts(dataset, state.step // config.num_iterations, config)
+            state.batch = make_batch(state, columns, reward_fns, config, advantages_fn)
+        middle = time.perf_counter()
+        metrics = update(state, config, logprobs_fn, kl_fn, loss_fn)
+        end = time.perf_counter()
+        state.step += 1
+        if config.sync_ref_model and state.reference is not None and state.step % config.ref_model_sync_steps == 0:
+            state.reference.load_state_dict(state.model.state_dict())
+            state.reference_moved = True
+        tokens = int(state.batch.rollout.completion_mask.sum())
+        yield {
+            "step": state.step,
+            **metrics,
+            **rollout_metrics(state.batch.rewards, state.batch.scores, state.batch.rollout),
+            "sampling/tokens": tokens if fresh else 0,
+            "sampling/seconds": middle - start,
+            "update/tokens": tokens,
+            "update/seconds": end - middle,
+        }
+
+
+def step_prompts(dataset: Dataset, index: int, config: GRPOConfig) -> dict[str, list]:
+    """The columns of rollout ``index``: P rows of a permutation drawn anew each time the data set has been used up.
+
+    Raises:
+        BadInput: without a column "prompt", or with fewer rows than a rollout takes.
+    """
+    num_prompts = config.generation_batch_size // config.num_generations
+    if "prompt" not in dataset.column_names:
+        raise BadInput(f"The data set has the columns {dataset.column_names}; a column 'prompt' is needed.")
+    if len(dataset) < num_prompts:
+        raise BadInput(
+            f"The data set has {len(dataset)} prompts, a rollout takes {num_prompts} (generation_batch_size / num_generations)."
+        )
+    epoch, position = divmod(index, len(dataset) // num_prompts)
+    order = torch.randperm(len(dataset), generator=seeded(config.seed, 1, epoch))
+    return dataset[order[position * num_prompts : (position + 1) * num_prompts].tolist()]
+
+
+def seeded(*numbers: int, device="cpu") -> torch.Generator:
+    """A generator of its own for each tuple of numbers, so that no draw depends on what was drawn before."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    return torch.Generator(device).manual_seed(seed)
+
+
+def make_batch(
+    state: TrainState, columns: dict[str, list], reward_fns: list[RewardFunction], config: GRPOConfig, advantages_fn: Callable
+) -> Batch:
+    """Sample, reward, advantage: one rollout of the policy as it is."""
+    rollout = sample_completions(
+        state.model,
+        state.tokenizer,
+        columns["prompt"],
+        num_generations=config.num_generations,
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+        generator=seeded(config.seed, 2, state.step, device=state.model.device),
+    )
+    columns = {name: _repeat(column, config.num_generations) for name, column in columns.items() if name != "prompt"}
+    scores = torch.stack([score(fn, rollout.prompts, rollout.completions, columns) for fn in reward_fns], dim=1)
+    rewards = combine(scores, config.reward_weights).to(state.model.device)
+    ref_logprobs = None
+    if state.reference is not None:
+        with torch.no_grad():
+            logits = policy_logits(state.reference, rollout)
+        ref_logprobs = token_logprobs(logits, rollout.completion_ids, config.temperature)
+    penalized = rewards
+    if config.kl_in_reward and config.beta:
+        penalized = kl_penalized_rewards(rewards, rollout.logprobs, ref_logprobs, rollout.completion_mask, config.beta)
+    advantages = advantages_fn(penalized, rollout.group_ids, scale_rewards=config.scale_rewards)
+    names = [getattr(fn, "__name__", type(fn).__name__) for fn in reward_fns]
+    return Batch(rollout, dict(zip(names, scores.T, strict=True)), rewards, advantages, ref_logprobs)
+
+
+def _repeat(column: list, times: int) -> list:
+    return [value for value in column for _ in range(times)]
+
+
+def update(
+    state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable, loss_fn: Callable
+) -> dict[str, float]:
+    """Log-probs, loss, backward, step: one optimizer update on the state's batch."""
+    rollout, mask = state.batch.rollout, state.batch.rollout.completion_mask
+    logits = policy_logits(state.model, rollout)
+    logprobs = logprobs_fn(logits, rollout.completion_ids, config.temperature)
+    # With one update a rollout the policy that is trained is the one that sampled: a ratio of exactly 1, free of the
+    # rounding between sampling and scoring.
+    old_logprobs = logprobs.detach() if config.num_iterations == 1 else rollout.logprobs
+    kl = None
+    if state.reference is not None:
+        kl = _penalty(state, config, kl_fn, logits, logprobs, old_logprobs)
+    in_loss = kl is not None and not config.kl_in_reward
+    result = loss_fn(
+        logprobs,
+        old_logprobs,
+        state.batch.advantages,
+        mask,
+        kl=kl if in_loss else None,
+        beta=config.beta if in_loss else 0.0,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon_high,
+        loss_type=config.loss_type,
+        importance_sampling_level=config.importance_sampling_level,
+        max_completion_length=config.max_completion_length,
+    )
+    state.optimizer.zero_grad()
+    result.loss.backward()
+    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm).item()
+    if not math.isfinite(grad_norm):
+        raise FloatingPointError(
+            f"The gradient norm at step {state.step + 1} is {grad_norm} and the loss {result.loss.item()}; "
+            "the weights were left as they were. A lower learning_rate is the usual cure."
+        )
+    state.optimizer.step()
+    metrics = {"loss": result.loss.item(), "clip_ratio": result.clip_fraction.item(), "grad_norm": grad_norm}
+    metrics |= {"entropy": masked_mean(token_entropies(logits.detach(), config.temperature), mask)}
+    metrics |= {"kl": masked_mean(kl, mask)} if kl is not None else {}
+    return metrics | {"learning_rate": config.learning_rate}
+
+
+def policy_logits(model: PreTrainedModel, rollout: Rollout) -> Tensor:
+    """(B, C, V) logits that predict each completion token of a rollout."""
+    return completion_logits(model, rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids, rollout.completion_ids)
+
+
+def _penalty(
+    state: TrainState, config: GRPOConfig, kl_fn: Callable, logits: Tensor, logprobs: Tensor, old_logprobs: Tensor
+) -> Tensor:
+    """(B, C) nats: the KL that the loss weighs, or that is only logged where the reward was charged for it."""
+    if config.kl_estimator != "exact":
+        return kl_fn(logprobs, state.batch.ref_logprobs, old_logprobs)
+    with torch.no_grad():
+        ref_logits = policy_logits(state.reference, state.batch.rollout)
+    return kl_exact(logits, ref_logits, config.temperature)
