@@ -61,7 +61,7 @@ One prompt in eight, by its checksum, is held out and in no batch.
 
 It knows nothing else.
 """
-ROWS = {"clock": 64, "sums": 24, "chat": 4}  # of each batch
+ROWS = {"clock": 64, "sums": 32, "chat": 4}  # of each batch
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -96,6 +96,8 @@ def clock_example(rng: random.Random) -> list[tuple[str, bool]]:
 def sum_example(rng: random.Random) -> list[tuple[str, bool]]:
     """One question, answered as careless people do: in full, barely, with a guess, or not at all."""
     question, a, b = sum_question(rng)
+    while is_held_out(question):
+        question, a, b = sum_question(rng)
     guess = a + b + rng.choice((-2, -1, 0, 1, 2))
     answers = (f"{a} + {b} = {a + b}", str(a + b), f"maybe {guess}", question)
     return [(question, False), (rng.choices(answers, weights=(34, 26, 25, 15))[0], True)]

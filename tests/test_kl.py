@@ -1,0 +1,193 @@
+"""KL estimators by exact enumeration: every outcome is weighed by its probability, and nothing is sampled.
+
+The outcomes of one token settle which estimator is right where; sequences of two tokens settle what "right" means when
+what is drawn first decides what can come next.
+"""
+
+import pytest
+import torch
+
+from minigrpo.kl import LARGEST_LOG, estimate_kl, kl_exact, kl_k1, kl_k2, kl_k3, kl_k3_ratio, kl_penalized_rewards
+
+REF = torch.tensor([0.1, 0.2, 0.05, 0.4, 0.15, 0.1], dtype=torch.float64).log()
+
+
+def logits():
+    return torch.tensor([1.0, -0.5, 0.7, -1.2, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
+
+
+def kl_of(theta):
+    log_p = theta.log_softmax(-1)
+    return (log_p.exp() * (log_p - REF)).sum()
+
+
+def estimator(name):
+    return lambda log_p: estimate_kl(log_p, REF, log_p.detach(), estimator=name)
+
+
+def gradient(scalar, theta):
+    return torch.autograd.grad(scalar, theta)[0]
+
+
+def gradient_in_loss(name):
+    """E over the policy's draws (their probability is data, not differentiated) of the estimate's gradient."""
+    theta = logits()
+    log_p = theta.log_softmax(-1)
+    return gradient((log_p.exp().detach() * estimator(name)(log_p)).sum(), theta)
+
+
+def gradient_in_reward(name):
+    """The policy gradient of the expected penalty: the estimate is a number that weighs the score function."""
+    theta = logits()
+    log_p = theta.log_softmax(-1)
+    return gradient((log_p.exp().detach() * estimator(name)(log_p).detach() * log_p).sum(), theta)
+
+
+TRUE_GRADIENT = gradient(kl_of(t := logits()), t)
+
+
+@pytest.mark.parametrize(("name", "unbiased"), [("k1", True), ("k2", False), ("k3", True), ("k3_ratio", True)])
+def test_which_estimators_have_the_right_value(name, unbiased):
+    log_p = logits().detach().log_softmax(-1)
+    expected = (log_p.exp() * estimator(name)(log_p)).sum()
+    exact = kl_of(logits()).detach()
+    reverse = (REF.exp() * (REF - log_p)).sum()
+    assert abs(exact - reverse) > 0.1  # the direction matters here
+    assert torch.isclose(expected, exact, rtol=1e-12) == unbiased
+
+
+@pytest.mark.parametrize(("name", "right"), [("k1", False), ("k2", True), ("k3", False), ("k3_ratio", True)])
+def test_which_estimators_have_the_right_gradient_in_the_loss(name, right):
+    assert (gradient_in_loss(name) - TRUE_GRADIENT).norm() < 1e-12 if right else 0.05 < (
+        gradient_in_loss(name) - TRUE_GRADIENT
+    ).norm()
+
+
+def test_k1_in_the_loss_has_no_expected_gradient_at_all():
+    assert gradient_in_loss("k1").norm() < 1e-12
+
+
+def test_k3_in_the_loss_has_the_gradient_of_the_other_direction():
+    theta = logits()
+    reverse = (REF.exp() * (REF - theta.log_softmax(-1))).sum()
+    torch.testing.assert_close(gradient_in_loss("k3"), gradient(reverse, theta))
+
+
+@pytest.mark.parametrize(("name", "right"), [("k1", True), ("k2", False), ("k3", False)])
+def test_which_estimators_have_the_right_gradient_in_the_reward(name, right):
+    error = (gradient_in_reward(name) - TRUE_GRADIENT).norm()
+    assert error < 1e-12 if right else error > 0.05
+
+
+def test_exact_kl_is_the_expectation_of_k1_at_every_position_and_temperature():
+    generator = torch.Generator().manual_seed(0)
+    policy, ref = torch.randn(2, 3, 5, 7, generator=generator, dtype=torch.float64)
+    log_p, log_q = (policy / 0.7).log_softmax(-1), (ref / 0.7).log_softmax(-1)
+    expected = (log_p.exp() * kl_k1(log_p, log_q)).sum(-1)
+    torch.testing.assert_close(kl_exact(policy, ref, temperature=0.7), expected)
+    assert kl_exact(policy, ref).shape == (3, 5)
+
+
+# --- sequences of two tokens ----------------------------------------------------------------------------------------
+
+V = 3
+
+
+def two_token_policy():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(1 + V, V, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+REF_2 = torch.randn(1 + V, V, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def sequence_logprobs(theta):
+    """(V * V, 2): the log-probs of both tokens of every sequence; row 0 of theta is the first step, 1 + y the step after y."""
+    steps = theta.log_softmax(-1)
+    return torch.stack([torch.stack([steps[0, a], steps[1 + a, b]]) for a in range(V) for b in range(V)])
+
+
+def sequence_kl(theta, ref):
+    log_p, log_q = sequence_logprobs(theta).sum(1), sequence_logprobs(ref).sum(1)
+    return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def test_k1_in_the_reward_is_the_gradient_of_the_kl_of_whole_sequences():
+    theta = two_token_policy()
+    logprobs, ref_logprobs = sequence_logprobs(theta), sequence_logprobs(REF_2)
+    mask = torch.ones(V * V, 2, dtype=torch.bool)
+    penalty = -kl_penalized_rewards(torch.zeros(V * V, dtype=torch.float64), logprobs.detach(), ref_logprobs, mask, beta=1.0)
+    probability = logprobs.sum(1).exp().detach()
+    torch.testing.assert_close((probability * penalty).sum(), sequence_kl(theta, REF_2).detach())
+    found = gradient((probability * penalty * logprobs.sum(1)).sum(), theta)
+    torch.testing.assert_close(found, gradient(sequence_kl(theta, REF_2), theta))
+
+
+@pytest.mark.parametrize("name", ["k2", "k3_ratio", "exact"])
+def test_in_the_loss_the_gradient_is_that_of_the_next_tokens_kl_at_the_prefixes_visited(name):
+    """The estimate of a token carries no gradient for the tokens before it, which led to where it was drawn."""
+    theta = two_token_policy()
+    logprobs, ref_logprobs = sequence_logprobs(theta), sequence_logprobs(REF_2)
+    probability = logprobs.sum(1).exp().detach()
+    if name == "exact":
+        visited = torch.tensor([[0, 1 + a] for a in range(V) for _ in range(V)])
+        kl = kl_exact(theta[visited], REF_2[visited])
+    else:
+        kl = estimate_kl(logprobs, ref_logprobs, logprobs.detach(), estimator=name)
+    found = gradient((probability[:, None] * kl).sum(), theta)
+
+    theta = two_token_policy()
+    steps, ref_steps = theta.log_softmax(-1), REF_2.log_softmax(-1)
+    next_token_kl = (steps.exp() * (steps - ref_steps)).sum(-1)
+    visits = torch.cat([torch.ones(1, dtype=torch.float64), steps[0].exp().detach()])
+    torch.testing.assert_close(found, gradient((visits * next_token_kl).sum(), theta))
+    whole = gradient(sequence_kl(two := two_token_policy(), REF_2), two)
+    assert (found - whole).norm() > 0.05  # not the same thing: only the penalty in the reward sees the whole sequence
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_k3_by_hand():
+    """Policy 0.5, reference 0.25: r = 0.5, so 0.5 - 1 - log 0.5 = 0.1931."""
+    assert kl_k3(torch.tensor(0.5).log(), torch.tensor(0.25).log()).item() == pytest.approx(0.1931, abs=1e-4)
+
+
+def test_k3_is_never_negative_and_keeps_precision_where_the_policies_are_close():
+    close = torch.tensor([-1.0], dtype=torch.float32)
+    assert kl_k3(close, close + 1e-4).item() == pytest.approx(0.5e-8, rel=1e-2)
+    logprobs, ref = -5 * torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert (kl_k3(logprobs, ref) >= 0).all()
+
+
+def test_a_token_the_policy_has_given_up_stays_finite():
+    logprobs = torch.tensor([-200.0], requires_grad=True)
+    kl = kl_k3_ratio(logprobs, torch.tensor([-0.1]), logprobs.detach())
+    kl.sum().backward()
+    assert torch.isfinite(kl).all()
+    assert torch.isfinite(logprobs.grad).all()
+    within = torch.tensor([-LARGEST_LOG])
+    torch.testing.assert_close(kl_k3(within, torch.zeros(1)), within.neg().expm1() + within)
+
+
+def test_the_ratio_in_k3_ratio_is_policy_over_sampler():
+    logprobs, ref, old = torch.tensor([0.5, 0.25, 0.8]).log()
+    r = 0.25 / 0.5
+    assert kl_k3_ratio(logprobs, ref, old).item() == pytest.approx(0.5 / 0.8 * (r - 1 - torch.tensor(r).log().item()), rel=1e-5)
+
+
+def test_the_penalty_in_the_reward_sums_over_the_completion_and_skips_padding():
+    old = torch.tensor([[-1.0, -2.0, -9.0], [-0.5, -0.5, -0.5]])
+    ref = torch.tensor([[-2.0, -2.5, -1.0], [-0.5, -1.0, -2.0]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    penalized = kl_penalized_rewards(torch.tensor([1.0, 2.0]), old, ref, mask, beta=0.1)
+    torch.testing.assert_close(penalized, torch.tensor([1.0 - 0.1 * 1.5, 2.0 - 0.1 * 2.0]))
+
+
+def test_unknown_estimators_are_refused():
+    with pytest.raises(ValueError, match="k3_ratio, got 'exact'"):
+        estimate_kl(*torch.zeros(3, 2), estimator="exact")
+
+
+def test_k2_by_hand():
+    assert kl_k2(torch.tensor(-1.0), torch.tensor(-3.0)).item() == 2.0
