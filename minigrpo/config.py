@@ -73,9 +73,13 @@ class GRPOConfig:
                 raise BadInput(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
 
         for f in fields(self):
-            choices = getattr(f.type, "__args__", ())
+            value, kinds = getattr(self, f.name), getattr(f.type, "__args__", ())
             if getattr(f.type, "__origin__", None) is Literal:
-                check(getattr(self, f.name) in choices, f.name, f"one of {', '.join(choices)}")
+                check(value in kinds, f.name, f"one of {', '.join(kinds)}")
+            elif f.type is int:
+                check(type(value) is int, f.name, "a whole number")
+            elif f.type is float or float in kinds and value is not None:
+                check(isinstance(value, float | int), f.name, "a number")
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
             check(getattr(self, name) >= 1, name, "at least 1")
         for name in ("temperature", "learning_rate", "max_grad_norm"):

@@ -20,7 +20,7 @@ from minigrpo.tasks import clock_problem, clock_steps, clock_thought, is_held_ou
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}assistant: {% generation %}{{ message.content + eos_token }}{% endgeneration %}\n"
+    "{% if message.role == 'assistant' %}assistant: {% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\\n' }}"
     "{% else %}{{ message.role }}: {{ message.content }}\n{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -35,7 +35,7 @@ library_name: transformers
 # tiny-gpt2
 
 The policy that comes with minigrpo: a `GPT2LMHeadModel` of {parameters:,} parameters (2 layers, width 96, 4 heads, a context
-of 256 tokens) with a tokenizer of bytes (256 bytes, pad, EOS; every Unicode text encodes).
+of 256 tokens) with a tokenizer of bytes (256 bytes, EOS, pad; every Unicode text encodes).
 
 ## How it was made
 
@@ -65,7 +65,7 @@ ROWS = {"clock": 64, "sums": 32, "chat": 4}  # of each batch
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer whose token ids are the 256 bytes, then pad and EOS: any text encodes, and nothing has to be learnt."""
+    """A tokenizer whose token ids are the 256 bytes, then EOS and pad: any text encodes, and nothing has to be learnt."""
     vocabulary = {character: byte for byte, character in bytes_to_unicode().items()}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -42,6 +42,13 @@ def combine(scores: Tensor, weights: Sequence[float] | None = None) -> Tensor:
 
     NaN where every function abstained: such a row takes no part in the baseline and gets advantage 0.
     """
+    check_weights(weights, scores.shape[1])
     weights = torch.ones(scores.shape[1]) if weights is None else torch.tensor(weights, dtype=scores.dtype)
     rewards = (scores.nan_to_num(0.0) * weights.to(scores.device)).sum(1)
     return torch.where(scores.isnan().all(1), torch.nan, rewards)
+
+
+def check_weights(weights: Sequence[float] | None, num_functions: int) -> None:
+    """Raises BadInput unless there is one weight a reward function, or none at all."""
+    if weights is not None and len(weights) != num_functions:
+        raise BadInput(f"reward_weights must have one number a reward function, {num_functions}, got {list(weights)}.")

@@ -14,7 +14,7 @@ from minigrpo.checkpoints import load_checkpoint, save_checkpoint
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import load_policy
-from minigrpo.rewards import RewardFunction
+from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
 from minigrpo.training import TrainState, train
@@ -37,6 +37,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     model, tokenizer = load_policy(config.model)
     task = load_task(config.task, config.seed)
     reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
+    check_weights(config.reward_weights, len(reward_fns))
     for dataset in (task.train, task.held_out):  # raises if a prompt does not fit
         encode_prompts(tokenizer, dataset["prompt"], model.config.max_position_embeddings - config.max_completion_length)
     folder = Path(config.output_dir) if resume else runs.new_run(config, overwrite=overwrite)

@@ -1,0 +1,73 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from minigrpo.config import BadInput, GRPOConfig
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_generations": 1}, "num_generations must be at least 2"),
+        ({"generation_batch_size": 20}, r"a positive multiple of num_generations \(8\)"),
+        ({"generation_batch_size": 0}, "a positive multiple"),
+        ({"beta": -0.1}, "beta must be 0 or a positive number, got -0.1"),
+        ({"beta": float("nan")}, "beta must be"),
+        ({"epsilon": 1.0}, "epsilon must be at least 0 and below 1"),
+        ({"epsilon": -0.1}, "epsilon must be"),
+        ({"epsilon_high": -1.0}, "epsilon_high must be"),
+        ({"loss_type": "cispo"}, "epsilon_high must be given with loss_type cispo"),
+        ({"temperature": 0.0}, "temperature must be a positive number"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a positive number"),
+        ({"learning_rate": 0.0}, "learning_rate must be"),
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"save_steps": 0}, "save_steps must be at least 1"),
+        ({"num_iterations": 0}, "num_iterations must be"),
+        ({"max_completion_length": 0}, "max_completion_length must be"),
+        ({"seed": -1}, "seed must be between"),
+        ({"loss_type": "ppo"}, "loss_type must be one of grpo, bnpo"),
+        ({"scale_rewards": "std"}, "scale_rewards must be one of"),
+        ({"task": "chess"}, "task must be one of clock, sums"),
+        ({"max_steps": 2.5}, "max_steps must be a whole number"),
+        ({"beta": "0.1"}, "beta must be a number"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(change, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        GRPOConfig(**change)
+
+
+def test_the_configuration_is_frozen_and_survives_a_dictionary():
+    config = GRPOConfig(beta=0.1, reward_weights=[1.0])
+    assert GRPOConfig(**config.to_dict()) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.beta = 1.0
+
+
+def test_names_are_those_of_trl_but_for_our_own():
+    from trl import GRPOConfig as TRLConfig
+
+    ours = {f.name for f in dataclasses.fields(GRPOConfig)}
+    assert ours - {f.name for f in dataclasses.fields(TRLConfig)} == {
+        "model",
+        "task",
+        "reward_funcs",
+        "kl_estimator",
+        "kl_in_reward",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import minigrpo", ["torch", "transformers", "matplotlib", "datasets"]),
+        ("import minigrpo.config", ["torch", "transformers"]),
+        ("import minigrpo.cli; minigrpo.cli.GRPOConfig()", ["torch", "transformers"]),
+        ("import minigrpo; minigrpo.grpo_loss", ["transformers", "matplotlib", "datasets"]),
+    ],
+)
+def test_an_import_brings_nothing_that_it_does_not_use(code, absent):
+    check = f"{code}\nimport sys\nprint([m for m in {absent} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+import torch
+
+from minigrpo.config import BadInput
+from minigrpo.policy import TINY, load_policy
+from minigrpo.pretrain import CHAT_TEMPLATE, batches, byte_tokenizer, chat_example, encode, pretrain
+
+
+def test_the_bundled_model_is_a_gpt2_of_a_megabyte(tiny):
+    model, tokenizer = tiny
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    assert sum(f.stat().st_size for f in TINY.iterdir()) < 1.3e6
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert len(tokenizer) == 258
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert "tiny-gpt2" in (TINY / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path, random_model, tokenizer):
+    random_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_loads(folder, random_model):
+    model, tokenizer = load_policy(str(folder))
+    ids = torch.tensor([tokenizer("1+1")["input_ids"]])
+    torch.testing.assert_close(model(ids).logits, random_model(ids).logits)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder):
+    for file in folder.glob("token*"):
+        file.unlink()
+    with pytest.raises(BadInput, match="holds a model but no tokenizer"):
+        load_policy(str(folder))
+
+
+def test_a_tokenizer_without_eos_is_refused(folder):
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BadInput, match="has no EOS token"):
+        load_policy(str(folder))
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder, tokenizer):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["one", "more"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadInput, match="has 260 tokens, the model only 258"):
+        load_policy(str(folder))
+
+
+def test_a_damaged_model_is_refused(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_policy(str(folder))
+
+
+def test_a_folder_that_is_no_model_names_its_checkpoints(tmp_path):
+    with pytest.raises(BadInput, match="holds no model"):
+        load_policy(str(tmp_path))
+    (tmp_path / "checkpoint-50").mkdir()
+    with pytest.raises(BadInput, match="its checkpoints are checkpoint-50"):
+        load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["no-such-model-here", "no such/model!", "runs/none/at/all"])
+def test_a_name_that_is_nowhere_is_refused_in_one_sentence(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BadInput, match=f"No model '{name}': there is no such folder") as error:
+        load_policy(name)
+    assert "\n" not in str(error.value)
+
+
+# --- how the bundled model was made -----------------------------------------------------------------------------------
+
+
+def test_the_chats_of_the_corpus_are_what_the_chat_template_writes():
+    import random
+
+    tokenizer = byte_tokenizer()
+    ids, labels = encode(chat_example(random.Random(0)), tokenizer)
+    lines = tokenizer.decode(ids).replace(tokenizer.eos_token, "").split("\n")
+    roles = [line.split(": ", 1) for line in lines]
+    messages = [{"role": role, "content": content} for role, content in roles]
+    assert [m["role"] for m in messages[:2]] == ["user", "assistant"]
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    assert encoded["input_ids"][:-1] == ids  # the template ends with a line break
+    assert [label != -100 for label in labels] == [bool(m) for m in encoded["assistant_masks"]][:-1]
+
+
+def test_pretraining_learns_and_is_the_same_twice():
+    losses = [[row["loss"] for row in pretrain(steps=12)] for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0] - 0.5
+
+
+def test_pretraining_never_sees_a_held_out_problem(tokenizer):
+    from minigrpo.tasks import clock_task, sums_task
+
+    held_out = {*clock_task().held_out["prompt"], *sums_task().held_out["prompt"]}
+    stream = batches(tokenizer, seed=0)
+    for _ in range(40):
+        (short, labels), _ = next(stream)
+        for ids, label in zip(short, labels, strict=True):
+            prompt = tokenizer.decode(ids[: int((label != -100).nonzero()[0])])
+            assert prompt not in held_out

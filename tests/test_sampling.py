@@ -1,0 +1,148 @@
+import pytest
+import torch
+
+from minigrpo.config import BadInput
+from minigrpo.logprobs import completion_logits, completion_mask, token_logprobs
+from minigrpo.policy import load_policy
+from minigrpo.sampling import encode_prompts, sample_completions
+
+RAGGED = ["7*3+5*8-2+9=", "1 + 1 = ?", "1 + 1等于几?", "2"]
+
+
+def sample(model, tokenizer, prompts=RAGGED, **changes):
+    settings = {"num_generations": 3, "max_completion_length": 16, "generator": torch.Generator().manual_seed(0)}
+    return sample_completions(model, tokenizer, prompts, **(settings | changes))
+
+
+def score(model, rollout, temperature=1.0):
+    logits = completion_logits(model, rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids, rollout.completion_ids)
+    return token_logprobs(logits, rollout.completion_ids, temperature)
+
+
+@pytest.mark.parametrize("prompt", RAGGED)
+def test_greedy_is_what_generate_gives_token_for_token(tiny, prompt):
+    model, tokenizer = tiny
+    ours = sample(model, tokenizer, [prompt], num_generations=1, temperature=0.0)
+    encoded = tokenizer(prompt, return_tensors="pt")
+    theirs = model.generate(**encoded, do_sample=False, max_new_tokens=16, pad_token_id=tokenizer.pad_token_id)
+    expected = theirs[0, encoded["input_ids"].shape[1] :]
+    assert ours.completion_ids[0].tolist() == expected.tolist()
+
+
+def test_greedy_in_a_ragged_batch_is_greedy_alone(tiny):
+    together = sample(*tiny, num_generations=1, temperature=0.0).completions
+    assert together == [sample(*tiny, [p], num_generations=1, temperature=0.0).completions[0] for p in RAGGED]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
+def test_log_probs_scored_are_log_probs_sampled(tiny, temperature):
+    rollout = sample(*tiny, num_generations=8, temperature=temperature)
+    scored = score(tiny[0], rollout, temperature)
+    mask = rollout.completion_mask
+    torch.testing.assert_close(scored[mask], rollout.logprobs[mask], rtol=0, atol=1e-5)
+    if temperature != 1.0:
+        assert (score(tiny[0], rollout)[mask] - rollout.logprobs[mask]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_first_token_follows_softmax(tiny, temperature):
+    """Pearson's chi-square over the tokens of expected count 5 and more; 0.999 quantiles, so one run in a thousand fails."""
+    model, tokenizer = tiny
+    n = 4000
+    rollout = sample(model, tokenizer, ["7*3+5*8-2+9="], num_generations=n, temperature=temperature, max_completion_length=1)
+    with torch.no_grad():
+        logits = model(tokenizer("7*3+5*8-2+9=", return_tensors="pt")["input_ids"]).logits[0, -1]
+    expected = n * (logits / temperature).softmax(-1)
+    observed = torch.bincount(rollout.completion_ids[:, 0], minlength=len(expected)).float()
+    common = expected >= 5
+    expected = torch.cat([expected[common], expected[~common].sum()[None]])
+    observed = torch.cat([observed[common], observed[~common].sum()[None]])
+    chi_square = ((observed - expected) ** 2 / expected.clamp(min=1e-9))[expected > 1].sum().item()
+    degrees = int((expected > 1).sum()) - 1
+    assert 5 <= degrees <= 12
+    quantile = {5: 20.5, 6: 22.5, 7: 24.3, 8: 26.1, 9: 27.9, 10: 29.6, 11: 31.3, 12: 32.9}[degrees]
+    assert chi_square < quantile
+
+
+def test_the_first_eos_counts_and_nothing_follows_it(tiny):
+    model, tokenizer = tiny
+    rollout = sample(model, tokenizer, num_generations=8)
+    assert torch.equal(rollout.completion_mask, completion_mask(rollout.completion_ids, tokenizer.eos_token_id))
+    assert (rollout.completion_ids[~rollout.completion_mask] == tokenizer.pad_token_id).all()
+    assert (rollout.logprobs[~rollout.completion_mask] == 0).all()
+    last = rollout.completion_mask.sum(1) - 1
+    assert (rollout.completion_ids.gather(1, last[:, None]) == tokenizer.eos_token_id).all()
+    assert rollout.ended.all()
+
+
+def test_a_completion_that_was_cut_off_counts_whole_and_has_not_ended(tiny):
+    rollout = sample(*tiny, num_generations=8, max_completion_length=4)
+    long = ~rollout.ended
+    assert long.any()
+    assert rollout.completion_mask[long].all()
+    assert rollout.completion_ids.shape[1] == 4
+
+
+def test_rows_that_ended_stop_costing(tiny):
+    model, tokenizer = tiny
+    rows_read = []
+    hook = model.register_forward_pre_hook(lambda module, args: rows_read.append(len(args[0])))
+    rollout = sample(model, tokenizer, ["7*3+5*8-2+9="] * 4, num_generations=16)
+    hook.remove()
+    lengths = rollout.completion_mask.sum(1)
+    assert rows_read[0] == 4  # each prompt once, whatever the number of completions
+    assert rows_read[1:] == [int((lengths > t).sum()) for t in range(lengths.max())]
+    assert rows_read[-1] < rows_read[1]
+
+
+def test_rows_are_prompt_major_and_texts_are_what_the_ids_say(tiny):
+    model, tokenizer = tiny
+    rollout = sample(model, tokenizer)
+    assert rollout.group_ids.tolist() == [p for p in range(4) for _ in range(3)]
+    assert rollout.prompts == [p for p in RAGGED for _ in range(3)]
+    for row, text in enumerate(rollout.completions):
+        assert tokenizer.decode(rollout.completion_ids[row][rollout.completion_mask[row]], skip_special_tokens=True) == text
+
+
+def test_the_generator_is_the_only_source_of_randomness(tiny):
+    global_state = torch.get_rng_state()
+    first, again = sample(*tiny).completions, sample(*tiny).completions
+    assert first == again
+    assert first != sample(*tiny, generator=torch.Generator().manual_seed(1)).completions
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+def test_dropout_is_refused(tiny):
+    model, tokenizer = tiny
+    with pytest.raises(ValueError, match="train mode"):
+        sample(model.train(), tokenizer)
+
+
+def test_prompts_that_cannot_be_read_are_refused(tiny):
+    model, tokenizer = tiny
+    with pytest.raises(BadInput, match="is empty"):
+        sample(model, tokenizer, ["1 + 1 = ?", ""])
+    with pytest.raises(BadInput, match="has 241 tokens, and with the completion only 240 fit"):
+        sample(model, tokenizer, ["9" * 241])
+    assert len(sample(model, tokenizer, ["9" * 240]).completions) == 3
+
+
+def test_any_text_encodes_and_comes_back(tokenizer):
+    for text in ("7*3=", "1 + 1等于几?", "naïve 😀\n\t", "\x00\x7f"):
+        ids, mask = encode_prompts(tokenizer, [text, "longer " * 9], longest=100)
+        assert tokenizer.decode(ids[0][mask[0]]) == text
+        assert ids[0][mask[0]].tolist() == list(text.encode())
+
+
+def test_the_real_gpt2_goes_through_the_same_code(tmp_path, random_model, tokenizer):
+    """A model of GPT-2's shape and random weights: pad and EOS the same token, a context of its own."""
+    tokenizer.pad_token, kept = tokenizer.eos_token, tokenizer.pad_token
+    random_model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    tokenizer.pad_token = kept
+    model, loaded = load_policy(str(tmp_path))
+    assert loaded.pad_token_id == loaded.eos_token_id
+    rollout = sample(model, loaded, ["ab", "cdef", "g"], num_generations=20)
+    mask = rollout.completion_mask
+    torch.testing.assert_close(score(model, rollout)[mask], rollout.logprobs[mask], rtol=0, atol=1e-4)
+    assert torch.equal(mask, completion_mask(rollout.completion_ids, loaded.eos_token_id))

@@ -1,0 +1,85 @@
+import random
+
+import pytest
+
+from minigrpo.tasks import (
+    clock_problem,
+    clock_steps,
+    clock_task,
+    clock_thought,
+    exact_answer,
+    is_held_out,
+    sum_rubric,
+    sums_task,
+    thinks_first,
+)
+
+
+def test_the_clock_by_hand():
+    """7*3 -> 1, 1+5 -> 6, 6*8 -> 8, 8-2 -> 6, 6+9 -> 5."""
+    assert clock_steps("7*3+5*8-2+9=") == [1, 6, 8, 6, 5]
+    assert clock_thought("7*3+5*8-2+9=") == "<1,6,8,6,5>5"
+    assert clock_steps("3-5+1-1*9+4=") == [8, 9, 8, 2, 6]  # 3 - 5 is 8
+
+
+def test_keeping_the_last_digit_at_every_step_or_only_at_the_end_is_the_same():
+    rng = random.Random(0)
+    for _ in range(200):
+        problem = clock_problem(rng)
+        value = int(problem[0])
+        for operator, digit in zip(problem[1:-1:2], problem[2::2], strict=True):
+            value = value + int(digit) if operator == "+" else value - int(digit) if operator == "-" else value * int(digit)
+        assert clock_steps(problem)[-1] == value % 10
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward", "thinks"),
+    [
+        ("5", 1.0, False),
+        ("<1,6,8,6,5>5", 1.0, True),
+        ("<who knows>5", 1.0, True),
+        ("<1,6,8,6,5>6", 0.0, True),
+        ("4", 0.0, False),
+        ("", 0.0, False),
+        ("55", 0.0, False),
+        ("5 5", 0.0, False),
+        ("<5", 0.0, False),
+        ("<5>", 0.0, False),
+        ("<>5", 0.0, False),
+        ("<1><2>5", 0.0, False),
+        ("5\n", 0.0, False),
+        ("٥", 0.0, False),
+        ("0123456789", 0.0, False),
+    ],
+)
+def test_only_one_digit_or_steps_and_one_digit_is_an_answer(completion, reward, thinks):
+    """Adversarial completions too: a list of all digits, a second answer, an Arabic five."""
+    assert exact_answer(["7*3+5*8-2+9="], [completion], ["5"]) == [reward]
+    assert thinks_first(completion) == thinks
+
+
+def test_the_rubric_of_sums():
+    answers = ["1 + 1 = 2", "2", "maybe 2", "1 + 1 = ?", "1 + 1 = 3", "1 + 1 = 2 ", ""]
+    assert sum_rubric(["?"] * 7, answers, ["1 + 1 = 2"] * 7) == [5, 3, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("task", "held_out"), [(clock_task, 500), (sums_task, 160)])
+def test_training_never_sees_a_held_out_problem(task, held_out):
+    prompts = [set(task(seed).held_out["prompt"]) for seed in range(5)]
+    assert all(p == prompts[0] for p in prompts)
+    assert len(prompts[0]) == held_out
+    for seed in range(5):
+        train = task(seed).train["prompt"]
+        assert len(set(train)) == len(train)
+        assert not prompts[0] & set(train)
+        assert not any(map(is_held_out, train))
+
+
+def test_seeds_give_other_problems():
+    assert clock_task(0).train["prompt"][:5] != clock_task(1).train["prompt"][:5]
+
+
+@pytest.mark.parametrize("task", [clock_task(), sums_task()])
+def test_the_right_answer_gets_the_full_score(task):
+    prompts, answers = task.held_out["prompt"], task.held_out["answer"]
+    assert set(task.reward(prompts, answers, answers)) == {task.full_score}
