@@ -9,8 +9,8 @@ EPS = 1e-4  # added to the standard deviation, outside the root, as TRL and verl
 def compute_advantages(rewards: Tensor, group_ids: Tensor, *, scale_rewards: str = "group") -> Tensor:
     """Each reward minus the mean of its group, over a standard deviation (Shao et al. 2024, arXiv:2402.03300, 4.1.2).
 
-    The standard deviation is the sample's (divided by n - 1), so that a group of two with different rewards gets
-    +-0.707; with the population's it would be +-1. A group whose rewards are all equal gets exactly 0: it teaches nothing.
+    The standard deviation is the sample's (over n - 1): a group of two with different rewards gets +-0.707, where the
+    population's would give +-1. A group whose rewards are all equal gets exactly 0: it teaches nothing.
 
     Args:
         rewards: (B,) one a completion; NaN where no reward function had an opinion.
@@ -23,10 +23,8 @@ def compute_advantages(rewards: Tensor, group_ids: Tensor, *, scale_rewards: str
         ValueError: on a shape mismatch, an unknown scale, or a completion that is alone in its group.
     """
     if rewards.ndim != 1 or rewards.shape != group_ids.shape:
-        raise ValueError(
-            f"rewards and group_ids must both be (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}; "
-            "a table (P, G) of rewards is flattened row by row first."
-        )
+        shapes = f"{tuple(rewards.shape)} and {tuple(group_ids.shape)}"
+        raise ValueError(f"rewards and group_ids must both be (B,), got {shapes}; flatten a table (P, G) of rewards first.")
     if scale_rewards not in ("group", "batch", "none"):
         raise ValueError(f"scale_rewards must be 'group', 'batch' or 'none', got {scale_rewards!r}.")
     if (torch.unique(group_ids, return_counts=True)[1] == 1).any():
@@ -46,8 +44,8 @@ def compute_advantages(rewards: Tensor, group_ids: Tensor, *, scale_rewards: str
 def process_advantages(step_rewards: Tensor, step_ends: Tensor, group_ids: Tensor, num_tokens: int) -> Tensor:
     """Advantages where every step of a completion is scored (Shao et al. 2024, arXiv:2402.03300, 4.1.3).
 
-    All step rewards of a group are normalised together; the advantage of a token is the sum of the normalised rewards of
-    the steps that end at it or after it: it is answerable for what follows, not for what went before.
+    All step rewards of a group are normalised together; the advantage of a token is the sum of those of the steps that end
+    at it or after it: it is answerable for what follows, not for what went before.
 
     Args:
         step_rewards: (B, S), NaN where a completion has fewer steps.
@@ -61,10 +59,8 @@ def process_advantages(step_rewards: Tensor, step_ends: Tensor, group_ids: Tenso
     """
     valid = ~step_rewards.isnan()
     if step_rewards.shape != step_ends.shape or group_ids.shape != step_rewards.shape[:1]:
-        raise ValueError(
-            f"step_rewards and step_ends must be (B, S) and group_ids (B,), got {tuple(step_rewards.shape)}, "
-            f"{tuple(step_ends.shape)} and {tuple(group_ids.shape)}."
-        )
+        shapes = f"{tuple(step_rewards.shape)}, {tuple(step_ends.shape)} and {tuple(group_ids.shape)}"
+        raise ValueError(f"step_rewards and step_ends must be (B, S) and group_ids (B,), got {shapes}.")
     if not ((step_ends[valid] >= 0) & (step_ends[valid] < num_tokens)).all():
         raise ValueError(f"step_ends must lie in 0..{num_tokens - 1}, the tokens of a completion; one lies outside.")
     rows, steps = valid.nonzero(as_tuple=True)
@@ -82,8 +78,7 @@ def _statistics(values: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
     def group_sum(x: Tensor) -> Tensor:
         return x.new_zeros(len(groups)).index_add(0, index, x)
 
-    # Measured from the group's least value, equal values differ by exactly 0; otherwise the rounding of their mean would
-    # be divided by EPS and look like an advantage.
+    # Measured from the group's least value, equal values differ by exactly 0, and not by a rounding that EPS would magnify.
     least = values.new_zeros(len(groups)).scatter_reduce(0, index, values, "amin", include_self=False)[index]
     count = group_sum(torch.ones_like(values))
     deviation = values - least

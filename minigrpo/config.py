@@ -1,7 +1,7 @@
 """The configuration of a run: one frozen dataclass with the names of TRL's GRPOConfig. Imports no torch."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 class BadInput(ValueError):
@@ -72,14 +72,14 @@ class GRPOConfig:
             if not valid:
                 raise BadInput(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
 
-        for f in fields(self):
-            value, kinds = getattr(self, f.name), getattr(f.type, "__args__", ())
-            if getattr(f.type, "__origin__", None) is Literal:
-                check(value in kinds, f.name, f"one of {', '.join(kinds)}")
-            elif f.type is int:
-                check(type(value) is int, f.name, "a whole number")
-            elif f.type is float or float in kinds and value is not None:
-                check(isinstance(value, float | int), f.name, "a number")
+        for name, kind in get_type_hints(type(self)).items():
+            value, kinds = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal:
+                check(value in kinds, name, f"one of {', '.join(kinds)}")
+            elif kind is int:
+                check(type(value) is int, name, "a whole number")
+            elif kind is float or (float in kinds and value is not None):
+                check(isinstance(value, float | int), name, "a number")
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
             check(getattr(self, name) >= 1, name, "at least 1")
         for name in ("temperature", "learning_rate", "max_grad_norm"):

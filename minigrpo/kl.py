@@ -40,9 +40,7 @@ def kl_k3_ratio(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) ->
 
     Differentiating E[k3] also differentiates the probabilities that E is over; the ratio, 1 in value before the first
     update, brings exactly that part. TRL's ``use_bias_correction_kl``.
-
-    Args:
-        logprobs, ref_logprobs, old_logprobs: (B, C) nats; only the first carries gradient.
+    All are (B, C) nats; only ``logprobs`` carries gradient.
     """
     return torch.exp(logprobs - old_logprobs) * kl_k3(logprobs, ref_logprobs)
 
@@ -55,11 +53,7 @@ def kl_exact(logits: Tensor, ref_logits: Tensor, temperature: float = 1.0) -> Te
 
 
 def estimate_kl(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor, *, estimator: str = "k3_ratio") -> Tensor:
-    """The estimator of that name: "k1", "k2", "k3" or "k3_ratio". All tensors (B, C), nats.
-
-    Raises:
-        ValueError: on another name ("exact" needs logits: call ``kl_exact``).
-    """
+    """The estimator of that name: "k1", "k2", "k3" or "k3_ratio"; all tensors (B, C), nats. "exact" is ``kl_exact``."""
     if estimator == "k3_ratio":
         return kl_k3_ratio(logprobs, ref_logprobs, old_logprobs)
     simple = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
@@ -74,9 +68,6 @@ def kl_penalized_rewards(
     """(B,) rewards minus beta times each completion's summed k1: the penalty in the reward, as PPO has it.
 
     Here beta multiplies nats a completion (the KL of E[R - beta KL]); in the loss of GRPO it multiplies nats a token.
-
-    Args:
-        rewards: (B,). old_logprobs, ref_logprobs: (B, C) nats. completion_mask: (B, C) bool.
     """
     k1 = kl_k1(old_logprobs, ref_logprobs).detach()
     return rewards - beta * torch.where(completion_mask, k1, 0.0).sum(1)

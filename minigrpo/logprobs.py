@@ -7,12 +7,11 @@ from torch import Tensor, nn
 def completion_mask(completion_ids: Tensor, eos_token_id: int) -> Tensor:
     """(B, C) token ids -> (B, C) bool: True up to and including the first EOS.
 
-    The EOS counts: ending there was a decision of the policy, and one that is never trained is never learnt. It is found by
-    position and not by value, because pad and EOS are often the same token.
+    The EOS counts: ending there was a decision of the policy, and one that is never trained is never learnt. What follows
+    it is padding whatever its value: pad and EOS are often the same token.
     """
     is_eos = completion_ids == eos_token_id
-    ended_before = is_eos.cumsum(1) - is_eos.long()
-    return ended_before == 0
+    return is_eos.cumsum(1) - is_eos.long() == 0
 
 
 def shift_logits(logits: Tensor, prompt_length: int) -> Tensor:
@@ -25,21 +24,17 @@ def shift_logits(logits: Tensor, prompt_length: int) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-prob of each token that was drawn.
+    """(B, C, V) logits that predict each token and (B, C) ids -> (B, C) nats: the log-prob of each token that was drawn.
 
     Args:
-        logits: (B, C, V) that predict each token (see shift_logits).
-        token_ids: (B, C).
         temperature: the one that the tokens were sampled with; the policy is softmax(logits / temperature).
-    Returns:
-        (B, C) nats, float32 or wider.
     Raises:
-        ValueError: if logits and token_ids do not belong together.
+        ValueError: if the shapes do not belong together.
     """
     if logits.shape[:2] != token_ids.shape:
+        shapes = f"{tuple(logits.shape)} and {tuple(token_ids.shape)}"
         raise ValueError(
-            f"logits must be (B, C, V) for token_ids (B, C), got {tuple(logits.shape)} and {tuple(token_ids.shape)}; "
-            "logits of prompt and completion need shift_logits first."
+            f"logits must be (B, C, V) for token_ids (B, C), got {shapes}; whole sequences need shift_logits first."
         )
     # log_softmax subtracts the largest logit first; log(softmax(...)) would be -inf wherever softmax rounds to 0.
     logprobs = torch.log_softmax(_float(logits) / temperature, dim=-1)
@@ -69,9 +64,9 @@ def completion_logits(
     num_tokens = completion_ids.shape[1]
     # Fed the last prompt token and all completion tokens but the last, the model predicts the completion: the shift.
     inputs = torch.cat([last_token, completion_ids[:, :-1]], dim=1)
+    # Nothing attends to what comes later, so padding on the right needs no mask.
+    mask = torch.cat([mask, mask.new_ones(len(mask), num_tokens - 1)], dim=1)
     positions = position + torch.arange(num_tokens, device=position.device)
-    if mask is not None:  # nothing attends to what comes later, so padding on the right needs no mask
-        mask = torch.cat([mask, mask.new_ones(len(mask), num_tokens - 1)], dim=1)
     return model(inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True).logits
 
 
@@ -81,23 +76,18 @@ def read_prompts(model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, grou
     Differentiable: the gradients of all completions of a prompt meet in it.
 
     Returns:
-        The cache of B rows (None for prompts of one token), the last prompt token (B, 1), the attention mask (B, L) or
-        None where nothing is padded, and the position of the last prompt token (B, 1).
+        The cache of B rows (None for prompts of one token), and of every row the last prompt token (B, 1), the attention
+        mask (B, L) and the position of the last prompt token (B, 1).
     """
+    mask = prompt_mask.long()
     # Padding on the left moves a prompt's tokens to the right; absolute positions must not move with them.
-    positions = (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
-    mask = None if prompt_mask.all() else prompt_mask.long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = None
     if prompt_ids.shape[1] > 1:
-        cache = model(
-            prompt_ids[:, :-1],
-            attention_mask=None if mask is None else mask[:, :-1],
-            position_ids=positions[:, :-1],
-            use_cache=True,
-            logits_to_keep=1,
-        ).past_key_values
+        read = {"attention_mask": mask[:, :-1], "position_ids": positions[:, :-1], "use_cache": True}
+        cache = model(prompt_ids[:, :-1], logits_to_keep=1, **read).past_key_values
         cache.batch_select_indices(group_ids)
-    return cache, prompt_ids[group_ids, -1:], None if mask is None else mask[group_ids], positions[group_ids, -1:]
+    return cache, prompt_ids[group_ids, -1:], mask[group_ids], positions[group_ids, -1:]
 
 
 def _float(logits: Tensor) -> Tensor:

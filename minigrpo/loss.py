@@ -16,16 +16,11 @@ class GRPOLoss(NamedTuple):
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Tensor, level: str = "token") -> Tensor:
-    """How much likelier a token has become since it was drawn: policy / sampler.
+    """How much likelier a token has become since it was drawn: policy / sampler, from (B, C) nats.
 
     Args:
-        logprobs, old_logprobs: (B, C) nats. completion_mask: (B, C) bool.
-        level: "token" gives each token its own; "sequence" each completion the geometric mean of its tokens'
-            (GSPO, arXiv:2507.18071), with the gradient through the mean.
-    Returns:
-        (B, C) or (B, 1), 1 on padding.
-    Raises:
-        ValueError: on another level.
+        level: "token" gives each token its own, (B, C); "sequence" each completion the geometric mean of its tokens'
+            (GSPO, arXiv:2507.18071), (B, 1), with the gradient through the mean. 1 on padding.
     """
     log_ratio = torch.where(completion_mask, logprobs - old_logprobs, 0.0)
     if level == "token":
@@ -45,21 +40,12 @@ def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon
 
 
 def cispo_objective(ratio: Tensor, logprobs: Tensor, advantages: Tensor, cap: float) -> Tensor:
-    """min(r, cap) A log p with the weight held constant, higher is better (CISPO, MiniMax-M1, arXiv:2506.13585).
-
-    The clip limits how much a token weighs but never silences it. ``cap`` is that of the weight itself, about 5.
-    """
+    """min(r, cap) A log p, the weight held constant (CISPO, arXiv:2506.13585): a clip that never silences a token."""
     return ratio.clamp(max=cap).detach() * advantages * logprobs
 
 
 def aggregate(
-    values: Tensor,
-    completion_mask: Tensor,
-    loss_type: str,
-    *,
-    max_completion_length: int | None = None,
-    num_sequences: int | None = None,
-    num_tokens: int | None = None,
+    values: Tensor, completion_mask: Tensor, loss_type: str, *, max_completion_length=None, num_sequences=None, num_tokens=None
 ) -> Tensor:
     """(B, C) values of tokens -> a scalar. Who divides by what decides how long and short completions weigh:
 
@@ -74,7 +60,6 @@ def aggregate(
     totals = torch.where(completion_mask, values, 0.0).sum(1)
     lengths = completion_mask.sum(1)
     num_sequences = len(values) if num_sequences is None else num_sequences
-    num_tokens = lengths.sum() if num_tokens is None else num_tokens
     if loss_type == "grpo":
         return (totals / lengths.clamp(min=1)).sum() / num_sequences
     if loss_type == "bnpo":
@@ -84,7 +69,7 @@ def aggregate(
             raise ValueError("dr_grpo divides by max_completion_length, which was not given.")
         return totals.sum() / (num_sequences * max_completion_length)
     if loss_type in ("dapo", "cispo"):
-        return totals.sum() / num_tokens
+        return totals.sum() / (lengths.sum() if num_tokens is None else num_tokens)
     raise ValueError(f"loss_type must be grpo, bnpo, dr_grpo, dapo or cispo, got {loss_type!r}.")
 
 
@@ -118,8 +103,6 @@ def grpo_loss(
         beta: weight of kl. epsilon, epsilon_high: the clip, see clipped_objective; for cispo epsilon_high is the cap.
         importance_sampling_level: "token" or "sequence" (GSPO).
         max_completion_length, num_sequences, num_tokens: see aggregate.
-    Returns:
-        GRPOLoss of scalars.
     Raises:
         ValueError: on a mismatch of shapes, a gradient where none belongs, or if no token counts.
     """
@@ -131,15 +114,10 @@ def grpo_loss(
         clipped = (ratio > epsilon_high) & (advantages > 0)
     else:
         objective = clipped_objective(ratio, advantages, epsilon, epsilon_high)
-        upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
-        clipped = ((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > upper) & (advantages > 0))
-
-    def mean(values: Tensor) -> Tensor:
-        counts = {"num_sequences": num_sequences, "num_tokens": num_tokens, "max_completion_length": max_completion_length}
-        return aggregate(values, completion_mask, loss_type, **counts)
-
-    policy_loss = -mean(objective.expand_as(logprobs))
-    loss = policy_loss if kl is None else policy_loss + beta * mean(kl)
+        clipped = objective < ratio * advantages
+    counts = {"num_sequences": num_sequences, "num_tokens": num_tokens, "max_completion_length": max_completion_length}
+    policy_loss = -aggregate(objective.expand_as(logprobs), completion_mask, loss_type, **counts)
+    loss = policy_loss if kl is None else policy_loss + beta * aggregate(kl, completion_mask, loss_type, **counts)
     return GRPOLoss(
         loss=loss,
         policy_loss=policy_loss.detach(),
@@ -159,10 +137,9 @@ def _check(logprobs, old_logprobs, advantages, completion_mask, kl, beta, loss_t
         raise ValueError(f"completion_mask must be bool, got {completion_mask.dtype}.")
     if not completion_mask.any():
         raise ValueError("completion_mask is False everywhere: there is no token to learn from.")
-    if old_logprobs.requires_grad:
-        raise ValueError("old_logprobs carries a gradient, which would cancel that of logprobs; pass it through .detach().")
-    if advantages.requires_grad:
-        raise ValueError("advantages carry a gradient; they are weights, not something to differentiate: .detach() them.")
+    for name, tensor in (("old_logprobs", old_logprobs), ("advantages", advantages)):
+        if tensor.requires_grad:  # it would cancel the gradient of logprobs, or train the reward
+            raise ValueError(f"{name} carries a gradient, and only logprobs and kl may; pass it through .detach().")
     if kl is None and beta != 0:
         raise ValueError(f"beta is {beta}, but there is no kl to weigh: pass one from kl.py, or beta=0.")
     if loss_type == "cispo" and epsilon_high is None:

@@ -20,7 +20,8 @@ from minigrpo.tasks import clock_problem, clock_steps, clock_thought, is_held_ou
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}assistant: {% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\\n' }}"
+    "{% if message.role == 'assistant' %}assistant: "
+    "{% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\\n' }}"
     "{% else %}{{ message.role }}: {{ message.content }}\n{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"

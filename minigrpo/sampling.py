@@ -89,11 +89,9 @@ def sample_completions(
         going_on = (token[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
         if len(going_on) == 0:
             break
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         if len(going_on) < len(running):  # rows that ended cost nothing from here on
-            running, token, position = running[going_on], token[going_on], position[going_on]
-            mask = None if mask is None else mask[going_on]
+            running, token, mask, position = (x[going_on] for x in (running, token, mask, position))
             cache.batch_select_indices(going_on)
 
     width = int(completion_mask.any(0).sum())

@@ -14,7 +14,7 @@ def groups(*sizes):
 
 @pytest.mark.parametrize(("k", "size"), [(1, 4), (3, 4), (5, 8), (1, 2)])
 def test_k_successes_of_g_get_the_closed_form(k, size):
-    """With p = k / G the sample std is sqrt(p (1 - p) G / (G - 1)), so a success is sqrt((1 - p) / p) sqrt((G - 1) / G) above."""
+    """With p = k / G the sample std is sqrt(p (1 - p) G / (G - 1)), so a success is sqrt((1 - p) / p) sqrt((G - 1) / G) up."""
     rewards = torch.tensor([1.0] * k + [0.0] * (size - k), dtype=torch.float64)
     p, shrink = k / size, math.sqrt((size - 1) / size)
     advantages = compute_advantages(rewards, groups(size))

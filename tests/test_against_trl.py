@@ -2,7 +2,7 @@
 
 Nothing of TRL's is copied here. Its `_compute_loss` runs with log-probs that are given to it, so that the gradient with
 respect to them can be compared; its advantages come out of `_generate_and_score_completions` with only the sampling and the
-rewards replaced. All in float64, which TRL keeps, so that agreement means agreement and not luck with a tolerance.
+rewards replaced. All but a model's own pass in float64, which TRL keeps: agreement then is no luck with a tolerance.
 """
 
 from typing import NamedTuple
@@ -29,15 +29,17 @@ LEVELS = ["token", "sequence"]
 PENALTIES = ["no_kl", "k3", "k3_ratio"]
 NAN = float("nan")
 
+# TRL and transformers are in the middle of renaming gradient checkpointing, which is off here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 every_loss_type = pytest.mark.parametrize("loss_type", LOSS_TYPES)
 every_level = pytest.mark.parametrize("level", LEVELS)
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES)
 every_epsilon_high = pytest.mark.parametrize("wide", [False, True], ids=["epsilon_high_off", "epsilon_high_on"])
 
 
-def assert_same(ours, trl):
+def assert_same(ours, trl, atol=1e-12):
     """To 1e-12, where 1e-6 would do: float64 leaves nothing to be generous about."""
-    torch.testing.assert_close(ours, trl, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours, trl, rtol=0, atol=atol)
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------
@@ -65,10 +67,10 @@ def make_batch():
     generator = torch.Generator().manual_seed(0)
     old_logits = torch.randn(B, C, V, generator=generator, dtype=torch.float64)
     ids = torch.multinomial(old_logits.softmax(-1).flatten(0, 1), 1, generator=generator).view(B, C)
-    drift = torch.tensor([0.9, -1.1, -0.7, 0.7, 0.0, 0.3])[:, None, None] * torch.nn.functional.one_hot(ids, V)
+    drift = torch.tensor([0.9, -1.1, -0.7, 0.7, 0.0, 0.1])[:, None, None] * torch.nn.functional.one_hot(ids, V)
     logits = old_logits + drift + 0.35 * torch.randn(B, C, V, generator=generator, dtype=torch.float64)
     ref_logits = old_logits + 0.5 * torch.randn(B, C, V, generator=generator, dtype=torch.float64)
-    lengths = torch.tensor([7, 1, 3, 5, 6, 2])  # 11 tokens in the first half of the rows, 13 in the second
+    lengths = torch.tensor([7, 1, 3, 5, 6, 4])  # 11 tokens in the first half of the rows, 15 in the second
     return Batch(
         *(token_logprobs(x, ids) for x in (logits, old_logits, ref_logits)),
         advantages=torch.tensor([1.2, -0.7, 0.4, -1.5, 0.6, -0.9], dtype=torch.float64),
@@ -86,7 +88,7 @@ def test_the_inputs_reach_both_clips_and_the_free_middle_with_advantages_of_both
     for sign in (-1, 1):
         seen = ratio[advantages.sign() == sign]
         assert (seen < 0.6).any()
-        assert ((seen > 0.85) & (seen < 1.15)).any()
+        assert ((seen > 1 - EPSILON) & (seen < 1 + EPSILON)).any()
         assert (seen > 1.6).any()
     assert 0.2 < ratio.min() < ratio.max() < 4
 
@@ -116,6 +118,7 @@ def trainer(tokenizer, tmp_path_factory):
     )
     # Large weights: a policy whose every token is as likely as the next would agree with many a mistake.
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=16, n_layer=2, n_embd=16, n_head=2, initializer_range=0.4)
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
     config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
     with torch.random.fork_rng():  # the model draws its weights from the global generator, and TRL seeds that
         torch.manual_seed(0)
@@ -256,7 +259,6 @@ def test_the_kl_is_the_one_trl_logs(trl_loss, level, penalty):
 @every_level
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo"])
 def test_two_uneven_micro_batches_are_trls_each_and_sum_to_the_whole(trl_loss, loss_type, level, penalty):
-    """bnpo is left out: it averages over each micro-batch by definition, so its parts cannot sum to the whole."""
     settings = (loss_type, level, penalty, epsilon_high_of(loss_type, True))
     num_tokens = BATCH.mask.sum()
     parts = [BATCH.rows(0, 3), BATCH.rows(3, 6)]
@@ -269,6 +271,16 @@ def test_two_uneven_micro_batches_are_trls_each_and_sum_to_the_whole(trl_loss, l
     whole, whole_gradient = our_loss(BATCH, *settings)
     assert_same(sum(result.loss.detach() for result, _ in ours), whole.loss.detach())
     assert_same(torch.cat([gradient for _, gradient in ours]), whole_gradient)
+
+
+@every_level
+def test_bnpo_is_trls_once_the_caller_has_divided_by_the_number_of_micro_batches(trl_loss, level):
+    """Its mean is that of each micro-batch, so no count makes the parts sum to the whole; TRL averages the parts."""
+    for part in (BATCH.rows(0, 3), BATCH.rows(3, 6)):
+        result, gradient = our_loss(part, "bnpo", level)
+        trl = trl_loss(part, "bnpo", level, accumulation=2, num_tokens=BATCH.mask.sum())
+        assert_same(result.loss.detach() / 2, trl.loss)
+        assert_same(gradient / 2, trl.gradient)
 
 
 # --- where we differ on purpose -------------------------------------------------------------------------------------
@@ -356,9 +368,9 @@ def test_advantages_are_trls_with_a_group_that_agrees_and_rewards_that_are_missi
     group_ids = torch.arange(len(SCORES)) // GROUP_SIZE
     ours = compute_advantages(combine(SCORES, weights), group_ids, scale_rewards=scale_rewards)
     trl = trl_advantages(trainer, monkeypatch, SCORES, weights, scale_rewards)
-    assert trl[:GROUP_SIZE].abs().min() > 0.1
-    # Where all are equal, TRL's mean is off by a rounding (1e-16) that 1e-4 then divides; ours is exactly 0.
-    assert_same(ours, trl)
+    assert trl[:GROUP_SIZE].abs().min() > 0.01
+    assert_same(ours, trl, atol=1e-7)  # TRL's n / (n - 1) is float32, whatever the rewards are
+    # Exactly: TRL's mean of equal rewards can be off by a rounding, which it divides by 1e-4 (in float32 that shows).
     assert ours[GROUP_SIZE : 2 * GROUP_SIZE].tolist() == [0.0] * GROUP_SIZE
 
 
@@ -386,7 +398,7 @@ def test_log_probs_and_entropies_are_trls_through_a_gpt2_at_temperature_0_7(trai
             trainer.model, ids, torch.ones_like(ids), logits_to_keep=C, compute_entropy=True
         )
         logits = shift_logits(trainer.model(ids).logits, prompt_length)
-    # float32, as the model's weights are
-    torch.testing.assert_close(token_logprobs(logits, ids[:, prompt_length:], TEMPERATURE), logprobs, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(token_entropies(logits, TEMPERATURE), entropies, rtol=1e-6, atol=1e-6)
+    # Float32, as the model's weights are: log-probs below -8 have a last place of 1e-6.
+    torch.testing.assert_close(token_logprobs(logits, ids[:, prompt_length:], TEMPERATURE), logprobs, rtol=5e-6, atol=1e-6)
+    torch.testing.assert_close(token_entropies(logits, TEMPERATURE), entropies, rtol=5e-6, atol=1e-6)
     assert (token_logprobs(logits, ids[:, prompt_length:]) - logprobs).abs().max() > 0.1  # the temperature matters here

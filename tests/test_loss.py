@@ -40,7 +40,9 @@ def gradient(logprobs, *args, **kwargs):
 # --- the clip -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("advantage", "ratio", "flows"), [(+1, 1.5, False), (+1, 0.5, True), (-1, 1.5, True), (-1, 0.5, False)])
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "flows"), [(+1, 1.5, False), (+1, 0.5, True), (-1, 1.5, True), (-1, 0.5, False)]
+)
 def test_clipping_stops_the_gradient_only_past_the_profitable_side(advantage, ratio, flows):
     logprobs = torch.tensor(ratio).log().requires_grad_()
     clipped_objective(logprobs.exp(), torch.tensor(float(advantage)), 0.2).backward()
@@ -95,7 +97,10 @@ def test_the_loss_on_policy_is_minus_the_mean_advantage(level):
 
 
 def test_a_sequence_ratio_is_the_geometric_mean_of_its_tokens():
-    logprobs, old = torch.tensor([[0.9, 0.2, 0.5], [0.3, 0.8, 0.1]]).log(), torch.tensor([[0.3, 0.4, 0.1], [0.6, 0.1, 0.1]]).log()
+    logprobs, old = (
+        torch.tensor([[0.9, 0.2, 0.5], [0.3, 0.8, 0.1]]).log(),
+        torch.tensor([[0.3, 0.4, 0.1], [0.6, 0.1, 0.1]]).log(),
+    )
     mask = torch.tensor([[True, True, False], [True, True, True]])
     ratio = importance_ratio(logprobs, old, mask, "sequence")
     assert ratio.shape == (2, 1)
@@ -236,7 +241,7 @@ def test_inputs_are_left_alone():
         ({"mask": MASK.long()}, "must be bool"),
         ({"mask": MASK[:, :3]}, r"completion_mask must be \(B, C\) like logprobs"),
         ({"advantages": ADVANTAGES[:3]}, r"advantages must be \(B,\) or \(B, C\)"),
-        ({"advantages": ADVANTAGES.clone().requires_grad_()}, "advantages carry a gradient"),
+        ({"advantages": ADVANTAGES.clone().requires_grad_()}, "advantages carries a gradient"),
         ({"beta": 0.1}, "no kl to weigh"),
         ({"kl": draw(2)[:1]}, "kl must be"),
         ({"loss_type": "cispo", "epsilon_high": None}, "cispo needs epsilon_high"),

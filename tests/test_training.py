@@ -70,7 +70,7 @@ def test_with_several_updates_a_rollout_the_old_log_probs_stay_the_samplers():
         seen.append((logprobs.detach().clone(), old_logprobs.clone(), args[1]))
         return grpo_loss(logprobs, old_logprobs, *args, **kwargs)
 
-    state, rows = run(config(max_steps=5, num_iterations=3, learning_rate=3e-3), loss_fn=spy)
+    _, rows = run(config(max_steps=5, num_iterations=3, learning_rate=3e-3), loss_fn=spy)
     assert torch.equal(seen[0][1], seen[2][1])
     assert (seen[0][0] - seen[0][1])[seen[0][2]].abs().max() < 1e-5
     assert (seen[2][0] - seen[2][1])[seen[2][2]].abs().max() > 0.05
@@ -126,7 +126,9 @@ def test_every_loss_moves_the_policy(loss_type, level):
     assert all(torch.isfinite(torch.tensor(r["loss"])) for r in rows)
 
 
-@pytest.mark.parametrize(("estimator", "holds"), [("k1", False), ("k2", True), ("k3", True), ("k3_ratio", True), ("exact", True)])
+@pytest.mark.parametrize(
+    ("estimator", "holds"), [("k1", False), ("k2", True), ("k3", True), ("k3_ratio", True), ("exact", True)]
+)
 def test_a_strong_penalty_keeps_the_policy_near_the_reference_unless_it_is_k1(estimator, holds):
     """Measured by one yardstick, the exact KL; k1 in the loss is logged but has no expected gradient (test_kl.py)."""
     settings = {"max_steps": 12, "kl_estimator": estimator, "learning_rate": 1e-3}
@@ -181,8 +183,10 @@ def test_several_rewards_are_weighed():
     def brief(prompts, completions, **_):
         return [-float(len(c)) for c in completions]
 
-    state, rows = run(config(reward_weights=[1.0, 0.1]), reward_fns=(exact_answer, brief))
-    assert rows[0]["reward"] == pytest.approx(rows[0]["rewards/exact_answer/mean"] + 0.1 * rows[0]["rewards/brief/mean"], abs=1e-6)
+    _, rows = run(config(reward_weights=[1.0, 0.1]), reward_fns=(exact_answer, brief))
+    assert rows[0]["reward"] == pytest.approx(
+        rows[0]["rewards/exact_answer/mean"] + 0.1 * rows[0]["rewards/brief/mean"], abs=1e-6
+    )
 
 
 def test_groups_that_agree_leave_the_policy_alone():
