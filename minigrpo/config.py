@@ -32,7 +32,7 @@ class GRPOConfig:
     seed: int = _field(0, "Draws the prompts and the completions.")
 
     max_steps: int = _field(120, "Optimizer updates; one line of metrics each.")
-    save_steps: int = _field(50, "A checkpoint every so many steps.")
+    save_steps: int = _field(40, "A checkpoint every so many steps.")
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions a prompt: the group that an answer is compared with.")
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
@@ -41,7 +41,7 @@ class GRPOConfig:
     temperature: float = _field(1.0, "Of sampling, and therefore of the policy whose log-probs are scored.")
 
     # TRL has 1e-6, right for models of billions of parameters; the bundled one has 0.3 million.
-    learning_rate: float = _field(1e-4, "Of AdamW, constant, without weight decay.")
+    learning_rate: float = _field(2e-4, "Of AdamW, constant, without weight decay.")
     max_grad_norm: float = _field(1.0, "The gradient is scaled down to this norm where it is longer.")
     # TRL has 0: no reference model. Here the KL is a lesson, so it is there and shown; 0.04 is DeepSeekMath's.
     beta: float = _field(0.04, "Weight of the KL penalty towards the reference; 0 leaves reference and KL out.")
