@@ -18,16 +18,14 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for input that cannot be used, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    width = max(map(len, COMMANDS))
-    parser = argparse.ArgumentParser(
-        prog="minigrpo",
-        usage="minigrpo COMMAND [--help] ...",
-        description="Learn GRPO by building it: a GPT-2 learns to think, on a laptop, offline.",
-        epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
     try:
+        parser = _parser(
+            usage="minigrpo COMMAND [--help] ...",
+            description="Learn GRPO by building it: a GPT-2 learns to think, on a laptop, offline.",
+            epilog="commands:\n" + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
         command = parser.parse_args(argv[:1] or ["--help"]).command
         return globals()[f"_{command}"](argv[1:]) or 0
     except (BadInput, FloatingPointError) as error:
@@ -40,14 +38,15 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
 
-def _parser(name: str, parser_class=argparse.ArgumentParser, **kwargs) -> argparse.ArgumentParser:
+def _parser(name: str = "", parser_class=argparse.ArgumentParser, **kwargs) -> argparse.ArgumentParser:
     """A parser without abbreviations, whose errors are one sentence."""
+    prog = f"minigrpo {name}".strip()
 
     class Parser(parser_class):
         def error(self, message):
-            raise BadInput(f"{message}; minigrpo {name} --help lists the flags.")
+            raise BadInput(f"{message}; see {prog} --help.")
 
-    return Parser(prog=f"minigrpo {name}", description=COMMANDS[name], allow_abbrev=False, **kwargs)
+    return Parser(prog=prog, allow_abbrev=False, **{"description": COMMANDS.get(name), **kwargs})
 
 
 def _add(parser: argparse.ArgumentParser, name: str, **kwargs) -> None:
@@ -73,7 +72,10 @@ def _train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
         _add(parser, "resume", action="store_true", help="Go on with the run in --output_dir; its configuration is kept.")
         _add(parser, "overwrite", action="store_true", help="Delete the run that is in --output_dir first.")
         parser.set_defaults(**defaults)
-        return parser.parse_args_into_dataclasses(argv)
+        config, flags, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        if unknown:
+            parser.error(f"unknown: {' '.join(unknown)}")
+        return config, flags
 
     config, flags = parse({})
     if flags.resume:
@@ -186,7 +188,9 @@ def _pretrain(argv: list[str]) -> None:
     from minigrpo import pretrain
 
     output = pretrain.check_output(args.output_dir)
-    steps = args.steps or pretrain.STEPS
+    steps = pretrain.STEPS if args.steps is None else args.steps
+    if steps < 1:
+        raise BadInput(f"steps must be at least 1, got {steps}.")
     with tqdm(total=steps, unit="step") as bar:
         for row in pretrain.pretrain(steps):
             bar.update()

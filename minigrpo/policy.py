@@ -14,14 +14,16 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
     """Load a policy in float32, in eval mode: dropout would make the policy that is scored another than the one that sampled.
 
     Args:
-        name: "tiny" for the bundled GPT-2, a folder written by ``save_pretrained`` (a finished run is one), or a name on
-            the hub such as "gpt2".
+        name: "tiny" for the bundled GPT-2, a folder written by ``save_pretrained``, the folder of a finished run, or a name
+            on the hub such as "gpt2".
     Returns:
         The model, and its tokenizer, which pads on the left and has a pad and an EOS token.
     Raises:
         BadInput: nothing is there, or it lacks a tokenizer or an EOS token.
     """
     folder = TINY if name == "tiny" else Path(name)
+    if (folder / "model").is_dir():  # the folder of a run
+        folder = folder / "model"
     path = str(folder) if folder.is_dir() else _on_the_hub(name)
     if folder.is_dir():
         _check_folder(folder)

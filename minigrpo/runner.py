@@ -156,15 +156,15 @@ def _finish(folder: Path, state: TrainState, task: Task, before: dict, after: di
     summary = {"before": before, "after": after, "seconds": seconds, "steps": state.step, "examples": named}
     title = f"{task.name}: accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
     plot_runs([rows], title=title)[0].figure.savefig(folder / "curves.png", dpi=150)
-    state.model.save_pretrained(folder)
-    state.tokenizer.save_pretrained(folder)
+    state.model.save_pretrained(folder / "model")
+    state.tokenizer.save_pretrained(folder / "model")
     runs.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
     for prompt, old, new in examples:
         print(f"  {prompt} {old:{max(len(e[1]) for e in examples)}}  ->  {new}")
     print(f"\n{state.step} steps, {seconds:.1f} s of training. Written to {folder}:")
-    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model.safetensors"):
+    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model"):
         print(f"  {folder / name}")
     print(f"  {folder / 'checkpoint-*'}\n")
     print(f'Try it: minigrpo generate --model {folder} "{examples[0][0]}"')

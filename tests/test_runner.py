@@ -1,0 +1,371 @@
+"""The whole command: its files, killing it, stopping it, going on, and nothing lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minigrpo import cli, runner, runs
+from minigrpo.config import BadInput, GRPOConfig
+
+SMALL = ["--generation-batch-size", "16", "--num_generations", "4", "--max-steps", "12", "--save_steps", "4"]
+FILES = {"config.json", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "model"}
+
+
+def train(folder, *flags):
+    return cli.main(["train", *SMALL, "--output-dir", str(folder), *flags])
+
+
+def steps(folder):
+    return [row["step"] for row in runs.read_metrics(folder)]
+
+
+def started(folder, *flags, until):
+    """The command as a process of its own, left when ``until`` lines of metrics are there."""
+    command = [sys.executable, "-m", "minigrpo", "train", *SMALL, "--output-dir", str(folder), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < until):
+        time.sleep(0.002)
+    return process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(folder) == 0
+    return folder
+
+
+# --- what a run leaves behind -----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_says_where(uninterrupted, tmp_path, capsys):
+    assert train(tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names >= FILES | {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
+    assert all(str(tmp_path / "run" / name) in said for name in FILES)
+    assert "thinks first" in said
+    assert said.count("  ->  ") == 3
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert {p.name for p in (tmp_path / "run" / "model").iterdir()} >= {"model.safetensors", "tokenizer.json", "config.json"}
+
+
+def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
+    summary = runs.read_json(uninterrupted / "summary.json")
+    keys = {"accuracy", "accuracy_greedy", "thinking", "mean_length"}
+    assert keys <= summary["before"].keys()
+    assert keys <= summary["after"].keys()
+    assert summary["steps"] == 12
+    assert summary["seconds"] > 0
+    assert steps(uninterrupted) == list(range(1, 13))
+    assert "thinking" in runs.read_metrics(uninterrupted)[0]
+    samples = [json.loads(line) for line in (uninterrupted / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [s["step"] for s in samples] == [1, 10]
+    assert {len(samples[0][k]) for k in ("prompts", "completions", "rewards", "advantages")} == {16}
+    assert GRPOConfig(**runs.read_json(uninterrupted / "config.json")).max_steps == 12
+
+
+def test_the_same_command_works_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(2):
+        names.append(runs.new_run(GRPOConfig(seed=3)).as_posix())
+    assert names == ["runs/clock-3", "runs/clock-3-2"]
+
+
+# --- killed, and gone on ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lines", [2, 7, 11])
+def test_a_killed_run_goes_on_to_the_same_weights(uninterrupted, tmp_path, lines):
+    folder = tmp_path / "killed"
+    process = started(folder, until=lines)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "summary.json").exists()
+    assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
+    assert steps(folder) == list(range(1, 13))
+    whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    after = [runs.read_json(f / "summary.json")["after"] for f in (uninterrupted, folder)]
+    assert after[0] == after[1]
+
+
+def test_a_half_written_checkpoint_and_a_cut_line_are_left_out(uninterrupted, tmp_path, capsys):
+    """As a kill leaves them: a folder with another name, a damaged one, half a line, and steps beyond the checkpoint."""
+    folder = tmp_path / "half"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "summary.json").unlink()
+    shutil.copytree(folder / "checkpoint-12", folder / "checkpoint-13.tmp")
+    state = folder / "checkpoint-12" / "state.pt"
+    state.write_bytes(state.read_bytes()[:5000])
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        with (folder / name).open("ab") as file:
+            file.write('{"step": 13, "prompts": ["等'.encode()[:-1])
+    assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
+    said = capsys.readouterr()
+    assert "checkpoint-12' is damaged" in said.err
+    assert "Going on after step 8" in said.out
+    assert steps(folder) == list(range(1, 13))
+    whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
+    folder = tmp_path / "stopped"
+    process = started(folder, "--save_steps", "100", until=3)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"minigrpo train --resume --output-dir {folder}" in said
+    reached = steps(folder)[-1]
+    assert [p.name for p in runs.checkpoints(folder)] == [f"checkpoint-{reached}"]
+    assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
+    whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_run_can_be_made_longer(uninterrupted, tmp_path):
+    folder = tmp_path / "longer"
+    shutil.copytree(uninterrupted, folder)
+    assert cli.main(["train", "--resume", "--output-dir", str(folder), "--max_steps", "14"]) == 0
+    assert steps(folder) == list(range(1, 15))
+    assert runs.read_json(folder / "config.json")["max_steps"] == 14
+
+
+# --- what is refused, in a sentence, with exit code 2 and nothing lost --------------------------------------------------
+
+
+def refused(capsys, argv, *parts):
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert "Traceback" not in said
+    for part in parts:
+        assert part in said
+
+
+def snapshot(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_a_resume_with_another_configuration_names_the_fields(uninterrupted, capsys):
+    before = snapshot(uninterrupted)
+    argv = ["train", "--resume", "--output-dir", str(uninterrupted), "--beta", "0.1", "--loss-type", "dapo"]
+    refused(capsys, argv, "beta was 0.04, now 0.1", "loss_type was 'grpo', now 'dapo'")
+    refused(capsys, ["train", "--resume", "--output-dir", str(uninterrupted)], "is finished")
+    assert snapshot(uninterrupted) == before
+
+
+def test_a_named_folder_is_never_written_over_unasked(uninterrupted, tmp_path, capsys):
+    before = snapshot(uninterrupted)
+    refused(capsys, ["train", "--output-dir", str(uninterrupted)], "is not empty", "--resume", "--overwrite")
+    (tmp_path / "thesis.txt").write_text("years of work")
+    refused(capsys, ["train", "--output-dir", str(tmp_path), "--overwrite"], "something other than a run")
+    refused(capsys, ["train", "--output-dir", str(tmp_path / "thesis.txt")], "is a file")
+    assert snapshot(uninterrupted) == before
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_overwrite_starts_afresh(uninterrupted, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(uninterrupted, folder)
+    assert train(folder, "--overwrite", "--max-steps", "1") == 0
+    assert steps(folder) == [1]
+    assert not (folder / "checkpoint-12").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--resume"], ["--resume needs --output_dir"]),
+        (["--resume", "--output-dir", "nowhere"], ["holds no run"]),
+        (["--no-such-flag"], ["--no-such-flag", "minigrpo train --help"]),
+        (["--max_step", "3"], ["--max_step"]),
+        (["--beta", "-1"], ["beta must be 0 or a positive number, got -1.0"]),
+        (["--beta", "much"], ["beta", "much"]),
+        (["--num_generations", "1"], ["num_generations must be at least 2"]),
+        (["--epsilon", "1"], ["epsilon must be"]),
+        (["--loss-type", "ppo"], ["loss", "ppo"]),
+        (["--model", "no-such-model"], ["No model 'no-such-model'"]),
+        (["--reward-funcs", "nowhere.nothing"], ["No reward function 'nowhere.nothing'"]),
+        (["--reward-funcs", "plain"], ["No reward function 'plain'", "module.function"]),
+        (["--reward-weights", "1", "2"], ["one number a reward function, 1, got [1.0, 2.0]"]),
+        (["--max-completion-length", "250"], ["has 12 tokens, and with the completion only 6 fit"]),
+    ],
+)
+def test_bad_flags_are_refused_before_anything_is_written(flags, parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refused(capsys, ["train", *flags], *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ("return [float('nan')] * len(completions)", "returned nan for completion 0"),
+        ("return [1.0]", "returned 1 values for 64 completions"),
+        ("return ['good'] * len(completions)", "returned 'good' for completion 0"),
+    ],
+)
+def test_a_reward_function_that_misbehaves_is_named(body, part, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = f"own_{abs(hash(body))}"
+    (tmp_path / f"{module}.py").write_text(f"def mine(prompts, completions, **columns):\n    {body}\n")
+    assert cli.main(["train", "--reward-funcs", f"{module}.mine"]) == 2
+    said = capsys.readouterr().err
+    assert f"The reward function mine {part}" in said
+    assert "Traceback" not in said
+
+
+def test_a_run_with_nothing_to_learn_from_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flat.py").write_text("def same(prompts, completions, **columns):\n    return [0.5] * len(completions)\n")
+    assert train(tmp_path / "run", "--reward-funcs", "flat.same") == 0
+    said = capsys.readouterr()
+    assert "there is nothing to learn from" in said.out + said.err
+    assert "frac_reward_zero_std" in said.out + said.err
+
+
+def test_a_damaged_only_checkpoint_is_an_error_and_not_a_silent_start(uninterrupted, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    for name in ("checkpoint-4", "checkpoint-8", "summary.json"):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "checkpoint-12" / "model.safetensors").write_bytes(b"\0" * 100)
+    lines = (folder / "metrics.jsonl").read_bytes()
+    assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 2
+    assert "No checkpoint in" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_damaged_configuration_is_named(uninterrupted, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for content in ("{", '{"beta": -1}', '{"colour": 1}', "[]"):
+        (folder / "config.json").write_text(content)
+        refused(capsys, ["train", "--resume", "--output-dir", str(folder)], "is not the configuration of a run")
+
+
+def test_a_full_disk_is_seen_before_training(tmp_path, monkeypatch, capsys):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    assert train(tmp_path / "run") == 2
+    assert "has 1 MB free, and the checkpoints of this run need" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def full(path, value):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(runs, "append_line", full)
+    assert train(tmp_path / "run") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("minigrpo: No space left on device: ")
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    refused(capsys, ["train", "--output-dir", str(tmp_path / "file" / "below")], "Not a directory", str(tmp_path))
+
+
+# --- the other commands -------------------------------------------------------------------------------------------------
+
+
+def test_generate_completes_from_the_bundled_model_and_from_a_run(uninterrupted, capsys):
+    assert cli.main(["generate", "7*3+5*8-2+9=", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == "<1,6,8,6,5>5\n"
+    argv = ["generate", "--model", str(uninterrupted), "1 + 1等于几?", "2*2*2*2*2*2=", "--num-generations", "3"]
+    assert cli.main(argv) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def test_evaluate_prints_accuracy_and_pass_at_k(capsys):
+    assert cli.main(["evaluate", "--num_generations", "2", "--task", "sums"]) == 0
+    said = capsys.readouterr().out
+    assert "accuracy, sampled" in said
+    assert "pass@2" in said
+    assert "thinks first" not in said
+
+
+def test_plot_draws_one_run_and_several(uninterrupted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(uninterrupted, tmp_path / "a")
+    (tmp_path / "a" / "curves.png").unlink()
+    assert cli.main(["plot", "a"]) == 0
+    assert (tmp_path / "a" / "curves.png").stat().st_size > 20_000
+    assert cli.main(["plot", "a", str(uninterrupted / "metrics.jsonl"), "--output", "both.png"]) == 0
+    assert (tmp_path / "both.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["generate", ""], ["is empty"]),
+        (["generate", "9" * 300], ["has 300 tokens"]),
+        (["generate", "1+1", "--temperature", "-1"], ["temperature must be 0"]),
+        (["generate", "1+1", "--temperature", "nan"], ["temperature must be 0"]),
+        (["generate", "1+1", "--num-generations", "0"], ["num_generations must be at least 1"]),
+        (["generate"], ["PROMPT"]),
+        (["evaluate", "--task", "chess"], ["chess"]),
+        (["evaluate", "--max-completion-length", "300"], ["max_completion_length"]),
+        (["plot", "nowhere"], ["holds no metrics.jsonl"]),
+        (["pretrain", "--steps", "0"], ["steps"]),
+        (["pretrain", "--output-dir", "taken"], ["is not empty"]),
+        (["dance"], ["dance"]),
+    ],
+)
+def test_the_other_commands_refuse_in_a_sentence(argv, parts, tmp_path, monkeypatch, capsys):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, argv, *parts)
+
+
+def test_lines_that_are_not_json_are_named_by_number(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nstep 2\n')
+    refused(capsys, ["plot", str(tmp_path)], "line 2, is not JSON")
+    (tmp_path / "metrics.jsonl").write_text("")
+    refused(capsys, ["plot", str(tmp_path)], "has not finished a step")
+
+
+def test_pretrain_writes_a_model_with_its_card(tmp_path, capsys):
+    assert cli.main(["pretrain", "--steps", "2", "--output-dir", str(tmp_path / "new")]) == 0
+    card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
+    assert "2 steps of AdamW" in card
+    assert "| clock | 0.000 |" in card
+    assert cli.main(["generate", "--model", str(tmp_path / "new"), "1+1"]) == 0
+
+
+def test_every_field_is_a_flag_in_both_spellings(capsys):
+    from dataclasses import fields
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for f in fields(GRPOConfig):
+        assert f"--{f.name}" in said
+        assert f"--{f.name.replace('_', '-')}" in said
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+
+
+def test_bad_input_is_a_value_error():
+    assert issubclass(BadInput, ValueError)
