@@ -72,6 +72,9 @@ def masked_mean(values: Tensor, completion_mask: Tensor) -> float:
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Chance that at least one of k samples is right, unbiased: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374).
 
+    >>> pass_at_k(num_samples=4, num_correct=1, k=2)
+    0.5
+
     Raises:
         ValueError: unless k <= num_samples.
     """

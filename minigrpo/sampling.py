@@ -73,44 +73,48 @@ def sample_completions(
     longest = model.config.max_position_embeddings - max_completion_length
     prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
     group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
-    cache, token, mask, position = read_prompts(model, prompt_ids, prompt_mask, group_ids)
-
-    completion_ids = torch.full((len(group_ids), max_completion_length), tokenizer.pad_token_id, device=model.device)
-    logprobs = torch.zeros(completion_ids.shape, device=model.device)
-    completion_mask = torch.zeros_like(completion_ids, dtype=torch.bool)
-    running = torch.arange(len(group_ids), device=model.device)  # the rows that have not ended
-    for t in range(max_completion_length):
-        outputs = model(token, attention_mask=mask, position_ids=position + t, past_key_values=cache, use_cache=True)
-        cache, logits = outputs.past_key_values, outputs.logits[:, -1]
-        token = _draw(logits, temperature, generator)
-        completion_ids[running, t] = token[:, 0]
-        logprobs[running, t] = token_logprobs(logits.unsqueeze(1), token, temperature or 1.0)[:, 0]
-        completion_mask[running, t] = True
-        going_on = (token[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
-        if len(going_on) == 0:
-            break
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        if len(going_on) < len(running):  # rows that ended cost nothing from here on
-            running, token, mask, position = (x[going_on] for x in (running, token, mask, position))
-            cache.batch_select_indices(going_on)
-
-    width = int(completion_mask.any(0).sum())
-    completion_ids, completion_mask = completion_ids[:, :width], completion_mask[:, :width]
-    texts = [
-        tokenizer.decode(ids[counts], skip_special_tokens=True)
-        for ids, counts in zip(completion_ids, completion_mask, strict=True)
-    ]
+    start = read_prompts(model, prompt_ids, prompt_mask, group_ids)
+    ids, mask, logprobs = _decode(model, tokenizer, start, max_completion_length, temperature, generator)
+    texts = [tokenizer.decode(row[counts], skip_special_tokens=True) for row, counts in zip(ids, mask, strict=True)]
     return Rollout(
         prompts=[prompt for prompt in prompts for _ in range(num_generations)],
         completions=texts,
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
         group_ids=group_ids,
-        completion_ids=completion_ids,
-        completion_mask=completion_mask,
-        ended=(completion_ids == tokenizer.eos_token_id).any(1),
-        logprobs=logprobs[:, :width],
+        completion_ids=ids,
+        completion_mask=mask,
+        ended=(ids == tokenizer.eos_token_id).any(1),
+        logprobs=logprobs,
     )
+
+
+def _decode(
+    model, tokenizer, start, max_completion_length: int, temperature: float, generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token by token from where read_prompts left off: completion ids, their mask and log-probs, each (B, C)."""
+    cache, token, attention_mask, position = start
+    ids = torch.full((len(token), max_completion_length), tokenizer.pad_token_id, device=token.device)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    logprobs = torch.zeros(ids.shape, device=token.device)
+    running = torch.arange(len(token), device=token.device)  # the rows that have not ended
+    for t in range(max_completion_length):
+        read = {"attention_mask": attention_mask, "position_ids": position + t, "past_key_values": cache, "use_cache": True}
+        outputs = model(token, **read)
+        cache, logits = outputs.past_key_values, outputs.logits[:, -1]
+        token = _draw(logits, temperature, generator)
+        ids[running, t] = token[:, 0]
+        mask[running, t] = True
+        logprobs[running, t] = token_logprobs(logits.unsqueeze(1), token, temperature or 1.0)[:, 0]
+        going_on = (token[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
+        if len(going_on) == 0:
+            break
+        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(token), 1)], dim=1)
+        if len(going_on) < len(running):  # rows that ended cost nothing from here on
+            running, token, attention_mask, position = (x[going_on] for x in (running, token, attention_mask, position))
+            cache.batch_select_indices(going_on)
+    width = int(mask.any(0).sum())
+    return ids[:, :width], mask[:, :width], logprobs[:, :width]
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

@@ -33,7 +33,11 @@ def clock_problem(rng: random.Random) -> str:
 
 
 def clock_steps(problem: str) -> list[int]:
-    """The last digit after each operation, left to right; the last of them is the answer."""
+    """The last digit after each operation, left to right; the last of them is the answer.
+
+    >>> clock_steps("7*3+5*8-2+9=")
+    [1, 6, 8, 6, 5]
+    """
     value, steps = int(problem[0]), []
     for operator, digit in re.findall(r"([-+*])(\d)", problem[1:]):
         value = {"+": value + int(digit), "-": value - int(digit), "*": value * int(digit)}[operator] % 10
@@ -42,7 +46,11 @@ def clock_steps(problem: str) -> list[int]:
 
 
 def clock_thought(problem: str) -> str:
-    """The completion of one who thinks first, such as ``<1,6,8,6,5>5``."""
+    """The completion of one who thinks first.
+
+    >>> clock_thought("7*3+5*8-2+9=")
+    '<1,6,8,6,5>5'
+    """
     steps = clock_steps(problem)
     return f"<{','.join(map(str, steps))}>{steps[-1]}"
 

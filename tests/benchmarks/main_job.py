@@ -1,9 +1,9 @@
 """The main job, measured: ``minigrpo train`` with five seeds, one after the other, each a process of its own.
 
-    python -m tests.benchmarks.main_job [--seeds 0 1 2 3 4] [--output-dir DIR]
+    python -m tests.benchmarks.main_job [--seeds 0 1 2 3 4] [--curves PNG]
 
-Prints the README's table, and exits with 1 if a seed misses what the README promises. Unix only: peak memory is the
-operating system's figure for the finished process.
+Prints the README's table, draws its picture with ``--curves``, and exits with 1 if a seed misses what the README promises.
+Unix only: peak memory is the operating system's figure for the finished process.
 """
 
 import argparse
@@ -34,21 +34,24 @@ def run(seed: int, folder: Path) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
-    parser.add_argument("--output-dir", default=None, help="where the runs are kept; a temporary folder by default")
+    parser.add_argument("--curves", help="the picture to draw of all runs")
     args = parser.parse_args()
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| seed | accuracy | greedy | thinks first | mean length | training | whole command | peak memory |")
     print("|---|---|---|---|---|---|---|---|")
-    missed = 0
+    missed, folders = 0, []
     with tempfile.TemporaryDirectory() as temporary:
         for seed in args.seeds:
-            result = run(seed, Path(args.output_dir or temporary) / f"seed-{seed}")
+            folders.append(Path(temporary) / f"seed-{seed}")
+            result = run(seed, folders[-1])
             before, after = result["before"], result["after"]
             cells = [f"{before[name]:.3f} → {after[name]:.3f}" for name in ("accuracy", "accuracy_greedy", "thinking")]
             cells.append(f"{before['mean_length']:.1f} → {after['mean_length']:.1f}")
             cells += [f"{result['seconds']:.1f} s", f"{result['wall']:.1f} s", f"{result['peak_gb']:.2f} GB"]
             print(f"| {seed} | " + " | ".join(cells) + " |", flush=True)
             missed += not (before["accuracy"] <= 0.40 and after["accuracy"] >= 0.95)
+        if args.curves:
+            subprocess.run([sys.executable, "-m", "minigrpo", "plot", *folders, "--output", args.curves], check=True)
     return 1 if missed else 0
 
 

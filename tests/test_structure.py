@@ -1,0 +1,110 @@
+"""The house, held to its plan: who may import whom, how long things may be, and that every public name is documented."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import minigrpo
+
+PACKAGE = Path(minigrpo.__file__).parent
+MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+
+# In the order in which data flows. What stands behind a module is all that it may import of ours.
+MAY_IMPORT = {
+    "config": set(),
+    "advantages": set(),
+    "kl": set(),
+    "logprobs": set(),
+    "loss": set(),
+    "metrics": set(),
+    "tasks": set(),
+    "policy": {"config"},
+    "sampling": {"config", "logprobs"},
+    "rewards": {"config"},
+    "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling"},
+    "checkpoints": {"config", "sampling", "training"},
+    "evaluation": {"metrics", "rewards", "sampling", "tasks"},
+    "plots": {"kl", "loss"},
+    "runs": {"config"},
+    "runner": {
+        "checkpoints", "config", "evaluation", "plots", "policy", "rewards", "runs", "sampling", "tasks", "training"
+    },
+    "pretrain": {"config", "evaluation", "policy", "tasks"},
+    "cli": {"config", "evaluation", "plots", "policy", "pretrain", "runner", "runs", "sampling", "tasks", "training"},
+    "__init__": set(),
+    "__main__": {"cli"},
+}  # fmt: skip
+ALGEBRA = ("advantages", "logprobs", "kl", "loss")
+
+
+def imports(tree):
+    """Every module that is imported anywhere in a file, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f"minigrpo.{a.name}" for a in node.names] if node.module == "minigrpo" else [node.module])
+
+
+def test_every_module_has_its_place():
+    assert set(MODULES) == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_what_the_plan_gives_it(name):
+    ours = {module.split(".")[1] for module in imports(MODULES[name]) if module.startswith("minigrpo.")}
+    assert ours <= MAY_IMPORT[name]
+
+
+@pytest.mark.parametrize("name", ALGEBRA)
+def test_the_algebra_needs_torch_and_nothing_else(name):
+    assert {module.split(".")[0] for module in imports(MODULES[name])} <= {"torch", "typing"}
+
+
+def lines(*names):
+    return sum(len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in names)
+
+
+def test_small_is_a_feature():
+    assert lines(*ALGEBRA) <= 400
+    assert lines("sampling", "training") <= 500
+    assert max(lines(name) for name in MODULES) <= 300
+
+
+def functions():
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                yield pytest.param(node, id=f"{name}.{node.name}")
+
+
+@pytest.mark.parametrize("node", list(functions()))
+def test_a_function_has_at_most_forty_lines_besides_its_docstring(node):
+    docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
+    assert node.end_lineno - node.lineno + 1 - docstring <= 40
+
+
+@pytest.mark.parametrize("name", minigrpo.__all__)
+def test_every_public_name_loads_and_says_what_it_is(name):
+    thing = getattr(minigrpo, name)
+    assert name in dir(minigrpo)
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        assert inspect.getdoc(thing)
+        assert thing.__module__.startswith("minigrpo.")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'grpo_los'"):
+        minigrpo.grpo_los  # noqa: B018
+
+
+def test_no_library_function_seeds_the_global_generator_prints_or_shows():
+    """Randomness enters by generator or seed; only the command prints; pretrain puts the generator's state back."""
+    for name in set(MODULES) - {"cli", "runner", "pretrain"}:
+        text = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+        assert "torch.manual_seed" not in text
+        assert not re.search(r"^\s*print\(", text, re.MULTILINE)
+        assert ".show()" not in text
