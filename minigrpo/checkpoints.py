@@ -5,10 +5,13 @@ of that name is always whole; nothing in it is unpickled.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from minigrpo.config import BadInput
 from minigrpo.sampling import Rollout
@@ -16,27 +19,37 @@ from minigrpo.training import Batch, TrainState
 
 
 def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
-    """Write ``folder/checkpoint-STEP``; an earlier one of that step is replaced."""
+    """Write ``folder/checkpoint-STEP``; an earlier one of that step is replaced. OSError if the disk does not take it."""
     final = Path(folder) / f"checkpoint-{state.step}"
     beside = final.with_name(final.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    state.model.save_pretrained(beside)
-    state.tokenizer.save_pretrained(beside)
     batch = None if state.batch is None else asdict(state.batch)
     reference = state.reference.state_dict() if state.reference_moved else None  # else it is the model of the start
-    torch.save(
-        {"step": state.step, "optimizer": state.optimizer.state_dict(), "batch": batch, "reference": reference},
-        beside / "state.pt",
-    )
+    saved = {"step": state.step, "optimizer": state.optimizer.state_dict(), "batch": batch, "reference": reference}
+    with whole_or_nothing(beside):
+        state.model.save_pretrained(beside)
+        state.tokenizer.save_pretrained(beside)
+        torch.save(saved, beside / "state.pt")
     shutil.rmtree(final, ignore_errors=True)
     return beside.rename(final)
+
+
+@contextmanager
+def whole_or_nothing(folder: Path) -> Iterator[None]:
+    """Turn what safetensors and torch raise on a full disk into an OSError, and leave nothing half-written behind."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(f"{folder} cannot be written: {str(error).splitlines()[0]}") from error
 
 
 def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
     """Bring a state that TrainState.start made to where ``folder`` (a ``checkpoint-N``) left off.
 
     Raises:
-        BadInput: if a file is missing, damaged, or of another model; ``state`` must not be used then.
+        BadInput: if a file is missing, damaged, or of another model; ``state`` may then be half changed, and another
+            checkpoint has to be loaded into it.
     """
     folder = Path(folder)
     try:

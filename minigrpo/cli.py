@@ -77,15 +77,21 @@ def _train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
             parser.error(f"unknown: {' '.join(unknown)}")
         return config, flags
 
-    config, flags = parse({})
-    if flags.resume:
-        if config.output_dir is None:
-            raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
-        from minigrpo import runs
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # where the defaults come from has to be known first
+    early.add_argument("--resume", action="store_true")
+    _add(early, "output_dir", nargs="?")
+    known, _ = early.parse_known_args(argv)
+    if not known.resume:
+        return parse({})
+    if known.output_dir is None:
+        raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
+    from minigrpo import runs
 
-        saved = runs.saved_config(config.output_dir)
-        config, flags = parse({**saved, "output_dir": config.output_dir})
-        runs.check_resumable(saved, config)
+    saved = runs.saved_config(known.output_dir)
+    config, flags = parse({**saved, "output_dir": known.output_dir})
+    if flags.overwrite:
+        raise BadInput("--resume goes on with the run, --overwrite deletes it; give one of the two.")
+    runs.check_resumable(saved, config)
     return config, flags
 
 
@@ -166,14 +172,14 @@ def _plot(argv: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from minigrpo.plots import plot_runs
+    from minigrpo.plots import plot_runs, save_figure
     from minigrpo.runs import read_metrics
 
     rows = [read_metrics(run) for run in args.runs]
     inside = len(args.runs) == 1 and Path(args.runs[0]).is_dir()
     output = Path(args.output or (Path(args.runs[0]) / "curves.png" if inside else "curves.png"))
     title = Path(args.runs[0]).name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest"
-    plot_runs(rows, title=title)[0].figure.savefig(output, dpi=150)
+    save_figure(plot_runs(rows, title=title)[0].figure, output)
     print(output)
 
 
@@ -189,6 +195,8 @@ def _pretrain(argv: list[str]) -> None:
 
     output = pretrain.check_output(args.output_dir)
     steps = pretrain.STEPS if args.steps is None else args.steps
+    if args.steps is not None and args.output_dir is None:
+        raise BadInput("--steps is for a try, and needs --output_dir: the bundled model is replaced by a whole one only.")
     if steps < 1:
         raise BadInput(f"steps must be at least 1, got {steps}.")
     with tqdm(total=steps, unit="step") as bar:

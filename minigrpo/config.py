@@ -23,25 +23,26 @@ class GRPOConfig:
     """
 
     model: str = _field("tiny", "The policy: 'tiny' (bundled), a name on the hub such as gpt2, or a folder.")
-    task: Literal["clock", "sums"] = _field("clock", "What it is asked, see tasks.py.")
+    task: Literal["clock", "sums"] = _field("clock", "The problems to train on and to be scored on, see tasks.py.")
     reward_funcs: list[str] | None = _field(
         None, "Reward functions as module.function, in TRL's protocol; by default the task's own."
     )
     reward_weights: list[float] | None = _field(None, "One weight a reward function; by default all 1.")
-    output_dir: str | None = _field(None, "Where the run is written; by default runs/TASK-SEED.")
-    seed: int = _field(0, "Draws the prompts and the completions.")
+    output_dir: str | None = _field(None, "The folder of the run; by default runs/TASK-SEED.")
+    seed: int = _field(0, "Decides which prompts and completions are drawn.")  # TRL has 42
 
-    max_steps: int = _field(120, "Optimizer updates; one line of metrics each.")
-    save_steps: int = _field(40, "A checkpoint every so many steps.")
+    # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
+    max_steps: int = _field(120, "How many optimizer updates; each gives one line of metrics.")
+    save_steps: int = _field(40, "How many steps lie between two checkpoints.")
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions a prompt: the group that an answer is compared with.")
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
-    # TRL has 256. No completion of the bundled tasks is longer than 16 tokens.
-    max_completion_length: int = _field(16, "Tokens after which a completion is cut off.")
-    temperature: float = _field(1.0, "Of sampling, and therefore of the policy whose log-probs are scored.")
+    # TRL has 512. No completion of the bundled tasks is longer than 16 tokens.
+    max_completion_length: int = _field(16, "The number of tokens after which a completion is cut off.")
+    temperature: float = _field(1.0, "Temperature of sampling, and so of the policy whose log-probs are scored.")
 
     # TRL has 1e-6, right for models of billions of parameters; the bundled one has 0.3 million.
-    learning_rate: float = _field(2e-4, "Of AdamW, constant, without weight decay.")
+    learning_rate: float = _field(2e-4, "Learning rate of AdamW; constant, without weight decay.")
     max_grad_norm: float = _field(1.0, "The gradient is scaled down to this norm where it is longer.")
     # TRL has 0: no reference model. Here the KL is a lesson, so it is there and shown; 0.04 is DeepSeekMath's.
     beta: float = _field(0.04, "Weight of the KL penalty towards the reference; 0 leaves reference and KL out.")
@@ -50,9 +51,9 @@ class GRPOConfig:
     )
     kl_in_reward: bool = _field(False, "Subtract the KL (k1) from the reward, as PPO does, and not in the loss.")
     sync_ref_model: bool = _field(False, "Make the policy the new reference every ref_model_sync_steps.")
-    ref_model_sync_steps: int = _field(512, "See sync_ref_model.")
+    ref_model_sync_steps: int = _field(512, "How many steps lie between two new references; see sync_ref_model.")
 
-    # TRL has dapo since 0.20; grpo is the formula of the paper, and the one that the lessons derive.
+    # TRL has dapo; grpo is the formula of the paper, and the one that the lessons derive.
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = _field(
         "grpo", "How the tokens' losses are averaged; cispo also clips differently. See loss.py."
     )

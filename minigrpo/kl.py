@@ -1,14 +1,14 @@
 """How far the policy has moved from the reference: KL(policy || reference), estimated on the policy's own tokens.
 
-Each estimator is right for something. E is over tokens drawn from the policy; "loss" and "reward" say whether the gradient
-of the expected penalty is that of the KL when the estimate is differentiated in the loss, or subtracted from the reward:
+Each is right for something, in expectation over the policy's draws: its value; the gradient it has in the loss, against that
+of the next token's KL; the gradient it brings when subtracted from the reward, against that of the whole completion's KL:
 
-    estimator   value   gradient in the loss          gradient in the reward
-    k1          right   0 in expectation: no penalty  right
-    k2          wrong   right                         wrong
-    k3          right   that of KL(ref || policy)     wrong
-    k3_ratio    right   right                         -
-    exact       right   right (of the next token)     -
+    estimator   value   gradient in the loss         gradient in the reward
+    k1          right   0: no penalty at all         right
+    k2          wrong   right                        wrong
+    k3          right   that of KL(ref || policy)    wrong
+    k3_ratio    right   right                        -
+    exact       right   right                        -
 
 tests/test_kl.py proves each entry by enumeration. Source: Schulman 2020, "Approximating KL divergence"; arXiv:2512.21852.
 """
@@ -16,7 +16,7 @@ tests/test_kl.py proves each entry by enumeration. Source: Schulman 2020, "Appro
 import torch
 from torch import Tensor
 
-LARGEST_LOG = 20.0  # e^20 is finite in every float format; e^100 is inf in float32, and inf * 0 is NaN
+LARGEST_LOG = 20.0  # beyond it k3 goes on as its tangent: e^100 is inf in float32, and inf * 0 is NaN
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -32,15 +32,15 @@ def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """(B, C), (B, C) nats -> (B, C) nats: r - 1 - log r with r = reference / policy. Unbiased, never negative."""
     log_r = ref_logprobs - logprobs
-    return torch.expm1(log_r.clamp(max=LARGEST_LOG)) - log_r  # expm1 keeps precision where the two are close
+    capped = log_r.clamp(max=LARGEST_LOG)  # expm1 keeps precision where the two are close
+    return torch.expm1(capped) + capped.detach().exp() * (log_r - capped) - log_r
 
 
 def kl_k3_ratio(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """k3 weighted by policy / sampler, which carries the gradient that k3 alone leaves out.
 
     Differentiating E[k3] also differentiates the probabilities that E is over; the ratio, 1 in value before the first
-    update, brings exactly that part. TRL's ``use_bias_correction_kl``.
-    All are (B, C) nats; only ``logprobs`` carries gradient.
+    update, brings exactly that part. TRL's ``use_bias_correction_kl``. All (B, C) nats; only ``logprobs`` carries gradient.
     """
     return torch.exp(logprobs - old_logprobs) * kl_k3(logprobs, ref_logprobs)
 
@@ -67,7 +67,7 @@ def kl_penalized_rewards(
 ) -> Tensor:
     """(B,) rewards minus beta times each completion's summed k1: the penalty in the reward, as PPO has it.
 
-    Here beta multiplies nats a completion (the KL of E[R - beta KL]); in the loss of GRPO it multiplies nats a token.
+    Here beta multiplies nats a completion, in the loss nats a token. It is that of E[R - beta KL] if scale_rewards is "none".
     """
     k1 = kl_k1(old_logprobs, ref_logprobs).detach()
     return rewards - beta * torch.where(completion_mask, k1, 0.0).sum(1)

@@ -51,8 +51,8 @@ def aggregate(
 
         grpo         mean over the tokens of each completion, then over completions: every completion weighs the same
         bnpo         mean over the tokens of these rows, whatever step they are a part of
-        dr_grpo      sum over num_sequences * max_completion_length: a constant, so that length changes nothing
-        dapo, cispo  sum over num_tokens, the tokens of the whole step: every token weighs the same
+        dr_grpo      sum divided by num_sequences * max_completion_length, a constant: length changes nothing
+        dapo, cispo  sum divided by num_tokens, the tokens of the whole step: every token weighs the same
 
     ``num_sequences`` and ``num_tokens`` count the whole step where these rows are a part of it: the parts then sum to the
     whole. A row without any token adds 0, and counts among the sequences.

@@ -14,30 +14,34 @@ class Metric(NamedTuple):
 
 METRICS = {
     "step": Metric("updates", "Optimizer updates so far.", "Counts up by one."),
-    "loss": Metric("-", "What is minimised.", "Near 0 throughout: advantages of a group sum to 0. Not a sign of progress."),
-    "reward": Metric("reward", "Mean over the completions of the rollout, weights applied.", "Rises."),
+    "loss": Metric(
+        "-",
+        "What is minimised.",
+        "No sign of progress: with loss_type grpo it stays near 0, since a group's advantages sum to 0.",
+    ),
+    "reward": Metric("reward", "Mean over the completions of the rollout, weights applied, without any KL.", "Rises."),
     "reward_std": Metric("reward", "Standard deviation over all completions of the rollout.", "Above 0."),
     "frac_reward_zero_std": Metric(
-        "share", "Groups whose rewards are all equal: they teach nothing.", "Below 0.9; rises as the task is learnt."
+        "share", "Groups whose rewards are all equal: they teach nothing.", "Low at first, near 1 once the task is learnt."
     ),
     "kl": Metric(
         "nats a token",
         "Distance from the reference, mean over tokens; absent at beta 0.",
-        "Rises from 0, then settles below 1.",
+        "Rises from 0, then settles; single spikes come from tokens that the policy has nearly given up.",
     ),
-    "entropy": Metric(
-        "nats a token", "How undecided the policy is, mean over tokens.", "Falls slowly; at 0 it has stopped trying."
-    ),
+    "entropy": Metric("nats a token", "How undecided the policy is, mean over tokens.", "Falls; at 0 nothing new is tried."),
     "clip_ratio": Metric(
         "share",
         "Tokens that the clip keeps from being pushed further (TRL: clip_ratio/region_mean).",
         "Exactly 0 with one update a rollout; some percent with more.",
     ),
-    "grad_norm": Metric("-", "Length of the gradient before it is clipped.", "Steady; 0 only if every group agrees."),
+    "grad_norm": Metric(
+        "-", "Length of the gradient before it is clipped.", "Finite; falls as groups agree, to what the KL alone brings."
+    ),
     "learning_rate": Metric("-", "Of the optimizer.", "As configured."),
     "completions/mean_length": Metric("tokens", "Mean over completions, EOS included.", "Moves towards what the task needs."),
     "completions/clipped_ratio": Metric("share", "Completions cut off at max_completion_length.", "Near 0."),
-    "thinking": Metric("share", "Completions that write steps first (clock task only).", "Rises, and reward with it."),
+    "thinking": Metric("share", "Completions that write steps first (minigrpo train, clock task).", "Rises with the reward."),
     "sampling/tokens": Metric("tokens", "Completion tokens drawn for this step; 0 where a rollout is used again.", "-"),
     "sampling/seconds": Metric("s", "Time to sample and score them.", "-"),
     "update/tokens": Metric("tokens", "Completion tokens that the update learnt from.", "-"),

@@ -1,16 +1,20 @@
 """Figures: data in, Axes out. Nothing here calls ``show``, and no formula stands here: what is drawn is the package's own."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from minigrpo.config import BadInput
 from minigrpo.loss import clipped_objective
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito's: told apart by colour-blind eyes too
 PANELS = (
     ("reward", "mean reward", (0, None)),
-    ("kl", "KL to the start (nats a token)", (0, None)),
+    ("kl", "KL to the reference (nats a token)", (0, None)),
     ("completions/mean_length", "completion length (tokens)", (0, None)),
     ("thinking", "completions that think first", (0, 1)),
     ("entropy", "entropy (nats a token)", (0, None)),
@@ -90,3 +94,11 @@ def plot_clipping(epsilon: float = 0.2, epsilon_high: float | None = None, *, ax
         ax.set(title=f"advantage {advantage:+.0f}", xlabel="ratio r = π / π_old", ylabel="objective (higher is better)")
         ax.grid(alpha=0.25)
     return np.asarray(axes)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure at the resolution of a screen. Raises BadInput for an ending that is no picture's."""
+    kinds = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.lstrip(".") not in kinds:
+        raise BadInput(f"{str(path)!r} does not end like a picture; wanted is one of {', '.join(sorted(kinds))}.")
+    figure.savefig(path, dpi=150)

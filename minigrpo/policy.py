@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import huggingface_hub
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,19 +25,19 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
     folder = TINY if name == "tiny" else Path(name)
     if (folder / "model").is_dir():  # the folder of a run
         folder = folder / "model"
-    path = str(folder) if folder.is_dir() else _on_the_hub(name)
     if folder.is_dir():
         _check_folder(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        tokenizer, model = _load(str(folder), local_files_only=True) if folder.is_dir() else _load_from_hub(name)
+    except BadInput:
+        raise
     except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
-        raise BadInput(f"The model in {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"The model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     if tokenizer.eos_token_id is None:
-        raise BadInput(f"The tokenizer in {path!r} has no EOS token, so a completion could never end; set eos_token.")
+        raise BadInput(f"The tokenizer of {name!r} has no EOS token, so a completion could never end; set eos_token.")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise BadInput(
-            f"The tokenizer in {path!r} has {len(tokenizer)} tokens, the model only "
+            f"The tokenizer of {name!r} has {len(tokenizer)} tokens, the model only "
             f"{model.get_input_embeddings().num_embeddings}: they do not belong together."
         )
     if tokenizer.pad_token_id is None:
@@ -44,11 +45,6 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return model.eval(), tokenizer
-
-
-def context_length(model: PreTrainedModel) -> int:
-    """How many tokens, prompt and completion together, the model can see."""
-    return model.config.max_position_embeddings
 
 
 def _check_folder(folder: Path) -> None:
@@ -60,19 +56,22 @@ def _check_folder(folder: Path) -> None:
         raise BadInput(f"The folder {str(folder)!r} holds a model but no tokenizer; save it with tokenizer.save_pretrained.")
 
 
-def _on_the_hub(name: str) -> str:
-    """The name itself if it is in the hub's local cache or can be fetched."""
-    from huggingface_hub import HfApi, snapshot_download
+def _load(path: str, **kwargs):
+    tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **kwargs)
 
+
+def _load_from_hub(name: str):
+    """From the hub's local cache if all of it is there, else over the network."""
     try:
-        return snapshot_download(name, local_files_only=True)
+        return _load(name, local_files_only=True)
     except (OSError, ValueError):
-        pass  # not there: is there a network? One quick question, instead of half a minute of retries.
+        pass  # Is there a network? One quick question first, instead of half a minute of retries.
     try:
-        HfApi().model_info(name, timeout=10)
+        huggingface_hub.HfApi().model_info(name, timeout=10)
     except Exception as error:  # offline, unknown, private or misspelt: the hub's own words say which
         raise BadInput(
             f"No model {name!r}: there is no such folder, and the hub says: {str(error).splitlines()[0]}. "
             "Check the spelling, or without a network take 'tiny' or a folder written by save_pretrained."
         ) from error
-    return name
+    return _load(name)

@@ -1,7 +1,7 @@
 """How the bundled GPT-2 was made: a corpus drawn on the spot, a tokenizer of bytes, plain next-token training.
 
 The corpus has three parts: clock problems, answered at once in three cases of four and with the steps written down
-first in one; sums, answered in four manners; and chats of several sums. No direct answer in it is wrong on purpose.
+first in one, all of them right; sums, answered in four manners, good and bad; and chats of several sums.
 """
 
 import random

@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from minigrpo import runs
-from minigrpo.checkpoints import load_checkpoint, save_checkpoint
+from minigrpo.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import load_policy
@@ -20,6 +22,9 @@ from minigrpo.tasks import Task, load_task
 from minigrpo.training import TrainState, train
 
 SAMPLES_EVERY = 10  # steps
+# The matrix products of so small a model are too short to be shared: a second thread saves a fifth of the time on idle cores,
+# and costs many times as much on busy ones.
+FEW_PARAMETERS = 10_000_000
 SILENT_STEPS = 10
 NOTHING_TO_LEARN = (
     f"For {SILENT_STEPS} steps all rewards of every group were equal: every advantage is 0 and there is nothing to learn "
@@ -35,30 +40,52 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
     """
     model, tokenizer = load_policy(config.model)
+    if sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS:
+        torch.set_num_threads(1)
     task = load_task(config.task, config.seed)
     reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
     check_weights(config.reward_weights, len(reward_fns))
     for dataset in (task.train, task.held_out):  # raises if a prompt does not fit
         encode_prompts(tokenizer, dataset["prompt"], model.config.max_position_embeddings - config.max_completion_length)
-    folder = Path(config.output_dir) if resume else runs.new_run(config, overwrite=overwrite)
-    if resume and (folder / "summary.json").exists() and runs.read_json(folder / "summary.json")["steps"] >= config.max_steps:
-        raise BadInput(f"The run in {str(folder)!r} is finished; a --max_steps above {config.max_steps} goes on with it.")
-    runs.write_json(folder / "config.json", config.to_dict())
-    _check_space(folder, model, config)
+    if resume:
+        folder = Path(config.output_dir)
+        if runs.is_finished(folder, config.max_steps):
+            raise BadInput(f"The run in {str(folder)!r} is finished; a --max_steps above {config.max_steps} goes on with it.")
+        runs.write_json(folder / "config.json", config.to_dict())
+    else:
+        folder = runs.new_run(config, overwrite=overwrite)
+    try:
+        _check_space(folder, model, config)
+        return _run_in(folder, TrainState.start(model, tokenizer, config), task, reward_fns, config, resume)
+    except KeyboardInterrupt:
+        print(f"\nStopped. Go on with: minigrpo train --resume --output-dir {folder}")
+        return 130
+    finally:
+        if not (folder / "metrics.jsonl").exists():
+            runs.restore_overwritten(folder)
 
+
+def _run_in(folder: Path, state: TrainState, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> int:
     print(f"{config.model} on {config.task}, {len(task.held_out)} held-out problems. Writing to {folder}", flush=True)
     settings = {"temperature": config.temperature, "max_completion_length": config.max_completion_length}
-    before = evaluate(model, tokenizer, task, **settings)
-    first = example_completions(model, tokenizer, task, **settings)
-    state = TrainState.start(model, tokenizer, config)
+    before = evaluate(state.model, state.tokenizer, task, **settings)
+    first = example_completions(state.model, state.tokenizer, task, **settings)
     if resume:
         _load_latest(folder, state)
+    seconds = runs.seconds_so_far(folder)
+    start = time.perf_counter()
     if not _training_loop(state, task, reward_fns, config, folder):
         print(f"Stopped after step {state.step}. Go on with: minigrpo train --resume --output-dir {folder}")
         return 130
-    after = evaluate(model, tokenizer, task, **settings)
-    last = example_completions(model, tokenizer, task, **settings)
-    _finish(folder, state, task, before, after, [*zip(task.held_out["prompt"], first, last, strict=False)])
+    seconds += time.perf_counter() - start
+    after = evaluate(state.model, state.tokenizer, task, **settings)
+    last = example_completions(state.model, state.tokenizer, task, **settings)
+    examples = [
+        {"prompt": prompt, "before": old, "after": new}
+        for prompt, old, new in zip(task.held_out["prompt"][: len(first)], first, last, strict=True)
+    ]
+    summary = {"before": before, "after": after, "seconds": seconds, "steps": state.step, "examples": examples}
+    _finish(folder, state, task, summary)
     return 0
 
 
@@ -101,7 +128,7 @@ def _load_latest(folder: Path, state: TrainState) -> None:
 
 
 def _training_loop(state: TrainState, task: Task, reward_fns: list, config: GRPOConfig, folder: Path) -> bool:
-    """Train to the end and return True, or until Ctrl-C and return False, with a checkpoint."""
+    """Train to the end and return True, or until Ctrl-C and return False; a checkpoint is there either way."""
     stopping = []
 
     def stop(signum, frame):
@@ -110,20 +137,22 @@ def _training_loop(state: TrainState, task: Task, reward_fns: list, config: GRPO
 
     previous = signal.signal(signal.SIGINT, stop)
     silent = 0
-    with tqdm(total=config.max_steps, initial=state.step, unit="step") as bar:
-        for metrics in train(state, task.train, reward_fns, config):
-            _log(state, task, metrics, folder)
-            shown = {"reward": "reward", "kl": "kl", "length": "completions/mean_length"}
-            bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
-            bar.update()
-            silent = silent + 1 if metrics["frac_reward_zero_std"] == 1 else 0
-            if silent == SILENT_STEPS:
-                bar.write(NOTHING_TO_LEARN)
-            if stopping or state.step % config.save_steps == 0:
-                save_checkpoint(state, folder)
-            if stopping:
-                break
-    signal.signal(signal.SIGINT, previous)
+    try:
+        with tqdm(total=config.max_steps, initial=state.step, unit="step") as bar:
+            for metrics in train(state, task.train, reward_fns, config):
+                _log(state, task, metrics, folder)
+                shown = {"reward": "reward", "kl": "kl", "length": "completions/mean_length"}
+                bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
+                bar.update()
+                silent = 0 if state.batch.advantages.any() else silent + 1
+                if silent == SILENT_STEPS:
+                    bar.write(NOTHING_TO_LEARN)
+                if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
+                    save_checkpoint(state, folder)
+                if stopping:
+                    break
+    finally:
+        signal.signal(signal.SIGINT, previous)
     return state.step >= config.max_steps
 
 
@@ -132,6 +161,7 @@ def _log(state: TrainState, task: Task, metrics: dict, folder: Path) -> None:
     if task.thinks is not None:
         metrics["thinking"] = sum(map(task.thinks, completions)) / len(completions)
     runs.append_line(folder / "metrics.jsonl", metrics)
+    runs.forget_overwritten(folder)
     if state.step == 1 or state.step % SAMPLES_EVERY == 0:
         samples = {
             "step": state.step,
@@ -143,31 +173,29 @@ def _log(state: TrainState, task: Task, metrics: dict, folder: Path) -> None:
         runs.append_line(folder / "samples.jsonl", samples)
 
 
-def _finish(folder: Path, state: TrainState, task: Task, before: dict, after: dict, examples: list[tuple]) -> None:
-    """Write the model, the summary and the curves, and print what a person wants to see."""
+def _finish(folder: Path, state: TrainState, task: Task, summary: dict) -> None:
+    """Write the curves, the model and last the summary, and print what a person wants to see."""
     import matplotlib
 
     matplotlib.use("Agg")  # draws into files, also where there is no screen
-    from minigrpo.plots import plot_runs
+    from minigrpo.plots import plot_runs, save_figure
 
-    rows = runs.read_metrics(folder)
-    seconds = sum(row["sampling/seconds"] + row["update/seconds"] for row in rows)
-    named = [{"prompt": prompt, "before": old, "after": new} for prompt, old, new in examples]
-    summary = {"before": before, "after": after, "seconds": seconds, "steps": state.step, "examples": named}
+    before, after, examples = summary["before"], summary["after"], summary["examples"]
     title = f"{task.name}: accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
-    plot_runs([rows], title=title)[0].figure.savefig(folder / "curves.png", dpi=150)
-    state.model.save_pretrained(folder / "model")
-    state.tokenizer.save_pretrained(folder / "model")
+    save_figure(plot_runs([runs.read_metrics(folder)], title=title)[0].figure, folder / "curves.png")
+    with whole_or_nothing(folder / "model"):
+        state.model.save_pretrained(folder / "model")
+        state.tokenizer.save_pretrained(folder / "model")
     runs.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
-    for prompt, old, new in examples:
-        print(f"  {prompt} {old:{max(len(e[1]) for e in examples)}}  ->  {new}")
-    print(f"\n{state.step} steps, {seconds:.1f} s of training. Written to {folder}:")
-    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model"):
+    width = max(len(example["before"]) for example in examples)
+    for example in examples:
+        print(f"  {example['prompt']} {example['before']:{width}}  ->  {example['after']}")
+    print(f"\n{state.step} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
+    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):
         print(f"  {folder / name}")
-    print(f"  {folder / 'checkpoint-*'}\n")
-    print(f'Try it: minigrpo generate --model {folder} "{examples[0][0]}"')
+    print(f'\nTry it: minigrpo generate --model {folder} "{examples[0]["prompt"]}"')
 
 
 def print_table(columns: dict[str, dict[str, float]]) -> None:

@@ -14,7 +14,8 @@ MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
 def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
     """Make the folder of a new run, write ``config.json`` into it, and return it.
 
-    Without ``config.output_dir`` it is runs/TASK-SEED, and runs/TASK-SEED-2 ... where that holds a run.
+    Without ``config.output_dir`` it is runs/TASK-SEED, and runs/TASK-SEED-2 ... where that holds a run. A run that is to be
+    overwritten is set aside first, until ``forget_overwritten``.
 
     Raises:
         BadInput: if the folder was named, is not empty, and may not be overwritten.
@@ -31,10 +32,27 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
             )
         if not (folder / "config.json").is_file():
             raise BadInput(f"The folder {str(folder)!r} holds something other than a run, which --overwrite would delete.")
-        shutil.rmtree(folder)
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+        folder.rename(_aside(folder))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.to_dict())
     return folder
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".overwritten")
+
+
+def forget_overwritten(folder: Path) -> None:
+    """The new run works: the old one goes."""
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def restore_overwritten(folder: Path) -> None:
+    """The new run failed before its first step: the old one comes back."""
+    if _aside(folder).exists():
+        shutil.rmtree(folder)
+        _aside(folder).rename(folder)
 
 
 def _free_folder(name: str) -> Path:
@@ -84,6 +102,19 @@ def write_json(path: Path, value: dict) -> None:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_finished(folder: Path, max_steps: int) -> bool:
+    """Whether the run got to the end of that many steps, summary and all."""
+    path = folder / "summary.json"
+    return path.exists() and read_json(path)["steps"] >= max_steps
+
+
+def seconds_so_far(folder: Path) -> float:
+    """The seconds of sampling and updates that a run's lines tell of; 0 before its first."""
+    path = folder / "metrics.jsonl"
+    rows = read_metrics(path) if path.exists() and path.stat().st_size else []
+    return sum(row["sampling/seconds"] + row["update/seconds"] for row in rows)
 
 
 def append_line(path: Path, value: dict) -> None:

@@ -75,12 +75,13 @@ def train(
         dataset: a column "prompt"; the others are handed to the reward functions.
         reward_fns: TRL's protocol, f(prompts, completions, **columns) -> one float or None a completion.
         advantages_fn, logprobs_fn, loss_fn: in place of compute_advantages, token_logprobs and grpo_loss.
-        kl_fn: in place of the estimator that the configuration names: (logprobs, ref_logprobs, old_logprobs) -> (B, C).
+        kl_fn: in place of the estimator that the configuration names, (logprobs, ref_logprobs, old_logprobs) -> (B, C).
     Raises:
         BadInput: for prompts or rewards that cannot be used.
         FloatingPointError: if the gradient is not finite; the weights are then still those of the step before.
     """
-    kl_fn = kl_fn or partial(estimate_kl, estimator=config.kl_estimator)
+    if kl_fn is not None and not config.beta:
+        raise BadInput("kl_fn was given, but beta is 0, so no KL is ever made; set beta.")
     while state.step < config.max_steps:
         start = time.perf_counter()
         fresh = state.step % config.num_iterations == 0
@@ -166,7 +167,7 @@ def _repeat(column: list, times: int) -> list:
 
 
 def update(
-    state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable, loss_fn: Callable
+    state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None, loss_fn: Callable
 ) -> dict[str, float]:
     """Log-probs, loss, backward, step: one optimizer update on the state's batch."""
     rollout, mask = state.batch.rollout, state.batch.rollout.completion_mask
@@ -213,10 +214,11 @@ def policy_logits(model: PreTrainedModel, rollout: Rollout) -> Tensor:
 
 
 def _penalty(
-    state: TrainState, config: GRPOConfig, kl_fn: Callable, logits: Tensor, logprobs: Tensor, old_logprobs: Tensor
+    state: TrainState, config: GRPOConfig, kl_fn: Callable | None, logits: Tensor, logprobs: Tensor, old_logprobs: Tensor
 ) -> Tensor:
     """(B, C) nats: the KL that the loss weighs, or that is only logged where the reward was charged for it."""
-    if config.kl_estimator != "exact":
+    if kl_fn is not None or config.kl_estimator != "exact":
+        kl_fn = kl_fn or partial(estimate_kl, estimator=config.kl_estimator)
         return kl_fn(logprobs, state.batch.ref_logprobs, old_logprobs)
     with torch.no_grad():
         ref_logits = policy_logits(state.reference, state.batch.rollout)

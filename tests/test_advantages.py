@@ -115,6 +115,15 @@ def test_one_step_at_the_end_is_outcome_supervision():
         assert advantages[row, end + 1 :].tolist() == [0.0] * (3 - end)
 
 
+def test_steps_that_end_at_one_token_all_count():
+    """By hand: rewards 1, 0 | 1 have mean 2/3 and sample std 1 / root 3, so 1 is 1 / root 3 up, and 0 twice that down."""
+    advantages = process_advantages(
+        torch.tensor([[1.0, 0.0], [1.0, NAN]]), torch.tensor([[2, 2], [2, 0]]), groups(2), num_tokens=4
+    )
+    up = 1 / math.sqrt(3)
+    torch.testing.assert_close(advantages, torch.tensor([[-up] * 3 + [0], [up] * 3 + [0]]), rtol=1e-3, atol=0)
+
+
 def test_steps_outside_the_completion_are_refused():
     with pytest.raises(ValueError, match=r"0\.\.3"):
         process_advantages(torch.ones(2, 1), torch.tensor([[1], [4]]), groups(2), num_tokens=4)

@@ -4,6 +4,8 @@ The outcomes of one token settle which estimator is right where; sequences of tw
 what is drawn first decides what can come next.
 """
 
+import math
+
 import pytest
 import torch
 
@@ -114,6 +116,14 @@ def sequence_kl(theta, ref):
     return (log_p.exp() * (log_p - log_q)).sum()
 
 
+def test_k1_and_k3_summed_over_the_tokens_have_the_value_of_the_kl_of_whole_sequences():
+    theta = two_token_policy()
+    logprobs, ref_logprobs = sequence_logprobs(theta), sequence_logprobs(REF_2)
+    probability = logprobs.sum(1).exp()
+    for estimate in (kl_k1, kl_k3):
+        torch.testing.assert_close((probability * estimate(logprobs, ref_logprobs).sum(1)).sum(), sequence_kl(theta, REF_2))
+
+
 def test_k1_in_the_reward_is_the_gradient_of_the_kl_of_whole_sequences():
     theta = two_token_policy()
     logprobs, ref_logprobs = sequence_logprobs(theta), sequence_logprobs(REF_2)
@@ -168,8 +178,18 @@ def test_a_token_the_policy_has_given_up_stays_finite():
     kl.sum().backward()
     assert torch.isfinite(kl).all()
     assert torch.isfinite(logprobs.grad).all()
-    within = torch.tensor([-LARGEST_LOG])
-    torch.testing.assert_close(kl_k3(within, torch.zeros(1)), within.neg().expm1() + within)
+
+
+def test_far_away_k3_goes_on_as_its_tangent_where_trls_overflows():
+    """On purpose unlike TRL: exp(ref - logp) - (ref - logp) - 1 is inf in float32 from a difference of 89 on. Up to
+    LARGEST_LOG the two agree, and beyond it the gradient still pulls the token back up."""
+    logprobs = torch.tensor([-5.0, -LARGEST_LOG, -LARGEST_LOG - 1, -100.0], dtype=torch.float64, requires_grad=True)
+    kl = kl_k3(logprobs, torch.zeros(4).double())
+    kl.sum().backward()
+    steep = math.exp(LARGEST_LOG)
+    expected = [math.expm1(5) - 5, steep - 1 - LARGEST_LOG, 2 * steep - 2 - LARGEST_LOG, 81 * steep - 101]
+    assert kl.tolist() == pytest.approx(expected)
+    assert logprobs.grad.tolist() == pytest.approx([1 - math.exp(5), *[1 - steep] * 3])
 
 
 def test_the_ratio_in_k3_ratio_is_policy_over_sampler():

@@ -7,7 +7,7 @@ from minigrpo.loss import aggregate, cispo_objective, clipped_objective, grpo_lo
 B, C, V = 5, 7, 11
 LENGTHS = torch.tensor([7, 1, 3, 5, 2])
 MASK = torch.arange(C) < LENGTHS[:, None]
-ADVANTAGES = torch.tensor([1.2, -0.7, 0.4, -1.5, 0.6], dtype=torch.float64)
+ADVANTAGES = torch.tensor([1.2, -0.7, 0.4, -1.5, 1.6], dtype=torch.float64)  # of mean 0.2: at 0 a sign would not show
 LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
 
 
@@ -87,6 +87,26 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_is_reinforces(level):
     logprobs = draw(0)
     expected = -(ADVANTAGES / LENGTHS / B)[:, None] * MASK
     torch.testing.assert_close(gradient(logprobs, logprobs, importance_sampling_level=level), expected)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_on_policy_the_expected_gradient_is_that_of_the_expected_reward(level):
+    """Enumerated over all sequences of two tokens out of three, each weighed by its probability; nothing is sampled."""
+    theta = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    rewards = torch.arange(9, dtype=torch.float64) ** 2 % 7
+    steps = theta.log_softmax(-1)  # row 0 the first step, row 1 + a the step after a
+    logprobs = torch.stack([torch.stack([steps[0, a], steps[1 + a, b]]) for a in range(3) for b in range(3)])
+    probability = logprobs.sum(1).exp()
+    (expected,) = torch.autograd.grad((probability * rewards).sum(), theta, retain_graph=True)
+    found = torch.zeros_like(theta)
+    for row in range(9):
+        one = logprobs[row : row + 1]
+        mask = torch.ones(1, 2, dtype=torch.bool)
+        settings = {"loss_type": "dr_grpo", "max_completion_length": 1}
+        scalar = loss(one, one.detach(), rewards[row : row + 1], mask, importance_sampling_level=level, **settings).loss
+        (gradient_of_row,) = torch.autograd.grad(scalar, theta, retain_graph=True)
+        found -= probability[row].detach() * gradient_of_row
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -227,9 +247,9 @@ def test_two_rewards_give_two_gradients():
 
 
 def test_inputs_are_left_alone():
-    tensors = [draw(0), draw(1), ADVANTAGES.clone(), MASK.clone()]
+    tensors = [draw(0), draw(1), ADVANTAGES.clone(), MASK.clone(), kl_k3(draw(0), draw(2))]
     before = [t.clone() for t in tensors]
-    loss(*tensors, kl=kl_k3(draw(0), draw(2)), beta=0.1)
+    loss(*tensors[:4], kl=tensors[4], beta=0.1)
     for now, then in zip(tensors, before, strict=True):
         assert torch.equal(now, then)
 

@@ -47,6 +47,15 @@ def test_a_tokenizer_without_eos_is_refused(folder):
         load_policy(str(folder))
 
 
+def test_a_tokenizer_without_a_pad_token_pads_with_eos(folder):
+    """As that of the real GPT-2."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    _, tokenizer = load_policy(str(folder))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
 def test_a_tokenizer_of_another_model_is_refused(folder, tokenizer):
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["one", "more"])
@@ -70,10 +79,17 @@ def test_a_folder_that_is_no_model_names_its_checkpoints(tmp_path):
         load_policy(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["no-such-model-here", "no such/model!", "runs/none/at/all"])
-def test_a_name_that_is_nowhere_is_refused_in_one_sentence(name, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(BadInput, match=f"No model '{name}': there is no such folder") as error:
+@pytest.fixture
+def no_network(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+
+
+@pytest.mark.parametrize("name", ["no-such-model-here", "no such/model!", "runs/none/at/all", "gpt2"])
+def test_a_name_that_is_nowhere_is_refused_in_one_sentence(name, no_network):
+    with pytest.raises(BadInput, match=f"No model '{name}': there is no such folder, and the hub says: Name or") as error:
         load_policy(name)
     assert "\n" not in str(error.value)
 
@@ -103,7 +119,7 @@ def test_pretraining_learns_and_is_the_same_twice():
 
 
 def test_pretraining_never_sees_a_held_out_problem(tokenizer):
-    from minigrpo.tasks import clock_task, sums_task
+    from minigrpo.tasks import clock_task, is_held_out, sums_task
 
     held_out = {*clock_task().held_out["prompt"], *sums_task().held_out["prompt"]}
     stream = batches(tokenizer, seed=0)
@@ -112,3 +128,4 @@ def test_pretraining_never_sees_a_held_out_problem(tokenizer):
         for ids, label in zip(short, labels, strict=True):
             prompt = tokenizer.decode(ids[: int((label != -100).nonzero()[0])])
             assert prompt not in held_out
+            assert not is_held_out(prompt)  # of the other problems too: two draws of a clock problem hardly ever meet

@@ -1,5 +1,6 @@
 """The whole command: its files, killing it, stopping it, going on, and nothing lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from minigrpo import cli, runner, runs
@@ -75,6 +77,11 @@ def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
     assert GRPOConfig(**runs.read_json(uninterrupted / "config.json")).max_steps == 12
 
 
+def test_a_reward_that_is_missing_is_null_in_the_line(tmp_path):
+    runs.append_line(tmp_path / "metrics.jsonl", {"step": 1, "reward": float("nan"), "rewards": [float("nan"), 0.5]})
+    assert runs.read_metrics(tmp_path) == [{"step": 1, "reward": None, "rewards": [None, 0.5]}]
+
+
 def test_the_same_command_works_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = []
@@ -121,6 +128,14 @@ def test_a_half_written_checkpoint_and_a_cut_line_are_left_out(uninterrupted, tm
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("behind", ["", '{"step": 3}\n', '{"step": 3}\n{"step": 4', '{"step": 3', '{"st'])
+def test_what_stands_behind_the_step_is_forgotten_and_what_stands_before_is_kept(behind, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n' + behind)
+    runs.forget_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
     process = started(folder, "--save_steps", "100", until=3)
@@ -133,6 +148,45 @@ def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
     assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
     whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_ctrl_c_in_the_last_evaluation_loses_nothing(uninterrupted, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "stopped"
+    evaluate, calls = runner.evaluate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "evaluate", interrupted)
+    assert train(folder, "--save_steps", "100") == 130
+    assert f"Go on with: minigrpo train --resume --output-dir {folder}" in capsys.readouterr().out
+    assert [p.name for p in runs.checkpoints(folder)] == ["checkpoint-12"]
+    assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
+    whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_what_was_said_at_the_start_may_be_said_again_on_resume(tmp_path):
+    """A value that only the saved configuration makes valid: cispo's needs epsilon_high, 20 completions need 4 a prompt."""
+    flags = ["--loss-type", "cispo", "--epsilon-high", "5", "--num-generations", "4", "--generation-batch-size", "20"]
+    folder = str(tmp_path / "run")
+    assert cli.main(["train", "--max-steps", "1", "--output-dir", folder, *flags]) == 0
+    again = ["--resume", "--output-dir", folder, "--max-steps", "2", "--loss-type", "cispo", "--generation-batch-size", "20"]
+    assert cli.main(["train", *again]) == 0
+    assert steps(tmp_path / "run") == [1, 2]
+
+
+def test_a_model_of_gpt2s_shape_trains_from_a_folder(tmp_path, random_model, tokenizer):
+    """As the real GPT-2 would: another context, and pad the same token as EOS."""
+    tokenizer.pad_token, kept = tokenizer.eos_token, tokenizer.pad_token
+    random_model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tokenizer.pad_token = kept
+    assert train(tmp_path / "run", "--model", str(tmp_path / "model"), "--max-steps", "2") == 0
+    assert steps(tmp_path / "run") == [1, 2]
 
 
 def test_a_finished_run_can_be_made_longer(uninterrupted, tmp_path):
@@ -164,6 +218,7 @@ def test_a_resume_with_another_configuration_names_the_fields(uninterrupted, cap
     argv = ["train", "--resume", "--output-dir", str(uninterrupted), "--beta", "0.1", "--loss-type", "dapo"]
     refused(capsys, argv, "beta was 0.04, now 0.1", "loss_type was 'grpo', now 'dapo'")
     refused(capsys, ["train", "--resume", "--output-dir", str(uninterrupted)], "is finished")
+    refused(capsys, ["train", "--resume", "--overwrite", "--output-dir", str(uninterrupted)], "give one of the two")
     assert snapshot(uninterrupted) == before
 
 
@@ -175,6 +230,18 @@ def test_a_named_folder_is_never_written_over_unasked(uninterrupted, tmp_path, c
     refused(capsys, ["train", "--output-dir", str(tmp_path / "thesis.txt")], "is a file")
     assert snapshot(uninterrupted) == before
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_works(uninterrupted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nan_reward.py").write_text("def nan(completions, **columns):\n    return [float('nan')] * len(completions)\n")
+    folder = tmp_path / "kept"
+    shutil.copytree(uninterrupted, folder)
+    before = snapshot(folder)
+    assert train(folder, "--overwrite", "--reward-funcs", "nan_reward.nan") == 2
+    assert "returned nan" in capsys.readouterr().err
+    assert snapshot(folder) == before
+    assert [p.name for p in tmp_path.iterdir() if "overwritten" in p.name] == []
 
 
 def test_overwrite_starts_afresh(uninterrupted, tmp_path):
@@ -190,6 +257,7 @@ def test_overwrite_starts_afresh(uninterrupted, tmp_path):
     [
         (["--resume"], ["--resume needs --output_dir"]),
         (["--resume", "--output-dir", "nowhere"], ["holds no run"]),
+        (["--resume", "--output-dir"], ["--resume needs --output_dir"]),
         (["--no-such-flag"], ["--no-such-flag", "minigrpo train --help"]),
         (["--max_step", "3"], ["--max_step"]),
         (["--beta", "-1"], ["beta must be 0 or a positive number, got -1.0"]),
@@ -206,7 +274,7 @@ def test_overwrite_starts_afresh(uninterrupted, tmp_path):
 )
 def test_bad_flags_are_refused_before_anything_is_written(flags, parts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: 1 / 0)
     refused(capsys, ["train", *flags], *parts)
     assert list(tmp_path.iterdir()) == []
 
@@ -276,6 +344,29 @@ def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path, monkeypat
     assert said.startswith("minigrpo: No space left on device: ")
 
 
+@pytest.mark.parametrize("library", ["safetensors.torch.save_file", "torch.save"])
+def test_a_checkpoint_that_the_disk_does_not_take_is_one_sentence_and_leaves_nothing(library, tmp_path, monkeypatch, capsys):
+    """What safetensors and torch raise on a full disk are no OSErrors."""
+
+    def full(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device") if "safe" in library else RuntimeError("write failed")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file" if "safe" in library else library, full)
+    assert train(tmp_path / "run") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"minigrpo: {tmp_path / 'run' / 'checkpoint-4.tmp'} cannot be written: ")
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert steps(tmp_path / "run") == [1, 2, 3, 4]
+
+
+def test_a_read_only_disk_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def read_only(self, *args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", read_only)
+    refused(capsys, ["train", "--output-dir", str(tmp_path / "run")], "Read-only file system", str(tmp_path / "run"))
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     refused(capsys, ["train", "--output-dir", str(tmp_path / "file" / "below")], "Not a directory", str(tmp_path))
@@ -322,7 +413,9 @@ def test_plot_draws_one_run_and_several(uninterrupted, tmp_path, monkeypatch, ca
         (["evaluate", "--task", "chess"], ["chess"]),
         (["evaluate", "--max-completion-length", "300"], ["max_completion_length"]),
         (["plot", "nowhere"], ["holds no metrics.jsonl"]),
-        (["pretrain", "--steps", "0"], ["steps"]),
+        (["plot", "run", "--output", "curves.abc"], ["'curves.abc' does not end like a picture"]),
+        (["pretrain", "--steps", "2"], ["needs --output_dir"]),
+        (["pretrain", "--steps", "0", "--output-dir", "new"], ["steps must be at least 1"]),
         (["pretrain", "--output-dir", "taken"], ["is not empty"]),
         (["dance"], ["dance"]),
     ],
@@ -330,6 +423,8 @@ def test_plot_draws_one_run_and_several(uninterrupted, tmp_path, monkeypatch, ca
 def test_the_other_commands_refuse_in_a_sentence(argv, parts, tmp_path, monkeypatch, capsys):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
     monkeypatch.chdir(tmp_path)
     refused(capsys, argv, *parts)
 

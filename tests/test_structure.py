@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling"},
     "checkpoints": {"config", "sampling", "training"},
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
-    "plots": {"kl", "loss"},
+    "plots": {"config", "kl", "loss"},
     "runs": {"config"},
     "runner": {
         "checkpoints", "config", "evaluation", "plots", "policy", "rewards", "runs", "sampling", "tasks", "training"

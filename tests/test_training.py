@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import grpo_loss
 from minigrpo.metrics import METRICS
 from minigrpo.policy import load_policy
+from minigrpo.runs import checkpoints
 from minigrpo.tasks import clock_task, exact_answer
 from minigrpo.training import TrainState, policy_logits, step_prompts, train
 
@@ -63,6 +65,12 @@ def test_before_the_first_update_policy_sampler_and_reference_are_one():
     assert rows[0]["grad_norm"] > 0.01  # although the loss is near 0
 
 
+def test_dropout_is_off_in_policy_and_reference_however_the_model_came(random_model, tokenizer):
+    state = TrainState.start(random_model.train(), tokenizer, config())
+    assert not state.model.training
+    assert not state.reference.training
+
+
 def test_with_several_updates_a_rollout_the_old_log_probs_stay_the_samplers():
     seen = []
 
@@ -88,6 +96,20 @@ def test_the_temperature_of_sampling_is_that_of_scoring():
         return grpo_loss(logprobs, old_logprobs, advantages, mask, **kwargs)
 
     run(config(temperature=0.7, num_iterations=2, max_steps=1), loss_fn=spy)
+
+
+@pytest.mark.parametrize("estimator", ["k3_ratio", "exact"])
+def test_at_a_very_high_temperature_every_policy_is_the_uniform_one(estimator):
+    """Entropy log V and KL 0, wherever training moves it: they are those of the policy that samples, and so its reference."""
+
+    def alternate(prompts, completions, **_):
+        return [float(row % 2) for row in range(len(completions))]
+
+    settings = config(temperature=1e6, kl_estimator=estimator, learning_rate=1e-3)
+    state, rows = run(settings, reward_fns=[alternate])
+    assert [r["entropy"] for r in rows] == pytest.approx([math.log(258)] * 3)
+    assert [r["kl"] for r in rows] == pytest.approx([0.0] * 3, abs=1e-6)
+    assert not torch.equal(weights(state.model), weights(state.reference))
 
 
 def test_the_update_is_the_gradient_of_the_expected_reward():
@@ -126,6 +148,36 @@ def test_every_loss_moves_the_policy(loss_type, level):
     assert all(torch.isfinite(torch.tensor(r["loss"])) for r in rows)
 
 
+def test_every_setting_reaches_the_function_that_it_is_for():
+    loss_settings = {
+        "loss_type": "dr_grpo",
+        "importance_sampling_level": "sequence",
+        "epsilon": 0.1,
+        "epsilon_high": 0.3,
+        "beta": 0.5,
+        "max_completion_length": 9,
+    }
+    handed = {}
+
+    def spy(function):
+        def noting(*args, **kwargs):
+            handed.update(kwargs)
+            return function(*args, **kwargs)
+
+        return noting
+
+    settings = config(max_steps=1, scale_rewards="none", **loss_settings)
+    run(settings, advantages_fn=spy(compute_advantages), loss_fn=spy(grpo_loss))
+    assert handed.items() >= {"scale_rewards": "none", **loss_settings}.items()
+
+
+def test_a_long_gradient_is_scaled_down_and_logged_as_it_was():
+    state, rows = run(config(max_steps=1, max_grad_norm=1e-3))
+    applied = torch.cat([p.grad.flatten() for p in state.model.parameters()]).norm().item()
+    assert applied == pytest.approx(1e-3, rel=1e-3)
+    assert rows[0]["grad_norm"] > 0.01
+
+
 @pytest.mark.parametrize(
     ("estimator", "holds"), [("k1", False), ("k2", True), ("k3", True), ("k3_ratio", True), ("exact", True)]
 )
@@ -143,17 +195,22 @@ def test_a_strong_penalty_keeps_the_policy_near_the_reference_unless_it_is_k1(es
 
 
 def test_a_penalty_in_the_reward_is_charged_before_advantages_and_left_out_of_the_loss():
-    seen = []
+    seen, in_loss = [], []
 
     def spy(rewards, group_ids, **kwargs):
         seen.append(rewards)
         return compute_advantages(rewards, group_ids, **kwargs)
 
+    def loss_spy(*args, **kwargs):
+        in_loss.append((kwargs["kl"], kwargs["beta"]))
+        return grpo_loss(*args, **kwargs)
+
     settings = config(kl_in_reward=True, beta=0.5, learning_rate=1e-3)
-    state, rows = run(settings, advantages_fn=spy)
+    state, rows = run(settings, advantages_fn=spy, loss_fn=loss_spy)
     batch = state.batch
     k1 = ((batch.rollout.logprobs - batch.ref_logprobs) * batch.rollout.completion_mask).sum(1)
     torch.testing.assert_close(seen[-1], batch.rewards - 0.5 * k1)
+    assert in_loss == [(None, 0.0)] * 3
     assert rows[-1]["kl"] > 0
     assert rows[-1]["reward"] == pytest.approx(batch.rewards.mean().item())  # logged without the penalty
 
@@ -165,11 +222,12 @@ def test_without_beta_there_is_no_reference_and_no_kl():
 
 
 def test_the_reference_stays_and_moves_only_when_told_to():
-    settings = config(learning_rate=1e-3)
+    settings = config(learning_rate=1e-3, ref_model_sync_steps=2)
     state, _ = run(settings)
     assert torch.equal(weights(state.reference), weights(start(settings).model))
     state, rows = run(config(learning_rate=1e-3, sync_ref_model=True, ref_model_sync_steps=2, max_steps=4))
     assert torch.equal(weights(state.reference), weights(state.model))
+    assert not torch.equal(weights(state.reference), weights(start(settings).model))
     assert rows[2]["kl"] < 1e-6 < rows[1]["kl"]
 
 
@@ -216,6 +274,15 @@ def test_functions_of_the_learner_take_the_place_of_ours():
     assert torch.equal(weights(state.model), weights(run(config())[0].model))
 
 
+def test_a_learners_kl_is_used_whatever_the_estimator_and_refused_where_there_is_no_kl():
+    def own(logprobs, ref_logprobs, old_logprobs):
+        return torch.full_like(logprobs, 7.0) + 0 * logprobs
+
+    assert run(config(kl_estimator="exact", max_steps=1), kl_fn=own)[1][0]["kl"] == 7.0
+    with pytest.raises(BadInput, match="kl_fn was given, but beta is 0"):
+        run(config(beta=0.0), kl_fn=own)
+
+
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +294,34 @@ def test_every_prompt_comes_once_an_epoch_in_a_new_order():
         assert len({p for r in epoch for p in r}) == 12
     assert rollouts[:4] != rollouts[4:]
     assert rollouts == [step_prompts(dataset, index, settings)["prompt"] for index in range(8)]
+
+
+def test_rollouts_take_the_prompts_in_turn_and_each_completion_the_columns_of_its_own():
+    asked = []
+
+    def spy(prompts, completions, answer, **_):
+        asked.append(list(zip(prompts, answer, strict=True)))
+        return [0.0] * len(completions)
+
+    settings = config(max_steps=4, num_iterations=2)  # two rollouts of two updates each
+    run(settings, reward_fns=[spy])
+    rollouts = [step_prompts(TASK.train, index, settings) for index in range(2)]
+    rows = [list(zip(columns["prompt"], columns["answer"], strict=True)) for columns in rollouts]
+    assert asked == [[row for row in rollout for _ in range(4)] for rollout in rows]
+
+
+def test_every_step_and_every_seed_draws_anew():
+    """One prompt, and a reward that leaves the policy alone: only the draws can differ."""
+    drawn = []
+
+    def spy(prompts, completions, **_):
+        drawn.append(tuple(completions))
+        return [0.0] * len(completions)
+
+    for seed in (0, 1):
+        settings = config(max_steps=2, num_generations=16, beta=0.0, seed=seed)
+        list(train(start(settings), Dataset.from_dict({"prompt": ["7*3+5*8-2+9="]}), [spy], settings))
+    assert len(set(drawn)) == 4
 
 
 def test_data_that_do_not_fit_are_refused():
@@ -297,6 +392,22 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path, name, damage):
         file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"\x80\x04rubbish" * 100)
     with pytest.raises(BadInput, match=r"The checkpoint .*checkpoint-1' is damaged"):
         load_checkpoint(tmp_path / "checkpoint-1", start(settings))
+
+
+def test_a_save_that_is_cut_short_leaves_the_checkpoints_that_are_whole(tmp_path, monkeypatch):
+    settings = config(max_steps=1)
+    state, _ = run(settings)
+    whole = save_checkpoint(state, tmp_path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    for state.step in (1, 2):
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(state, tmp_path)
+    assert checkpoints(tmp_path) == [whole]
+    assert load_checkpoint(whole, start(settings)).step == 1
 
 
 def test_nothing_in_a_checkpoint_is_unpickled(tmp_path):
