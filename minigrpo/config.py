@@ -85,6 +85,8 @@ class GRPOConfig:
             check(getattr(self, name) >= 1, name, "at least 1")
         for name in ("temperature", "learning_rate", "max_grad_norm"):
             check(0 < getattr(self, name) < float("inf"), name, "a positive number")
+        weights = self.reward_weights or []
+        check(all(isinstance(w, float | int) and abs(w) < float("inf") for w in weights), "reward_weights", "finite numbers")
         check(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
         check(0 <= self.beta < float("inf"), "beta", "0 or a positive number")
         check(0 <= self.epsilon < 1, "epsilon", "at least 0 and below 1, since the ratio is clipped to 1 - epsilon")

@@ -19,7 +19,7 @@ from datasets import Dataset
 OPERATORS = "+-*"
 NUM_OPERATIONS = 5
 SUM_QUESTIONS = ("{a} + {b} = ?", "{a} + {b}等于几?", "What is {a} + {b}?", "{a} plus {b}?")
-LARGEST_SUMMAND = 20
+LARGEST_SUMMAND = 12
 
 
 # --- clock arithmetic ---------------------------------------------------------------------------------------------
@@ -141,11 +141,11 @@ def clock_task(seed: int = 0) -> Task:
 
 
 def sums_task(seed: int = 0) -> Task:
-    """1024 questions to train on, drawn with ``seed``, and always the same 160 held-out ones."""
+    """512 questions to train on, drawn with ``seed``, and always the same 80 held-out ones."""
     return Task(
         name="sums",
-        train=_split(_sum_rows(random.Random(seed)), 1024, held_out=False),
-        held_out=_split(_sum_rows(random.Random(2026)), 160, held_out=True),
+        train=_split(_sum_rows(random.Random(seed)), 512, held_out=False),
+        held_out=_split(_sum_rows(random.Random(2026)), 80, held_out=True),
         reward=sum_rubric,
         full_score=5.0,
     )

@@ -30,6 +30,7 @@ from minigrpo.config import BadInput, GRPOConfig
         ({"loss_type": "ppo"}, "loss_type must be one of grpo, bnpo"),
         ({"scale_rewards": "std"}, "scale_rewards must be one of"),
         ({"task": "chess"}, "task must be one of clock, sums"),
+        ({"reward_weights": [1.0, float("nan")]}, "reward_weights must be finite numbers"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"beta": "0.1"}, "beta must be a number"),
     ],

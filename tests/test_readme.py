@@ -40,7 +40,10 @@ def test_the_three_examples_are_held_out_and_as_right_or_wrong_as_they_say():
 
 
 def test_the_python_of_the_readme_runs(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    reward, block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(reward, names)
+    assert names["brief"](["?"] * 2, ["<1>5", "6"], answer=["5", "5"]) == [0.92, -0.02]
     exec(block.replace("max_steps=60", "max_steps=2"), {})
     assert capsys.readouterr().out.count("\n") == 2
     assert set(re.findall(r"^from minigrpo import (.*)$", block, re.MULTILINE)[0].split(", ")) <= set(minigrpo.__all__)

@@ -63,7 +63,7 @@ def test_the_rubric_of_sums():
     assert sum_rubric(["?"] * 7, answers, ["1 + 1 = 2"] * 7) == [5, 3, 1, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("task", "held_out"), [(clock_task, 500), (sums_task, 160)])
+@pytest.mark.parametrize(("task", "held_out"), [(clock_task, 500), (sums_task, 80)])
 def test_training_never_sees_a_held_out_problem(task, held_out):
     prompts = [set(task(seed).held_out["prompt"]) for seed in range(5)]
     assert all(p == prompts[0] for p in prompts)
