@@ -37,7 +37,7 @@ class GRPOConfig:
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions a prompt: the group that an answer is compared with.")
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
-    # TRL has 512. No completion of the bundled tasks is longer than 16 tokens.
+    # TRL has 512. On the clock task nobody needs more than 13 tokens.
     max_completion_length: int = _field(16, "The number of tokens after which a completion is cut off.")
     temperature: float = _field(1.0, "Temperature of sampling, and so of the policy whose log-probs are scored.")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput
-from minigrpo.logprobs import read_prompts, token_logprobs
+from minigrpo.logprobs import completion_mask, read_prompts, token_logprobs
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ def _decode(
     """Token by token from where read_prompts left off: completion ids, their mask and log-probs, each (B, C)."""
     cache, token, attention_mask, position = start
     ids = torch.full((len(token), max_completion_length), tokenizer.pad_token_id, device=token.device)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
     logprobs = torch.zeros(ids.shape, device=token.device)
     running = torch.arange(len(token), device=token.device)  # the rows that have not ended
     for t in range(max_completion_length):
@@ -104,7 +103,6 @@ def _decode(
         cache, logits = outputs.past_key_values, outputs.logits[:, -1]
         token = _draw(logits, temperature, generator)
         ids[running, t] = token[:, 0]
-        mask[running, t] = True
         logprobs[running, t] = token_logprobs(logits.unsqueeze(1), token, temperature or 1.0)[:, 0]
         going_on = (token[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
         if len(going_on) == 0:
@@ -113,6 +111,7 @@ def _decode(
         if len(going_on) < len(running):  # rows that ended cost nothing from here on
             running, token, attention_mask, position = (x[going_on] for x in (running, token, attention_mask, position))
             cache.batch_select_indices(going_on)
+    mask = completion_mask(ids, tokenizer.eos_token_id)
     width = int(mask.any(0).sum())
     return ids[:, :width], mask[:, :width], logprobs[:, :width]
 
