@@ -56,11 +56,12 @@ def rollout_metrics(rewards: Tensor, scores: dict[str, Tensor], rollout) -> dict
         rewards: (B,), NaN where every reward function abstained. scores: (B,) of each function. rollout: a sampling.Rollout.
     """
     lengths = rollout.completion_mask.sum(1)
+    scored = rewards[~rewards.isnan()]
     groups = [rewards[rollout.group_ids == g] for g in rollout.group_ids.unique()]
     silent = [len(group[~group.isnan()].unique()) <= 1 for group in groups]
     return {
         "reward": rewards.nanmean().item(),
-        "reward_std": rewards[~rewards.isnan()].std().item(),
+        "reward_std": scored.std().item() if len(scored) > 1 else 0.0,
         "frac_reward_zero_std": sum(silent) / len(silent),
         **{f"rewards/{name}/mean": column.nanmean().item() for name, column in scores.items()},
         "completions/mean_length": lengths.float().mean().item(),

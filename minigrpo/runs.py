@@ -21,7 +21,7 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
         BadInput: if the folder was named, is not empty, and may not be overwritten.
         OSError: if it cannot be written.
     """
-    folder = Path(config.output_dir) if config.output_dir else _free_folder(f"{config.task}-{config.seed}")
+    folder = Path(config.output_dir) if config.output_dir else _new_folder(f"{config.task}-{config.seed}")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"output_dir {str(folder)!r} is a file; a folder is wanted.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -55,12 +55,16 @@ def restore_overwritten(folder: Path) -> None:
         _aside(folder).rename(folder)
 
 
-def _free_folder(name: str) -> Path:
-    count, folder = 1, Path("runs") / name
-    while folder.exists() and any(folder.iterdir()):
-        count += 1
-        folder = Path("runs") / f"{name}-{count}"
-    return folder
+def _new_folder(name: str) -> Path:
+    """runs/NAME, or the first of runs/NAME-2 ... that is not there; made at once, so that two runs never share one."""
+    folder, count = Path("runs") / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            count += 1
+            folder = Path("runs") / f"{name}-{count}"
 
 
 def saved_config(folder: str | Path) -> dict:

@@ -67,6 +67,7 @@ def sample_completions(
     Raises:
         BadInput: for a prompt that is empty or does not fit into the context together with its completion.
         ValueError: if the model is in train mode.
+        FloatingPointError: if its logits are not finite.
     """
     if model.training:
         raise ValueError("The model is in train mode, where dropout samples from another policy; call model.eval() first.")
@@ -118,6 +119,8 @@ def _decode(
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """(B, V) -> (B, 1) token ids."""
+    if not torch.isfinite(logits).all():
+        raise FloatingPointError("The model's logits are not finite, so nothing can be drawn; its weights have blown up.")
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     return torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1, generator=generator)

@@ -119,6 +119,14 @@ def test_dropout_is_refused(tiny):
         sample(model.train(), tokenizer)
 
 
+def test_weights_that_have_blown_up_are_an_error_in_words(tiny):
+    model, tokenizer = tiny
+    with torch.no_grad():
+        model.transformer.wte.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        sample(model, tokenizer)
+
+
 def test_prompts_that_cannot_be_read_are_refused(tiny):
     model, tokenizer = tiny
     with pytest.raises(BadInput, match="is empty"):

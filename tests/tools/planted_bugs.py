@@ -348,7 +348,7 @@ BUGS = [
         "tests/test_tasks.py::test_the_rubric_of_sums"),
     # --- metrics ------------------------------------------------------------------------------------------------------
     Bug("reward_std of a population", "metrics.py",
-        "rewards[~rewards.isnan()].std()", "rewards[~rewards.isnan()].std(correction=0)",
+        "scored.std()", "scored.std(correction=0)",
         "tests/test_metrics.py::test_what_a_rollout_shows"),
     Bug("mean reward with abstentions as 0", "metrics.py",
         '"reward": rewards.nanmean()', '"reward": rewards.nan_to_num(0.0).mean()',
