@@ -185,7 +185,7 @@ def _plot(argv: list[str]) -> None:
 
 def _pretrain(argv: list[str]) -> None:
     parser = _parser("pretrain")
-    _add(parser, "output_dir", help="by default the bundled model itself is replaced")
+    _add(parser, "output_dir", help="a new folder; WITHOUT THIS the bundled model itself is replaced")
     _add(parser, "steps", type=int, default=None, help="fewer for a try")
     args = parser.parse_args(argv)
     _quiet()
