@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from minigrpo.config import BadInput
+from minigrpo.config import BadInput, first_line
 from minigrpo.sampling import Rollout
 from minigrpo.training import Batch, TrainState
 
@@ -41,7 +41,7 @@ def whole_or_nothing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(f"{folder} cannot be written: {str(error).splitlines()[0]}") from error
+        raise OSError(f"{folder} cannot be written: {first_line(error)}") from error
 
 
 def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
@@ -63,5 +63,5 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
         state.batch = None if batch is None else Batch(**{**batch, "rollout": Rollout(**batch["rollout"])})
         state.step = saved["step"]
     except Exception as error:  # a damaged file can make a reader raise anything; the cause goes along
-        raise BadInput(f"The checkpoint {str(folder)!r} is damaged: {str(error).splitlines()[0][:200]}") from error
+        raise BadInput(f"The checkpoint {str(folder)!r} is damaged: {first_line(error)}") from error
     return state

@@ -8,6 +8,11 @@ class BadInput(ValueError):
     """Something that came from the user cannot be used. The message is one sentence: what came, what was wanted."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 def _field(default, help):  # noqa: A002 - HfArgumentParser's word
     return field(default=default, metadata={"help": help})
 

@@ -6,7 +6,7 @@ import huggingface_hub
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from minigrpo.config import BadInput
+from minigrpo.config import BadInput, first_line
 
 TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
 
@@ -32,7 +32,7 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
     except BadInput:
         raise
     except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
-        raise BadInput(f"The model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"The model {name!r} cannot be loaded: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise BadInput(f"The tokenizer of {name!r} has no EOS token, so a completion could never end; set eos_token.")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -71,7 +71,7 @@ def _load_from_hub(name: str):
         huggingface_hub.HfApi().model_info(name, timeout=10)
     except Exception as error:  # offline, unknown, private or misspelt: the hub's own words say which
         raise BadInput(
-            f"No model {name!r}: there is no such folder, and the hub says: {str(error).splitlines()[0]}. "
+            f"No model {name!r}: there is no such folder, and the hub says: {first_line(error)}. "
             "Check the spelling, or without a network take 'tiny' or a folder written by save_pretrained."
         ) from error
     return _load(name)

@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
 from minigrpo.config import BadInput, GRPOConfig
 
+OF_A_RUN = re.compile(r"(config|summary)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp")
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
 
 
@@ -30,8 +32,12 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
                 f"The folder {str(folder)!r} is not empty; go on with the run in it by --resume, "
                 "write over it by --overwrite, or name another."
             )
-        if not (folder / "config.json").is_file():
-            raise BadInput(f"The folder {str(folder)!r} holds something other than a run, which --overwrite would delete.")
+        saved_config(folder)  # raises if it is not a run's
+        foreign = sorted(path.name for path in folder.iterdir() if not OF_A_RUN.fullmatch(path.name))
+        if foreign:
+            raise BadInput(
+                f"The folder {str(folder)!r} holds {foreign[0]!r}, no part of a run, which --overwrite would delete."
+            )
         shutil.rmtree(_aside(folder), ignore_errors=True)
         folder.rename(_aside(folder))
     folder.mkdir(parents=True, exist_ok=True)

@@ -226,7 +226,11 @@ def test_a_named_folder_is_never_written_over_unasked(uninterrupted, tmp_path, c
     before = snapshot(uninterrupted)
     refused(capsys, ["train", "--output-dir", str(uninterrupted)], "is not empty", "--resume", "--overwrite")
     (tmp_path / "thesis.txt").write_text("years of work")
-    refused(capsys, ["train", "--output-dir", str(tmp_path), "--overwrite"], "something other than a run")
+    refused(capsys, ["train", "--output-dir", str(tmp_path), "--overwrite"], "holds no run")
+    shutil.copy(uninterrupted / "config.json", tmp_path)
+    refused(capsys, ["train", "--output-dir", str(tmp_path), "--overwrite"], "'thesis.txt', no part of a run")
+    (tmp_path / "config.json").write_text("{}x")
+    refused(capsys, ["train", "--output-dir", str(tmp_path), "--overwrite"], "is not the configuration of a run")
     refused(capsys, ["train", "--output-dir", str(tmp_path / "thesis.txt")], "is a file")
     assert snapshot(uninterrupted) == before
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

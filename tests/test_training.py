@@ -389,7 +389,7 @@ def test_a_checkpoint_is_a_model_that_can_be_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
-@pytest.mark.parametrize("damage", ["cut", "gone", "rubbish"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "rubbish", "empty"])
 def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path, name, damage):
     settings = config(max_steps=1)
     state, _ = run(settings)
@@ -397,7 +397,7 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path, name, damage):
     content = file.read_bytes()
     file.unlink()
     if damage != "gone":
-        file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"\x80\x04rubbish" * 100)
+        file.write_bytes({"cut": content[: len(content) // 2], "rubbish": b"\x80\x04rubbish" * 100, "empty": b""}[damage])
     with pytest.raises(BadInput, match=r"The checkpoint .*checkpoint-1' is damaged"):
         load_checkpoint(tmp_path / "checkpoint-1", start(settings))
 
