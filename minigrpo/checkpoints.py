@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from minigrpo.config import BadInput, first_line
+from minigrpo.policy import whole_model
 from minigrpo.sampling import Rollout
 from minigrpo.training import Batch, TrainState
 
@@ -54,7 +55,7 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
     folder = Path(folder)
     try:
         saved = torch.load(folder / "state.pt", map_location=state.model.device, weights_only=True)
-        state.model.load_state_dict(type(state.model).from_pretrained(folder, dtype=torch.float32).state_dict())
+        state.model.load_state_dict(whole_model(type(state.model), folder).state_dict())
         if saved["reference"] is not None:
             state.reference.load_state_dict(saved["reference"])
             state.reference_moved = True

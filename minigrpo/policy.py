@@ -58,7 +58,15 @@ def _check_folder(folder: Path) -> None:
 
 def _load(path: str, **kwargs):
     tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
-    return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **kwargs)
+    return tokenizer, whole_model(AutoModelForCausalLM, path, **kwargs)
+
+
+def whole_model(kind: type, path: str | Path, **kwargs) -> PreTrainedModel:
+    """from_pretrained in float32, which would fill in missing weights at random. Raises BadInput if any is missing."""
+    model, found = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **kwargs)
+    if found["missing_keys"]:
+        raise BadInput(f"{str(path)!r} lacks the weights {', '.join(sorted(found['missing_keys'])[:3])}.")
+    return model
 
 
 def _load_from_hub(name: str):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from minigrpo.config import BadInput
 from minigrpo.policy import TINY, load_policy
@@ -68,6 +69,14 @@ def test_a_damaged_model_is_refused(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(BadInput, match="cannot be loaded"):
+        load_policy(str(folder))
+
+
+def test_a_model_that_lacks_a_weight_is_refused_and_not_filled_in_at_random(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"lacks the weights transformer.h.1.mlp.c_fc.weight"):
         load_policy(str(folder))
 
 

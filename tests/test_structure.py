@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "sampling": {"config", "logprobs"},
     "rewards": {"config"},
     "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling"},
-    "checkpoints": {"config", "sampling", "training"},
+    "checkpoints": {"config", "policy", "sampling", "training"},
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
     "plots": {"config", "kl", "loss"},
     "runs": {"config"},
