@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.config import TRIPLES_DEFAULTS, BadInput, GRPOConfig
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
@@ -82,7 +82,7 @@ def _train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
     _add(early, "output_dir", nargs="?")
     known, _ = early.parse_known_args(argv)
     if not known.resume:
-        return parse({})
+        return parse(TRIPLES_DEFAULTS if any(flag.split("=")[0] == "--triples" for flag in argv) else {})
     if known.output_dir is None:
         raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
     from minigrpo import runs

@@ -13,8 +13,8 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _field(default, help):  # noqa: A002 - HfArgumentParser's word
-    return field(default=default, metadata={"help": help})
+def _field(default, help, **flag):  # noqa: A002 - HfArgumentParser's word
+    return field(default=default, metadata={"help": help, **flag})
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class GRPOConfig:
         None, "Reward functions as module.function, in TRL's protocol; by default the task's own."
     )
     reward_weights: list[float] | None = _field(None, "One weight a reward function; by default all 1.")
+    triples: str | None = _field(
+        None,
+        "Learn from scored records instead of sampling: a .jsonl, .csv or .parquet file, or the bundled ones.",
+        nargs="?",
+        const="bundled",
+    )
+    triples_estimator: Literal["weighted", "policy_gradient"] = _field(
+        "weighted", "How records are learnt from; see triples.py."
+    )
     output_dir: str | None = _field(None, "The folder of the run; by default runs/TASK-SEED.")
     seed: int = _field(0, "Decides which prompts and completions are drawn.")  # TRL has 42
 
@@ -113,5 +122,23 @@ class GRPOConfig:
             f"a positive multiple of num_generations ({self.num_generations}), since it counts completions",
         )
 
+    @classmethod
+    def for_triples(cls, triples: str = "bundled", **changes) -> "GRPOConfig":
+        """The defaults of ``minigrpo train --triples``, with changes."""
+        return cls(**{**TRIPLES_DEFAULTS, "triples": triples, **changes})
+
     def to_dict(self) -> dict:
         return asdict(self)
+
+
+# What differs from online by default. Summed over a response's tokens (dr_grpo), so that a short one weighs no more than a
+# long one; beta of a reward from 1 to 5.
+TRIPLES_DEFAULTS = {
+    "task": "sums",
+    "beta": 0.5,
+    "learning_rate": 2e-4,
+    "max_steps": 30,
+    "save_steps": 10,
+    "max_completion_length": 24,
+    "loss_type": "dr_grpo",
+}

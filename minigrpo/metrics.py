@@ -20,6 +20,11 @@ METRICS = {
         "No sign of progress: with loss_type grpo it stays near 0, since a group's advantages sum to 0.",
     ),
     "reward": Metric("reward", "Mean over the completions of the rollout, weights applied, without any KL.", "Rises."),
+    "weighted_logprob": Metric(
+        "nats a completion",
+        "Log-prob of the batch's responses, each weighed by exp(reward / beta); records only.",
+        "Rises towards minus the entropy of the optimum.",
+    ),
     "reward_std": Metric("reward", "Standard deviation over all completions of the rollout.", "Above 0."),
     "frac_reward_zero_std": Metric(
         "share", "Groups whose rewards are all equal: they teach nothing.", "Low at first, near 1 once the task is learnt."

@@ -20,6 +20,14 @@ PANELS = (
     ("entropy", "entropy (nats a token)", (0, None)),
     ("frac_reward_zero_std", "groups that agree: nothing to learn", (0, 1)),
 )
+RECORD_PANELS = (
+    ("weighted_logprob", "log-prob of what was scored high (nats)", (None, None)),
+    ("kl", "KL to the reference, on fresh samples (nats a token)", (0, None)),
+    ("entropy", "entropy at the records (nats a token)", (0, None)),
+    ("loss", "loss", (None, None)),
+    ("clip_ratio", "tokens held back by the clip", (0, 1)),
+    ("grad_norm", "gradient norm", (0, None)),
+)
 
 
 def plot_runs(runs: list[list[dict]], *, title: str | None = None, axes=None) -> np.ndarray:
@@ -36,7 +44,8 @@ def plot_runs(runs: list[list[dict]], *, title: str | None = None, axes=None) ->
         figure, axes = plt.subplots(2, 3, figsize=(10, 5.2), layout="constrained")
         figure.suptitle(title)
     axes = np.asarray(axes).ravel()
-    for ax, (name, label, limits) in zip(axes, PANELS, strict=True):
+    panels = RECORD_PANELS if "weighted_logprob" in runs[0][0] else PANELS
+    for ax, (name, label, limits) in zip(axes, panels, strict=True):
         plot_metric(runs, name, ax=ax)
         ax.set_title(label, fontsize=10, loc="left")
         ax.set_ylim(*limits) if ax.lines else None

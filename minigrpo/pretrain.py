@@ -17,15 +17,8 @@ from minigrpo.config import BadInput
 from minigrpo.evaluation import evaluate
 from minigrpo.policy import TINY
 from minigrpo.tasks import clock_problem, clock_steps, clock_thought, is_held_out, load_task, sum_question
+from minigrpo.triples import PLAIN_CHAT_TEMPLATE
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}assistant: "
-    "{% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\\n' }}"
-    "{% else %}{{ message.role }}: {{ message.content }}\n{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 THINKING_SHARE = 0.25
 STEPS = 4000
 MODEL_CARD = """\
@@ -79,7 +72,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=256,
     )
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = PLAIN_CHAT_TEMPLATE
     return fast
 
 
@@ -105,7 +98,7 @@ def sum_example(rng: random.Random) -> list[tuple[str, bool]]:
 
 
 def chat_example(rng: random.Random) -> list[tuple[str, bool]]:
-    """Two or three sums in a row, in the form of CHAT_TEMPLATE."""
+    """Two or three sums in a row, in the form of PLAIN_CHAT_TEMPLATE."""
     parts: list[tuple[str, bool]] = []
     for _ in range(rng.choice((2, 3))):
         (question, _), (answer, _) = sum_example(rng)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
 from minigrpo.training import TrainState, train
+from minigrpo.triples import load_triples, logged_rollout, prepare
 
 SAMPLES_EVERY = 10  # steps
 # The matrix products of so small a model are too short to be shared: a second thread saves a fifth of the time on idle cores,
@@ -47,6 +49,10 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     check_weights(config.reward_weights, len(reward_fns))
     for dataset in (task.train, task.held_out):  # raises if a prompt does not fit
         encode_prompts(tokenizer, dataset["prompt"], model.config.max_position_embeddings - config.max_completion_length)
+    if config.triples:
+        records = prepare(load_triples(config.triples), config)
+        logged_rollout(tokenizer, records[:], model.config.max_position_embeddings)  # raises if a record does not fit
+        task = replace(task, train=records)
     if resume:
         folder = Path(config.output_dir)
         if runs.is_finished(folder, config.max_steps):
@@ -141,7 +147,7 @@ def _training_loop(state: TrainState, task: Task, reward_fns: list, config: GRPO
         with tqdm(total=config.max_steps, initial=state.step, unit="step") as bar:
             for metrics in train(state, task.train, reward_fns, config):
                 _log(state, task, metrics, folder)
-                shown = {"reward": "reward", "kl": "kl", "length": "completions/mean_length"}
+                shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
                 bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
                 bar.update()
                 silent = 0 if state.batch.advantages.any() else silent + 1

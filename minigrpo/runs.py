@@ -16,14 +16,15 @@ MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
 def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
     """Make the folder of a new run, write ``config.json`` into it, and return it.
 
-    Without ``config.output_dir`` it is runs/TASK-SEED, and runs/TASK-SEED-2 ... where that holds a run. A run that is to be
+    Without ``config.output_dir`` it is runs/TASK-SEED (runs/triples-SEED), then runs/TASK-SEED-2 ... A run that is to be
     overwritten is set aside first, until ``forget_overwritten``.
 
     Raises:
         BadInput: if the folder was named, is not empty, and may not be overwritten.
         OSError: if it cannot be written.
     """
-    folder = Path(config.output_dir) if config.output_dir else _new_folder(f"{config.task}-{config.seed}")
+    kind = "triples" if config.triples else config.task
+    folder = Path(config.output_dir) if config.output_dir else _new_folder(f"{kind}-{config.seed}")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"output_dir {str(folder)!r} is a file; a folder is wanted.")
     if folder.is_dir() and any(folder.iterdir()):

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from minigrpo.loss import grpo_loss
 from minigrpo.metrics import masked_mean, rollout_metrics
 from minigrpo.rewards import RewardFunction, combine, score
 from minigrpo.sampling import Rollout, sample_completions
+from minigrpo.triples import logged_rollout, optimum_weights
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class TrainState:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     reference: PreTrainedModel | None  # frozen; None at beta 0
+    pass_start: PreTrainedModel | None  # frozen; the policy at the start of this pass over records, for their ratios
     optimizer: torch.optim.Optimizer
     step: int = 0
     reference_moved: bool = False  # by sync_ref_model; else the reference is the model of the start
@@ -50,7 +52,9 @@ class TrainState:
         """Step 0: the reference is a frozen copy of the model, which is trained in place, in eval mode (no dropout)."""
         reference = copy.deepcopy(model).eval().requires_grad_(False) if config.beta else None
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-        return cls(model.eval(), tokenizer, reference, optimizer)
+        ratios = config.triples is not None and config.triples_estimator == "policy_gradient"
+        pass_start = copy.deepcopy(model).eval().requires_grad_(False) if ratios else None
+        return cls(model.eval(), tokenizer, reference, pass_start, optimizer)
 
 
 def train(
@@ -72,8 +76,9 @@ def train(
 
     Args:
         state: from TrainState.start or load_checkpoint.
-        dataset: a column "prompt"; the others are handed to the reward functions.
-        reward_fns: TRL's protocol, f(prompts, completions, **columns) -> one float or None a completion.
+        dataset: a column "prompt"; the others are handed to the reward functions. Or records, from triples.prepare: then
+            nothing is sampled, and completions, rewards and advantages are read from them.
+        reward_fns: TRL's protocol, f(prompts, completions, **columns) -> one float or None a completion; [] with records.
         advantages_fn, logprobs_fn, loss_fn: in place of compute_advantages, token_logprobs and grpo_loss.
         kl_fn: in place of the estimator that the configuration names, (logprobs, ref_logprobs, old_logprobs) -> (B, C).
     Raises:
@@ -86,8 +91,11 @@ def train(
         start = time.perf_counter()
         fresh = state.step % config.num_iterations == 0
         if fresh:
-            columns = step_prompts(dataset, state.step // config.num_iterations, config)
-            state.batch = make_batch(state, columns, reward_fns, config, advantages_fn)
+            index = state.step // config.num_iterations
+            if config.triples:
+                state.batch = read_batch(state, dataset, index, config)
+            else:
+                state.batch = make_batch(state, step_prompts(dataset, index, config), reward_fns, config, advantages_fn)
         middle = time.perf_counter()
         metrics = update(state, config, logprobs_fn, kl_fn, loss_fn)
         end = time.perf_counter()
@@ -99,7 +107,7 @@ def train(
         yield {
             "step": state.step,
             **metrics,
-            **rollout_metrics(state.batch.rewards, state.batch.scores, state.batch.rollout),
+            **batch_metrics(state, config),
             "sampling/tokens": tokens if fresh else 0,
             "sampling/seconds": middle - start,
             "update/tokens": tokens,
@@ -113,7 +121,7 @@ def step_prompts(dataset: Dataset, index: int, config: GRPOConfig) -> dict[str, 
     Raises:
         BadInput: without a column "prompt", or with fewer rows than a rollout takes.
     """
-    num_prompts = config.generation_batch_size // config.num_generations
+    num_prompts = config.generation_batch_size // (1 if config.triples else config.num_generations)
     if "prompt" not in dataset.column_names:
         raise BadInput(f"The data set has the columns {dataset.column_names}; a column 'prompt' is needed.")
     if len(dataset) < num_prompts:
@@ -162,6 +170,19 @@ def make_batch(
     return Batch(rollout, dict(zip(names, scores.T, strict=True)), rewards, advantages, ref_logprobs)
 
 
+def read_batch(state: TrainState, records: Dataset, index: int, config: GRPOConfig) -> Batch:
+    """The same batch from records: responses that others wrote, with the advantages that triples.prepare gave them."""
+    columns = step_prompts(records, index, config)
+    rollout = logged_rollout(state.tokenizer, columns, state.model.config.max_position_embeddings)
+    if state.pass_start is not None:
+        if index % (len(records) // config.generation_batch_size) == 0:
+            state.pass_start.load_state_dict(state.model.state_dict())
+        with torch.no_grad():
+            logits = policy_logits(state.pass_start, rollout)
+        rollout = replace(rollout, logprobs=token_logprobs(logits, rollout.completion_ids, config.temperature))
+    return Batch(rollout, {}, torch.tensor(columns["reward"]), torch.tensor(columns["advantage"]), None)
+
+
 def _repeat(column: list, times: int) -> list:
     return [value for value in column for _ in range(times)]
 
@@ -175,9 +196,11 @@ def update(
     logprobs = logprobs_fn(logits, rollout.completion_ids, config.temperature)
     # With one update a rollout the policy that is trained is the one that sampled: a ratio of exactly 1, free of the
     # rounding between sampling and scoring.
-    old_logprobs = logprobs.detach() if config.num_iterations == 1 else rollout.logprobs
+    on_policy = config.num_iterations == 1 and state.pass_start is None
+    old_logprobs = logprobs.detach() if on_policy else rollout.logprobs
+    weighted = config.triples is not None and config.triples_estimator == "weighted"  # beta is in the weights already
     kl = None
-    if state.reference is not None:
+    if state.reference is not None and not weighted:
         kl = _penalty(state, config, kl_fn, logits, logprobs, old_logprobs)
     in_loss = kl is not None and not config.kl_in_reward
     result = loss_fn(
@@ -217,9 +240,41 @@ def _penalty(
     state: TrainState, config: GRPOConfig, kl_fn: Callable | None, logits: Tensor, logprobs: Tensor, old_logprobs: Tensor
 ) -> Tensor:
     """(B, C) nats: the KL that the loss weighs, or that is only logged where the reward was charged for it."""
-    if kl_fn is not None or config.kl_estimator != "exact":
+    estimated = config.kl_estimator != "exact" and not config.triples  # records hold no draws of the policy to estimate from
+    if kl_fn is not None or estimated:
         kl_fn = kl_fn or partial(estimate_kl, estimator=config.kl_estimator)
         return kl_fn(logprobs, state.batch.ref_logprobs, old_logprobs)
     with torch.no_grad():
         ref_logits = policy_logits(state.reference, state.batch.rollout)
     return kl_exact(logits, ref_logits, config.temperature)
+
+
+def batch_metrics(state: TrainState, config: GRPOConfig) -> dict[str, float]:
+    """What the batch shows: of a rollout its rewards; of records how likely the policy makes what was scored high."""
+    rollout = state.batch.rollout
+    if not config.triples:
+        return rollout_metrics(state.batch.rewards, state.batch.scores, rollout)
+    with torch.no_grad():
+        logprobs = token_logprobs(policy_logits(state.model, rollout), rollout.completion_ids)
+    weights = optimum_weights(state.batch.rewards, config.beta or 1.0) / len(state.batch.rewards)
+    metrics = {"weighted_logprob": (weights * torch.where(rollout.completion_mask, logprobs, 0.0).sum(1)).sum().item()}
+    if state.reference is not None:
+        metrics |= fresh_kl(state, config)
+    return metrics
+
+
+def fresh_kl(state: TrainState, config: GRPOConfig, num_prompts: int = 32) -> dict[str, float]:
+    """KL(policy || reference) at tokens that the policy writes now: at those of the records it would be another number."""
+    prompts = list(dict.fromkeys(state.batch.rollout.prompts))[:num_prompts]
+    longest = state.model.config.max_position_embeddings - state.batch.rollout.prompt_ids.shape[1]
+    fresh = sample_completions(
+        state.model,
+        state.tokenizer,
+        prompts,
+        num_generations=1,
+        max_completion_length=min(config.max_completion_length, longest),
+        generator=seeded(config.seed, 3, state.step, device=state.model.device),
+    )
+    with torch.no_grad():
+        kl = kl_exact(policy_logits(state.model, fresh), policy_logits(state.reference, fresh))
+    return {"kl": masked_mean(kl, fresh.completion_mask)}

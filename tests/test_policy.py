@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from minigrpo.config import BadInput
 from minigrpo.policy import TINY, load_policy
-from minigrpo.pretrain import CHAT_TEMPLATE, batches, byte_tokenizer, chat_example, encode, pretrain
+from minigrpo.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
+from minigrpo.triples import PLAIN_CHAT_TEMPLATE
 
 
 def test_the_bundled_model_is_a_gpt2_of_a_megabyte(tiny):
@@ -115,7 +116,7 @@ def test_the_chats_of_the_corpus_are_what_the_chat_template_writes():
     roles = [line.split(": ", 1) for line in lines]
     messages = [{"role": role, "content": content} for role, content in roles]
     assert [m["role"] for m in messages[:2]] == ["user", "assistant"]
-    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert tokenizer.chat_template == PLAIN_CHAT_TEMPLATE
     encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     assert encoded["input_ids"][:-1] == ids  # the template ends with a line break
     assert [label != -100 for label in labels] == [bool(m) for m in encoded["assistant_masks"]][:-1]

@@ -1,0 +1,131 @@
+"""The global reward model: it learns from scored triples what people like, then serves as the reward function of a run."""
+
+import copy
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from minigrpo.config import BadInput
+from minigrpo.policy import load_model, load_policy
+from minigrpo.triples import encode_record
+
+
+def start_reward_model(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy of that name with a fresh head of one number in place of the vocabulary's; see load_policy."""
+    policy, tokenizer = load_policy(name)
+    config = copy.deepcopy(policy.config)
+    config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    return model.eval(), tokenizer
+
+
+def score_records(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[dict]) -> Tensor:
+    """(N,) scores: the head's number at the last token of each record, its EOS; differentiable."""
+    rows = [prompt + rest for _, prompt, rest, _ in (encode_record(tokenizer, record) for record in records)]
+    longest, width = model.config.max_position_embeddings, max(map(len, rows))
+    if width > longest:
+        raise BadInput(f"A record has {width} tokens; the reward model's context takes {longest}.")
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    mask = torch.arange(width) < torch.tensor([[len(row)] for row in rows])
+    hidden = model.base_model(ids, attention_mask=mask.long()).last_hidden_state
+    last = torch.tensor([len(row) - 1 for row in rows])
+    return model.score(hidden[torch.arange(len(rows)), last]).squeeze(-1).float()
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """(N,), (N,) scores -> a scalar, nats: minus the log-odds model's log-probability that ``chosen`` is preferred.
+
+    Bradley and Terry 1952: P(chosen over rejected) = sigmoid(chosen - rejected). Only differences matter.
+    """
+    return -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+
+
+def preference_pairs(records: Dataset) -> list[tuple[int, int]]:
+    """(better, worse) row numbers of every two responses to one prompt whose rewards differ."""
+    rewards, groups = records["reward"], {}
+    for row, prompt in enumerate(records["prompt"]):
+        groups.setdefault(prompt, []).append(row)
+    pairs = [pair for rows in groups.values() for pair in combinations(rows, 2)]
+    return [(a, b) if rewards[a] > rewards[b] else (b, a) for a, b in pairs if rewards[a] != rewards[b]]
+
+
+def split_by_prompt(records: Dataset, share: float = 0.2) -> tuple[Dataset, Dataset]:
+    """Records to train on and to hold out, with no prompt in both."""
+    prompts = list(dict.fromkeys(records["prompt"]))
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0)).tolist()
+    held_out = {prompts[i] for i in order[: max(1, round(share * len(prompts)))]}
+    rows = [prompt in held_out for prompt in records["prompt"]]
+    return (records.select([i for i, out in enumerate(rows) if out == wanted]) for wanted in (False, True))
+
+
+def train_reward_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Dataset,
+    *,
+    objective: str = "regression",
+    steps: int = 60,
+    learning_rate: float = 1e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Iterator[dict]:
+    """Train in place; yields ``{"step", "loss"}`` after each update.
+
+    Args:
+        objective: "regression" fits the rewards themselves; "bradley_terry" fits which of two responses to one prompt is
+            better, for scores that mean something only beside each other.
+    Raises:
+        BadInput: if bradley_terry finds no two responses to one prompt with different rewards.
+    """
+    pairs = preference_pairs(records)
+    if objective == "bradley_terry" and not pairs:
+        raise BadInput("No prompt has two responses with different rewards, so there are no pairs; use regression.")
+    rows = records.to_list()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        if objective == "bradley_terry":
+            drawn = [pairs[i] for i in torch.randint(len(pairs), (batch_size // 2,), generator=generator)]
+            scores = score_records(model, tokenizer, [rows[i] for pair in zip(*drawn, strict=True) for i in pair])
+            loss = bradley_terry_loss(*scores.chunk(2))
+        else:
+            drawn = [rows[i] for i in torch.randint(len(rows), (batch_size,), generator=generator)]
+            wanted = torch.tensor([row["reward"] for row in drawn])
+            loss = ((score_records(model, tokenizer, drawn) - wanted) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        yield {"step": step, "loss": loss.item()}
+
+
+@torch.no_grad()
+def pair_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: Dataset) -> float:
+    """Share of pairs (two responses to one prompt, rewards differ) that the model orders as their rewards do."""
+    pairs = preference_pairs(records)
+    if not pairs:
+        raise BadInput("No prompt has two responses with different rewards: there is no pair to order.")
+    scores = score_records(model, tokenizer, records.to_list())
+    return sum(bool(scores[better] > scores[worse]) for better, worse in pairs) / len(pairs)
+
+
+def load_reward_model(path: str | Path):
+    """A reward function in TRL's protocol from a folder that ``minigrpo reward-model train`` wrote."""
+    model, tokenizer = load_model(str(path), AutoModelForSequenceClassification)
+    if not hasattr(model, "score") or model.config.num_labels != 1:
+        raise BadInput(f"{str(path)!r} holds no reward model; minigrpo reward-model train makes one.")
+
+    @torch.no_grad()
+    def reward_model(prompts: list[str], completions: list[str], **_) -> list[float]:
+        rows = [{"prompt": p, "response": c, "messages": None} for p, c in zip(prompts, completions, strict=True)]
+        return score_records(model, tokenizer, rows).tolist()
+
+    return reward_model
