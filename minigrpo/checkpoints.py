@@ -26,7 +26,14 @@ def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     batch = None if state.batch is None else asdict(state.batch)
     reference = state.reference.state_dict() if state.reference_moved else None  # else it is the model of the start
-    saved = {"step": state.step, "optimizer": state.optimizer.state_dict(), "batch": batch, "reference": reference}
+    pass_start = None if state.pass_start is None else state.pass_start.state_dict()
+    saved = {
+        "step": state.step,
+        "optimizer": state.optimizer.state_dict(),
+        "batch": batch,
+        "reference": reference,
+        "pass_start": pass_start,
+    }
     with whole_or_nothing(beside):
         state.model.save_pretrained(beside)
         state.tokenizer.save_pretrained(beside)
@@ -59,6 +66,8 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
         if saved["reference"] is not None:
             state.reference.load_state_dict(saved["reference"])
             state.reference_moved = True
+        if state.pass_start is not None:
+            state.pass_start.load_state_dict(saved["pass_start"])
         state.optimizer.load_state_dict(saved["optimizer"])
         batch = saved["batch"]
         state.batch = None if batch is None else Batch(**{**batch, "rollout": Rollout(**batch["rollout"])})

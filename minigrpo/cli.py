@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minigrpo.config import TRIPLES_DEFAULTS, BadInput, GRPOConfig
+from minigrpo.config import BadInput, GRPOConfig, triples_defaults
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
@@ -80,9 +80,10 @@ def _train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # where the defaults come from has to be known first
     early.add_argument("--resume", action="store_true")
     _add(early, "output_dir", nargs="?")
+    early.add_argument("--triples", nargs="?", const="bundled")
     known, _ = early.parse_known_args(argv)
     if not known.resume:
-        return parse(TRIPLES_DEFAULTS if any(flag.split("=")[0] == "--triples" for flag in argv) else {})
+        return parse(triples_defaults(known.triples) if known.triples else {})
     if known.output_dir is None:
         raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
     from minigrpo import runs

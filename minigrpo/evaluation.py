@@ -24,22 +24,24 @@ def evaluate(
     """Sample every held-out problem, always with the same draws, so that two policies are compared on equal terms.
 
     Returns:
-        accuracy: share of samples with the full score, at ``temperature``.
+        accuracy: share of samples with the full score, at ``temperature``; like the next two only where a task has a reward.
         accuracy_greedy: the same with the likeliest token each time, one sample a problem.
         pass@k: chance that one of k samples has the full score, for k = 1, 2, 4 ... up to num_generations.
         thinking: share of samples that write steps first (clock task only).
         mean_length: tokens a sample, EOS included.
     """
     sampled = _sample(model, tokenizer, task, num_generations, temperature, max_completion_length, seed)
-    greedy = _sample(model, tokenizer, task, 1, 0.0, max_completion_length, seed)
-    right = _right(task, sampled, num_generations)
     completions = [text for rollout in sampled for text in rollout.completions]
-    result = {"accuracy": right.mean().item(), "accuracy_greedy": _right(task, greedy, 1).mean().item()}
+    result = {}
+    if task.reward is not None:
+        greedy = _sample(model, tokenizer, task, 1, 0.0, max_completion_length, seed)
+        right = _right(task, sampled, num_generations)
+        result = {"accuracy": right.mean().item(), "accuracy_greedy": _right(task, greedy, 1).mean().item()}
     if task.thinks is not None:
         result["thinking"] = sum(map(task.thinks, completions)) / len(completions)
     result["mean_length"] = sum(int(r.completion_mask.sum()) for r in sampled) / len(completions)
     k = 1
-    while k <= num_generations:
+    while task.reward is not None and k <= num_generations:
         chances = [pass_at_k(num_generations, int(row.sum()), k) for row in right]
         result[f"pass@{k}"] = sum(chances) / len(chances)
         k *= 2

@@ -26,7 +26,7 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
     if (folder / "model").is_dir():  # the folder of a run
         folder = folder / "model"
     if folder.is_dir():
-        _check_folder(folder)
+        check_folder(folder)
     try:
         tokenizer, model = _load(str(folder), local_files_only=True) if folder.is_dir() else _load_from_hub(name)
     except BadInput:
@@ -47,7 +47,8 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
     return model.eval(), tokenizer
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raises BadInput unless a model and its tokenizer lie in ``folder``."""
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
         checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
         hint = f"its checkpoints are {', '.join(checkpoints)}" if checkpoints else "a finished run or save_pretrained makes one"

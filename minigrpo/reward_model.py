@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from minigrpo.config import BadInput
-from minigrpo.policy import load_model, load_policy
+from minigrpo.config import BadInput, first_line
+from minigrpo.policy import check_folder, load_policy, whole_model
 from minigrpo.triples import encode_record
 
 
@@ -118,10 +118,23 @@ def pair_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, re
 
 
 def load_reward_model(path: str | Path):
-    """A reward function in TRL's protocol from a folder that ``minigrpo reward-model train`` wrote."""
-    model, tokenizer = load_model(str(path), AutoModelForSequenceClassification)
-    if not hasattr(model, "score") or model.config.num_labels != 1:
-        raise BadInput(f"{str(path)!r} holds no reward model; minigrpo reward-model train makes one.")
+    """A reward function in TRL's protocol from a folder that ``minigrpo reward-model train`` wrote.
+
+    Raises:
+        BadInput: if there is no such folder, or no reward model in it.
+    """
+    if not Path(path).is_dir():
+        raise BadInput(f"There is no folder {str(path)!r}; minigrpo reward-model train makes a reward model.")
+    check_folder(Path(path))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model = whole_model(AutoModelForSequenceClassification, path, local_files_only=True).eval()
+    except BadInput:
+        raise BadInput(f"{str(path)!r} holds a model, but no reward model; minigrpo reward-model train makes one.") from None
+    except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
+        raise BadInput(f"The reward model {str(path)!r} cannot be loaded: {first_line(error)}") from error
+    if model.config.num_labels != 1:
+        raise BadInput(f"The model in {str(path)!r} gives {model.config.num_labels} numbers a text; a reward model gives one.")
 
     @torch.no_grad()
     def reward_model(prompts: list[str], completions: list[str], **_) -> list[float]:

@@ -10,13 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from minigrpo import runs
 from minigrpo.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import load_policy
+from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
@@ -27,6 +30,7 @@ SAMPLES_EVERY = 10  # steps
 # The matrix products of so small a model are too short to be shared: a second thread saves a fifth of the time on idle cores,
 # and costs many times as much on busy ones.
 FEW_PARAMETERS = 10_000_000
+OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 SILENT_STEPS = 10
 NOTHING_TO_LEARN = (
     f"For {SILENT_STEPS} steps all rewards of every group were equal: every advantage is 0 and there is nothing to learn "
@@ -44,15 +48,12 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     model, tokenizer = load_policy(config.model)
     if sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS:
         torch.set_num_threads(1)
-    task = load_task(config.task, config.seed)
+    task = _task(config, tokenizer, model.config.max_position_embeddings)
     reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
+    if config.reward_model:
+        reward_fns = [load_reward_model(config.reward_model), *reward_fns]
+        config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
     check_weights(config.reward_weights, len(reward_fns))
-    for dataset in (task.train, task.held_out):  # raises if a prompt does not fit
-        encode_prompts(tokenizer, dataset["prompt"], model.config.max_position_embeddings - config.max_completion_length)
-    if config.triples:
-        records = prepare(load_triples(config.triples), config)
-        logged_rollout(tokenizer, records[:], model.config.max_position_embeddings)  # raises if a record does not fit
-        task = replace(task, train=records)
     if resume:
         folder = Path(config.output_dir)
         if runs.is_finished(folder, config.max_steps):
@@ -72,7 +73,9 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
 
 
 def _run_in(folder: Path, state: TrainState, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> int:
-    print(f"{config.model} on {config.task}, {len(task.held_out)} held-out problems. Writing to {folder}", flush=True)
+    what = f"{len(task.train)} records" if config.triples else task.name
+    kind = "held-out problems" if task.reward else "prompts of their own"
+    print(f"{config.model} on {what}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
     settings = {"temperature": config.temperature, "max_completion_length": config.max_completion_length}
     before = evaluate(state.model, state.tokenizer, task, **settings)
     first = example_completions(state.model, state.tokenizer, task, **settings)
@@ -93,6 +96,19 @@ def _run_in(folder: Path, state: TrainState, task: Task, reward_fns: list, confi
     summary = {"before": before, "after": after, "seconds": seconds, "steps": state.step, "examples": examples}
     _finish(folder, state, task, summary)
     return 0
+
+
+def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
+    """What is trained on, problems or records, and what is scored. Raises BadInput if anything of it does not fit ``context``."""
+    task = None if config.task == "records" else load_task(config.task, config.seed)
+    if config.triples is not None:
+        records = prepare(load_triples(config.triples), config)
+        prompts = dict.fromkeys(logged_rollout(tokenizer, records[:], context).prompts)
+        own = Dataset.from_dict({"prompt": list(prompts)[:OWN_PROMPTS]})
+        task = replace(task, train=records) if task else Task("records", records, own, reward=None)
+    for dataset in (task.held_out,) if config.triples is not None else (task.train, task.held_out):
+        encode_prompts(tokenizer, dataset["prompt"], context - config.max_completion_length)
+    return task
 
 
 def _reward_function(path: str) -> RewardFunction:
@@ -187,7 +203,9 @@ def _finish(folder: Path, state: TrainState, task: Task, summary: dict) -> None:
     from minigrpo.plots import plot_runs, save_figure
 
     before, after, examples = summary["before"], summary["after"], summary["examples"]
-    title = f"{task.name}: accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
+    title = task.name
+    if task.reward:
+        title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
     save_figure(plot_runs([runs.read_metrics(folder)], title=title)[0].figure, folder / "curves.png")
     with whole_or_nothing(folder / "model"):
         state.model.save_pretrained(folder / "model")

@@ -51,7 +51,7 @@ class TrainState:
     def start(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GRPOConfig) -> "TrainState":
         """Step 0: the reference is a frozen copy of the model, which is trained in place, in eval mode (no dropout)."""
         reference = copy.deepcopy(model).eval().requires_grad_(False) if config.beta else None
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0)
         ratios = config.triples is not None and config.triples_estimator == "policy_gradient"
         pass_start = copy.deepcopy(model).eval().requires_grad_(False) if ratios else None
         return cls(model.eval(), tokenizer, reference, pass_start, optimizer)

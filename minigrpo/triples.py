@@ -49,7 +49,6 @@ def load_triples(source: str | Path | Dataset | Iterable[dict]) -> Dataset:
     Raises:
         BadInput: with file and row, for whatever is missing, misspelt, empty, not a number or not readable; no row is dropped.
     """
-    source = BUNDLED if source == "bundled" else source
     source = BUNDLED if isinstance(source, str) and source == "bundled" else source
     name = str(source) if isinstance(source, str | Path) else "the records"
     rows = list(_read(Path(source)) if isinstance(source, str | Path) else enumerate(source, 1))
@@ -179,8 +178,6 @@ def prepare(records: Dataset, config: GRPOConfig) -> Dataset:
     """The records with a column "advantage", which is all that the two estimators differ in before the loss."""
     rewards = torch.tensor(records["reward"])
     if config.triples_estimator == "weighted":
-        if config.beta == 0:
-            raise BadInput("The weighted estimator divides rewards by beta, which is 0; a beta above 0 is wanted.")
         advantages = optimum_weights(rewards, config.beta)
     else:
         advantages = baseline_advantages(rewards, group_ids(records))
