@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": "complete prompts",
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
+    "reward-model": "train a reward model on scored records",
     "pretrain": "make the bundled GPT-2 again from nothing",
 }
 
@@ -22,12 +23,12 @@ def main(argv: list[str] | None = None) -> int:
         parser = _parser(
             usage="minigrpo COMMAND [--help] ...",
             description="Learn GRPO by building it: a GPT-2 learns to think, on a laptop, offline.",
-            epilog="commands:\n" + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items()),
+            epilog="commands:\n" + "\n".join(f"  {name:14}{text}" for name, text in COMMANDS.items()),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
         command = parser.parse_args(argv[:1] or ["--help"]).command
-        return globals()[f"_{command}"](argv[1:]) or 0
+        return globals()[f"_{command.replace('-', '_')}"](argv[1:]) or 0
     except (BadInput, FloatingPointError) as error:
         print(f"minigrpo: {error}", file=sys.stderr)
     except OSError as error:
@@ -184,6 +185,42 @@ def _plot(argv: list[str]) -> None:
     print(output)
 
 
+def _reward_model(argv: list[str]) -> None:
+    parser = _parser("reward-model")
+    parser.add_argument("action", choices=("train",))
+    parser.add_argument("--triples", default="bundled", help="a .jsonl, .csv or .parquet file; by default the bundled records")
+    parser.add_argument("--model", default="tiny", help="the backbone: tiny, a folder, or a name on the hub")
+    objectives = "regression: the scores themselves; bradley_terry: which of two responses to one prompt is better"
+    parser.add_argument("--objective", choices=("regression", "bradley_terry"), default="regression", help=objectives)
+    _add(parser, "max_steps", type=int, default=100, help="optimizer updates (default %(default)s)")
+    _add(parser, "learning_rate", type=float, default=1e-3, help="of AdamW (default %(default)s)")
+    _add(parser, "seed", type=int, default=0, help="(default %(default)s)")
+    _add(parser, "output_dir", help="a new folder; by default runs/reward-model")
+    args = parser.parse_args(argv)
+    if args.max_steps < 1 or not 0 < args.learning_rate < float("inf"):
+        raise BadInput(f"max_steps and learning_rate must be above 0, got {args.max_steps} and {args.learning_rate}.")
+    _quiet()
+    from tqdm import tqdm
+
+    from minigrpo import reward_model, runs
+    from minigrpo.triples import load_triples
+
+    train, held_out = reward_model.split_by_prompt(load_triples(args.triples))
+    model, tokenizer = reward_model.start_reward_model(args.model)
+    before = reward_model.pair_accuracy(model, tokenizer, held_out)
+    folder = runs.new_folder(args.output_dir, "reward-model")
+    settings = {"objective": args.objective, "steps": args.max_steps, "learning_rate": args.learning_rate, "seed": args.seed}
+    for row in (bar := tqdm(reward_model.train_reward_model(model, tokenizer, train, **settings), total=args.max_steps)):
+        bar.set_postfix(loss=f"{row['loss']:.3f}")
+    after = reward_model.pair_accuracy(model, tokenizer, held_out)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    summary = {"triples": args.triples, **settings, "held_out_pair_accuracy": {"before": before, "after": after}}
+    runs.write_json(folder / "summary.json", summary)
+    print(f"{len(train)} records; pairs of held-out prompts in the right order: {before:.3f} before, {after:.3f} after.")
+    print(f"Use it: minigrpo train --task sums --reward-model {folder}")
+
+
 def _pretrain(argv: list[str]) -> None:
     parser = _parser("pretrain")
     _add(parser, "output_dir", help="a new folder; WITHOUT THIS the bundled model itself is replaced")
@@ -192,9 +229,10 @@ def _pretrain(argv: list[str]) -> None:
     _quiet()
     from tqdm import tqdm
 
-    from minigrpo import pretrain
+    from minigrpo import pretrain, runs
+    from minigrpo.policy import TINY
 
-    output = pretrain.check_output(args.output_dir)
+    output = TINY if args.output_dir is None else runs.new_folder(args.output_dir, "")
     steps = pretrain.STEPS if args.steps is None else args.steps
     if args.steps is not None and args.output_dir is None:
         raise BadInput("--steps is for a try, and needs --output_dir: the bundled model is replaced by a whole one only.")

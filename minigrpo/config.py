@@ -1,5 +1,6 @@
 """The configuration of a run: one frozen dataclass with the names of TRL's GRPOConfig. Imports no torch."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -94,6 +95,10 @@ class GRPOConfig:
             if not valid:
                 raise BadInput(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
 
+        self._check_kinds(check)
+        self._check_ranges(check)
+
+    def _check_kinds(self, check: Callable[[bool, str, str], None]) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value, kinds = getattr(self, name), get_args(kind)
             if get_origin(kind) is Literal:
@@ -102,6 +107,8 @@ class GRPOConfig:
                 check(type(value) is int, name, "a whole number")
             elif kind is float or (float in kinds and value is not None):
                 check(isinstance(value, float | int), name, "a number")
+
+    def _check_ranges(self, check: Callable[[bool, str, str], None]) -> None:
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
             check(getattr(self, name) >= 1, name, "at least 1")
         for name in ("temperature", "learning_rate", "adam_epsilon", "max_grad_norm"):
@@ -152,9 +159,9 @@ def triples_defaults(triples: str) -> dict:
         "learning_rate": 5e-4,
         # AdamW divides by the size of a gradient, and so moves even the weights of tokens that no record holds, a whole
         # learning rate at a time: with 1e-8 the bundled model forgets to think on clock problems. See the README.
-        "adam_epsilon": 3e-5,
-        "max_steps": 48,
-        "save_steps": 16,
+        "adam_epsilon": 1e-4,
+        "max_steps": 60,
+        "save_steps": 20,
         "max_completion_length": 24,
         # Summed over a response's tokens: a mean would let a short response weigh more than a long one.
         "loss_type": "dr_grpo",

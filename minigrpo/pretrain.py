@@ -13,9 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from minigrpo.config import BadInput
 from minigrpo.evaluation import evaluate
-from minigrpo.policy import TINY
 from minigrpo.tasks import clock_problem, clock_steps, clock_thought, is_held_out, load_task, sum_question
 from minigrpo.triples import PLAIN_CHAT_TEMPLATE
 
@@ -173,16 +171,6 @@ def pretrain(steps: int = STEPS, learning_rate: float = 4e-3, seed: int = 0) -> 
         optimizer.step()
         schedule.step()
         yield {"step": step, "loss": loss.item(), "model": model, "tokenizer": tokenizer}
-
-
-def check_output(output_dir: str | None) -> Path:
-    """The folder to write to: the bundled model's own by default; one that was named must be empty or new."""
-    if output_dir is None:
-        return TINY
-    if Path(output_dir).exists() and any(Path(output_dir).iterdir()):
-        raise BadInput(f"The folder {output_dir!r} is not empty; name a new one.")
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    return Path(output_dir)
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path, steps: int) -> None:

@@ -1,6 +1,7 @@
 """Human scores: one prompt and response at a time, in JupyterLab, each score on disk before the next is shown."""
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,8 +28,12 @@ class Ratings:
         self.path = Path(path)
         lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []  # a line cut off is not there
         for row, line in enumerate(lines):
-            rated = json.loads(line)
-            if row >= len(self.records) or {k: rated[k] for k in ("prompt", "response")} != self.records[row]:
+            try:
+                rated = json.loads(line)
+                same = {"prompt": rated["prompt"], "response": rated["response"]} == self.records[row]
+            except (ValueError, KeyError, TypeError, IndexError):
+                same = False
+            if not same:
                 raise BadInput(f"{self.path}, row {row + 1}, scores another record than the one given; name another file.")
         self.done = len(lines)
         self._write(lines)
@@ -39,7 +44,9 @@ class Ratings:
         return self.records[self.done] if self.done < len(self.records) else None
 
     def rate(self, score: float) -> None:
-        """Append the score of the current record and wait until the disk has it."""
+        """Append the score of the current record and wait until the disk has it. BadInput if it is not a number."""
+        if not isinstance(score, float | int) or not math.isfinite(score):
+            raise BadInput(f"A score must be a finite number, got {score!r}.")
         line = json.dumps({**self.records[self.done], "reward": float(score)}, ensure_ascii=False) + "\n"
         with self.path.open("ab") as file:
             file.write(line.encode())

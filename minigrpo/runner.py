@@ -23,7 +23,7 @@ from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
-from minigrpo.training import TrainState, train
+from minigrpo.training import TrainState, step_prompts, train
 from minigrpo.triples import load_triples, logged_rollout, prepare
 
 SAMPLES_EVERY = 10  # steps
@@ -54,6 +54,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         reward_fns = [load_reward_model(config.reward_model), *reward_fns]
         config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
     check_weights(config.reward_weights, len(reward_fns))
+    step_prompts(task.train, 0, config)  # raises if there are too few
     if resume:
         folder = Path(config.output_dir)
         if runs.is_finished(folder, config.max_steps):
@@ -99,7 +100,7 @@ def _run_in(folder: Path, state: TrainState, task: Task, reward_fns: list, confi
 
 
 def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
-    """What is trained on, problems or records, and what is scored. Raises BadInput if anything of it does not fit ``context``."""
+    """What is trained on, problems or records, and what is scored. Raises BadInput if any of it does not fit the context."""
     task = None if config.task == "records" else load_task(config.task, config.seed)
     if config.triples is not None:
         records = prepare(load_triples(config.triples), config)

@@ -24,7 +24,7 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
         OSError: if it cannot be written.
     """
     kind = "triples" if config.triples else config.task
-    folder = Path(config.output_dir) if config.output_dir else _new_folder(f"{kind}-{config.seed}")
+    folder = Path(config.output_dir) if config.output_dir else _free_folder(f"{kind}-{config.seed}")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"output_dir {str(folder)!r} is a file; a folder is wanted.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -62,7 +62,18 @@ def restore_overwritten(folder: Path) -> None:
         _aside(folder).rename(folder)
 
 
-def _new_folder(name: str) -> Path:
+def new_folder(output_dir: str | None, name: str) -> Path:
+    """``output_dir``, made, or runs/NAME (-2 ...). Raises BadInput if ``output_dir`` is a file or not empty."""
+    if output_dir is None:
+        return _free_folder(name)
+    folder = Path(output_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"output_dir {output_dir!r} is there and not an empty folder; name a new one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _free_folder(name: str) -> Path:
     """runs/NAME, or the first of runs/NAME-2 ... that is not there; made at once, so that two runs never share one."""
     folder, count = Path("runs") / name, 1
     while True:

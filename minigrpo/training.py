@@ -125,9 +125,8 @@ def step_prompts(dataset: Dataset, index: int, config: GRPOConfig) -> dict[str, 
     if "prompt" not in dataset.column_names:
         raise BadInput(f"The data set has the columns {dataset.column_names}; a column 'prompt' is needed.")
     if len(dataset) < num_prompts:
-        raise BadInput(
-            f"The data set has {len(dataset)} prompts, a rollout takes {num_prompts} (generation_batch_size / num_generations)."
-        )
+        what, whole = ("records", "batch") if config.triples else ("prompts", "rollout")
+        raise BadInput(f"There are {len(dataset)} {what}, a {whole} takes {num_prompts}; a lower generation_batch_size helps.")
     epoch, position = divmod(index, len(dataset) // num_prompts)
     order = torch.randperm(len(dataset), generator=seeded(config.seed, 1, epoch))
     return dataset[order[position * num_prompts : (position + 1) * num_prompts].tolist()]

@@ -44,8 +44,8 @@ def load_triples(source: str | Path | Dataset | Iterable[dict]) -> Dataset:
     Args:
         source: "bundled", a file (.jsonl, .csv, .parquet), a Dataset, or rows. Rewards may be integers or numeric strings.
     Returns:
-        A Dataset with ``prompt`` (of a chat: all of it but for what the assistant said last), ``response``, ``reward`` (float)
-        and ``messages`` (None, or a list of {role, content}).
+        A Dataset with ``prompt`` (of a chat: all of it but for what the assistant said last), ``response``, ``reward`` (float),
+        ``messages`` (None, or a list of {role, content}) and ``where`` (file and row, for those who have to complain of it).
     Raises:
         BadInput: with file and row, for whatever is missing, misspelt, empty, not a number or not readable; no row is dropped.
     """
@@ -106,11 +106,11 @@ def _checked(row: dict, where: str) -> dict:
         messages = _chat(row["messages"], where)
         *before, last = messages
         prompt = "\n".join(f"{m['role']}: {m['content']}" for m in before)
-        return {"prompt": prompt, "response": last["content"], "reward": reward, "messages": messages}
+        return {"prompt": prompt, "response": last["content"], "reward": reward, "messages": messages, "where": where}
     for column in ("prompt", "response"):
         if not isinstance(row[column], str) or not row[column].strip():
             raise BadInput(f"{where}, has {row[column]!r:.60} as its {column}; wanted is a text that is not empty.")
-    return {"prompt": row["prompt"], "response": row["response"], "reward": reward, "messages": None}
+    return {"prompt": row["prompt"], "response": row["response"], "reward": reward, "messages": None, "where": where}
 
 
 def _number(value, where: str) -> float:
@@ -234,8 +234,8 @@ def logged_rollout(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list],
     for row, (_, prompt, rest, _) in zip(rows, encoded, strict=True):
         if not prompt or len(prompt) + len(rest) > longest:
             raise BadInput(
-                f"The record {row['prompt'][:40]!r} has {len(prompt)} tokens of prompt and {len(rest)} of response; the model's "
-                f"context takes {longest} together, of them at least 1 of prompt."
+                f"{row['where']}, has {len(prompt)} tokens of prompt and {len(rest)} of response with EOS; the model's context "
+                f"takes {longest} together, of them at least 1 of prompt."
             )
     texts = list(dict.fromkeys(text for text, *_ in encoded))
     prompts = {text: prompt for text, prompt, *_ in encoded}

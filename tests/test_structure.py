@@ -24,16 +24,23 @@ MAY_IMPORT = {
     "policy": {"config"},
     "sampling": {"config", "logprobs"},
     "rewards": {"config"},
-    "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling"},
+    "rating": {"config"},
+    "triples": {"config", "sampling"},
+    "reward_model": {"config", "policy", "triples"},
+    "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "triples"},
     "checkpoints": {"config", "policy", "sampling", "training"},
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
     "plots": {"config", "kl", "loss"},
     "runs": {"config"},
     "runner": {
-        "checkpoints", "config", "evaluation", "plots", "policy", "rewards", "runs", "sampling", "tasks", "training"
+        "checkpoints", "config", "evaluation", "plots", "policy", "reward_model", "rewards", "runs", "sampling", "tasks",
+        "training", "triples",
     },
-    "pretrain": {"config", "evaluation", "policy", "tasks"},
-    "cli": {"config", "evaluation", "plots", "policy", "pretrain", "runner", "runs", "sampling", "tasks", "training"},
+    "pretrain": {"evaluation", "policy", "tasks", "triples"},
+    "cli": {
+        "config", "evaluation", "plots", "policy", "pretrain", "reward_model", "runner", "runs", "sampling", "tasks",
+        "training", "triples",
+    },
     "__init__": set(),
     "__main__": {"cli"},
 }  # fmt: skip

@@ -335,7 +335,7 @@ def test_every_step_and_every_seed_draws_anew():
 def test_data_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match="a column 'prompt' is needed"):
         step_prompts(Dataset.from_dict({"question": ["a"]}), 0, config())
-    with pytest.raises(BadInput, match="has 1 prompts, a rollout takes 4"):
+    with pytest.raises(BadInput, match="are 1 prompts, a rollout takes 4"):
         step_prompts(Dataset.from_dict({"prompt": ["a"]}), 0, config())
 
 

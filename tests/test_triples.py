@@ -225,5 +225,5 @@ def test_groups_are_prompts():
 
 def test_a_record_that_does_not_fit_is_refused(tokenizer):
     records = load_triples([{"prompt": "a" * 30, "response": "b" * 20, "reward": r} for r in (1, 2)])
-    with pytest.raises(BadInput, match="has 30 tokens of prompt and 21 of response"):
+    with pytest.raises(BadInput, match="row 1, has 30 tokens of prompt and 21 of response"):
         logged_rollout(tokenizer, records[:], longest=50)

@@ -1,6 +1,6 @@
 """How minigrpo/assets/sums.jsonl was made: the bundled model answers 100 questions four times each, the rubric scores it.
 
-    python -m tests.tools.sample_records [FILE]
+python -m tests.tools.sample_records [FILE]
 """
 
 import json
