@@ -41,7 +41,7 @@ class GRPOConfig:
     )
     triples: str | None = _field(
         None,
-        "Learn from scored records instead of sampling: a .jsonl, .csv or .parquet file, or the bundled ones.",
+        "Learn from scored records instead of sampling: a .jsonl, .csv or .parquet file; the bundled ones without.",
         nargs="?",
         const="bundled",
     )

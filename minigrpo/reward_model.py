@@ -20,10 +20,10 @@ def start_reward_model(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedT
     policy, tokenizer = load_policy(name)
     config = copy.deepcopy(policy.config)
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng():  # the initialisation draws from the global generator; leave it as it was
         model = AutoModelForSequenceClassification.from_config(config)
     model.base_model.load_state_dict(policy.base_model.state_dict())
+    torch.nn.init.normal_(model.score.weight, std=0.02, generator=torch.Generator().manual_seed(0))
     return model.eval(), tokenizer
 
 

@@ -194,10 +194,10 @@ def update(
     logits = policy_logits(state.model, rollout)
     logprobs = logprobs_fn(logits, rollout.completion_ids, config.temperature)
     # With one update a rollout the policy that is trained is the one that sampled: a ratio of exactly 1, free of the
-    # rounding between sampling and scoring.
-    on_policy = config.num_iterations == 1 and state.pass_start is None
+    # rounding between sampling and scoring. Weighted records have no other policy either, and their weights hold the KL.
+    weighted = config.triples is not None and config.triples_estimator == "weighted"
+    on_policy = weighted or (config.num_iterations == 1 and state.pass_start is None)
     old_logprobs = logprobs.detach() if on_policy else rollout.logprobs
-    weighted = config.triples is not None and config.triples_estimator == "weighted"  # beta is in the weights already
     kl = None
     if state.reference is not None and not weighted:
         kl = _penalty(state, config, kl_fn, logits, logprobs, old_logprobs)
@@ -215,19 +215,25 @@ def update(
         importance_sampling_level=config.importance_sampling_level,
         max_completion_length=config.max_completion_length,
     )
-    state.optimizer.zero_grad()
-    result.loss.backward()
-    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm).item()
-    if not math.isfinite(grad_norm):
-        raise FloatingPointError(
-            f"The gradient norm at step {state.step + 1} is {grad_norm} and the loss {result.loss.item()}; "
-            "the weights were left as they were. A lower learning_rate is the usual cure."
-        )
-    state.optimizer.step()
+    grad_norm = _descend(state, config, result.loss)
     metrics = {"loss": result.loss.item(), "clip_ratio": result.clip_fraction.item(), "grad_norm": grad_norm}
     metrics |= {"entropy": masked_mean(token_entropies(logits.detach(), config.temperature), mask)}
     metrics |= {"kl": masked_mean(kl, mask)} if kl is not None else {}
     return metrics | {"learning_rate": config.learning_rate}
+
+
+def _descend(state: TrainState, config: GRPOConfig, loss: Tensor) -> float:
+    """One optimizer step; returns the gradient's norm before it was clipped."""
+    state.optimizer.zero_grad()
+    loss.backward()
+    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm).item()
+    if not math.isfinite(grad_norm):
+        raise FloatingPointError(
+            f"The gradient norm at step {state.step + 1} is {grad_norm} and the loss {loss.item()}; "
+            "the weights were left as they were. A lower learning_rate is the usual cure."
+        )
+    state.optimizer.step()
+    return grad_norm
 
 
 def policy_logits(model: PreTrainedModel, rollout: Rollout) -> Tensor:
@@ -258,12 +264,13 @@ def batch_metrics(state: TrainState, config: GRPOConfig) -> dict[str, float]:
     weights = optimum_weights(state.batch.rewards, config.beta or 1.0) / len(state.batch.rewards)
     metrics = {"weighted_logprob": (weights * torch.where(rollout.completion_mask, logprobs, 0.0).sum(1)).sum().item()}
     if state.reference is not None:
-        metrics |= fresh_kl(state, config)
+        metrics |= fresh_metrics(state, config)
     return metrics
 
 
-def fresh_kl(state: TrainState, config: GRPOConfig, num_prompts: int = 32) -> dict[str, float]:
-    """KL(policy || reference) at tokens that the policy writes now: at those of the records it would be another number."""
+def fresh_metrics(state: TrainState, config: GRPOConfig, num_prompts: int = 32) -> dict[str, float]:
+    """KL(policy || reference) at tokens that the policy writes now (at those of the records it would be another number), and
+    the length of what it writes."""
     prompts = list(dict.fromkeys(state.batch.rollout.prompts))[:num_prompts]
     longest = state.model.config.max_position_embeddings - state.batch.rollout.prompt_ids.shape[1]
     fresh = sample_completions(
@@ -276,4 +283,5 @@ def fresh_kl(state: TrainState, config: GRPOConfig, num_prompts: int = 32) -> di
     )
     with torch.no_grad():
         kl = kl_exact(policy_logits(state.model, fresh), policy_logits(state.reference, fresh))
-    return {"kl": masked_mean(kl, fresh.completion_mask)}
+    lengths = fresh.completion_mask.sum(1).float()
+    return {"kl": masked_mean(kl, fresh.completion_mask), "completions/mean_length": lengths.mean().item()}

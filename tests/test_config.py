@@ -57,6 +57,9 @@ def test_names_are_those_of_trl_but_for_our_own():
         "reward_funcs",
         "kl_estimator",
         "kl_in_reward",
+        "triples",
+        "triples_estimator",
+        "reward_model",
     }
 
 

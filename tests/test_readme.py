@@ -25,7 +25,10 @@ def test_every_module_is_in_the_table():
 
 def test_every_flag_and_field_exists():
     flags = {f.replace("-", "_") for f in re.findall(r"--([a-z][\w-]+)", README)}
-    known = {f.name for f in fields(GRPOConfig)} | {"resume", "overwrite", "help", "output_dir"}
+    parsers = (ROOT / "minigrpo" / "cli.py", *(ROOT / "tests" / "benchmarks").glob("*.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in parsers)
+    known = {f.name for f in fields(GRPOConfig)} | {"help"} | set(re.findall(r'add_argument\("--(\w+)"|$', text))
+    known |= set(re.findall(r'_add\(\w+, "(\w+)"', text))
     assert flags <= known
 
 
@@ -39,11 +42,13 @@ def test_the_three_examples_are_held_out_and_as_right_or_wrong_as_they_say():
             assert {"right": [1.0], "wrong": [0.0]}[said] == exact_answer([prompt], [completion], right)
 
 
-def test_the_python_of_the_readme_runs(capsys):
-    reward, block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_python_of_the_readme_runs(capsys, tmp_path, monkeypatch):
+    reward, block, rating = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(reward, names)
     assert names["brief"](["?"] * 2, ["<1>5", "6"], answer=["5", "5"]) == [0.92, -0.02]
     exec(block.replace("max_steps=60", "max_steps=2"), {})
     assert capsys.readouterr().out.count("\n") == 2
+    monkeypatch.chdir(tmp_path)
+    exec(rating, {})
     assert set(re.findall(r"^from minigrpo import (.*)$", block, re.MULTILINE)[0].split(", ")) <= set(minigrpo.__all__)

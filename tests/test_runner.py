@@ -420,7 +420,7 @@ def test_plot_draws_one_run_and_several(uninterrupted, tmp_path, monkeypatch, ca
         (["plot", "run", "--output", "curves.abc"], ["'curves.abc' does not end like a picture"]),
         (["pretrain", "--steps", "2"], ["needs --output_dir"]),
         (["pretrain", "--steps", "0", "--output-dir", "new"], ["steps must be at least 1"]),
-        (["pretrain", "--output-dir", "taken"], ["is not empty"]),
+        (["pretrain", "--output-dir", "taken"], ["not an empty folder"]),
         (["dance"], ["dance"]),
     ],
 )

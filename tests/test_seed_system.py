@@ -79,7 +79,7 @@ def test_the_bundled_records_teach_the_full_equation_and_leave_the_clock_task_al
 
 
 def test_the_policy_comes_to_the_optimum_that_theory_predicts():
-    """At beta 2 the optimum is no corner: reference(y|x) exp(R / 2) / Z(x) leaves every manner its share, and has a KL of its own.
+    """At beta 2 the optimum is no corner: reference(y|x) exp(R / 2) / Z(x) leaves every manner a share, and has its own KL.
 
     With 4096 records: of a few hundred the policy also learns by heart which prompt happened to get which answers.
     """

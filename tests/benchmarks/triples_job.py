@@ -28,8 +28,8 @@ VARIANTS = {
     "weighted, adam_epsilon 1e-8": ["--adam-epsilon", "1e-8"],
     "policy_gradient, beta 0.04": ["--triples-estimator", "policy_gradient", "--beta", "0.04"],
     "policy_gradient, beta 0.4": ["--triples-estimator", "policy_gradient"],
-    "policy_gradient, lone baselines, beta 0.04": [
-        *("--triples-estimator", "policy_gradient", "--beta", "0.04", "--loss-type", "grpo")
+    "policy_gradient, beta 0.04, 300 steps": [
+        *("--triples-estimator", "policy_gradient", "--beta", "0.04", "--max-steps", "300", "--save-steps", "300")
     ],
 }
 
