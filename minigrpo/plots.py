@@ -21,9 +21,9 @@ PANELS = (
     ("frac_reward_zero_std", "groups that agree: nothing to learn", (0, 1)),
 )
 RECORD_PANELS = (
-    ("weighted_logprob", "log-prob of good records (nats a completion)", (None, None)),
-    ("kl", "KL, on fresh samples (nats a token)", (0, None)),
-    ("completions/mean_length", "completion length, fresh samples (tokens)", (0, None)),
+    ("weighted_logprob", "log-prob of good records (nats)", (None, None)),
+    ("kl", "KL, fresh samples (nats a token)", (0, None)),
+    ("completions/mean_length", "length, fresh samples (tokens)", (0, None)),
     ("entropy", "entropy at the records (nats a token)", (0, None)),
     ("clip_ratio", "tokens held back by the clip", (0, 1)),
     ("grad_norm", "gradient norm", (0, None)),
