@@ -38,6 +38,7 @@ _HOME = {
     "METRICS": "metrics",
     "pass_at_k": "metrics",
     "load_triples": "triples",
+    "logged_rollout": "triples",
     "baseline_advantages": "triples",
     "optimum_weights": "triples",
     "prepare": "triples",
@@ -57,6 +58,17 @@ _HOME = {
     "plot_runs": "plots",
     "plot_metric": "plots",
     "plot_clipping": "plots",
+    "plot_pipeline": "plots",
+    "plot_tokens": "plots",
+    "plot_advantages": "plots",
+    "plot_kl_estimators": "plots",
+    "plot_shares": "plots",
+    "compare_runs": "plots",
+    "watch": "plots",
+    "show_tokens": "tokens",
+    "completion_tokens": "tokens",
+    "seeded": "training",
+    "policy_logits": "training",
 }
 __all__ = sorted(_HOME)
 

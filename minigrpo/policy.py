@@ -5,6 +5,7 @@ from pathlib import Path
 import huggingface_hub
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from minigrpo.config import BadInput, first_line
 
@@ -64,7 +65,12 @@ def _load(path: str, **kwargs):
 
 def whole_model(kind: type, path: str | Path, **kwargs) -> PreTrainedModel:
     """from_pretrained in float32, which would fill in missing weights at random. Raises BadInput if any is missing."""
-    model, found = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **kwargs)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar over reading a file of a megabyte is noise in every notebook
+    try:
+        model, found = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **kwargs)
+    finally:
+        logging.enable_progress_bar() if bars else None
     if found["missing_keys"]:
         raise BadInput(f"{str(path)!r} lacks the weights {', '.join(sorted(found['missing_keys'])[:3])}.")
     return model

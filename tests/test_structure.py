@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "triples"},
     "checkpoints": {"config", "policy", "sampling", "training"},
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
-    "plots": {"config", "kl", "loss"},
+    "plots": {"advantages", "config", "kl", "loss"},
+    "tokens": set(),
     "runs": {"config"},
     "runner": {
         "checkpoints", "config", "evaluation", "plots", "policy", "reward_model", "rewards", "runs", "sampling", "tasks",

@@ -1,0 +1,50 @@
+"""Completions as coloured tokens: what a policy wrote, and a number for each token of it."""
+
+import html
+
+from torch import Tensor
+
+
+class TokenView:
+    """Completions as coloured tokens: HTML in a notebook (no JavaScript), a table of numbers in a terminal. See show_tokens."""
+
+    def __init__(self, rows: list[tuple[list[str], list[float]]], label: str):
+        self.rows, self.label = rows, label
+        self.largest = max((abs(value) for _, values in rows for value in values), default=0.0) or 1.0
+
+    def __repr__(self) -> str:
+        lines = []
+        for tokens, values in self.rows:
+            widths = [max(len(token), 6) for token in tokens]
+            lines.append(" ".join(f"{token:>{width}}" for token, width in zip(tokens, widths, strict=True)))
+            lines.append(" ".join(f"{value:>{width}.2f}" for value, width in zip(values, widths, strict=True)))
+        return "\n".join([self.label, *lines])
+
+    def _repr_html_(self) -> str:
+        def span(token: str, value: float) -> str:
+            rgb = "213,94,0" if value < 0 else "0,114,178"
+            style = f"background:rgba({rgb},{abs(value) / self.largest * 0.7:.2f});padding:1px 3px;border-radius:3px"
+            return f'<span title="{value:.4f}" style="{style}">{html.escape(token)}</span>'
+
+        lines = ["".join(map(span, tokens, values)) for tokens, values in self.rows]
+        key = f"{self.label}: orange below 0, blue above; full colour at {self.largest:.2f}. Hover for the number."
+        body = "".join(f"<div style='margin:4px 0'>{line}</div>" for line in lines)
+        return f"<div style='font-family:monospace'>{body}</div><div style='font-size:85%;opacity:.7'>{html.escape(key)}</div>"
+
+
+def show_tokens(tokenizer, rollout, values: Tensor, *, label: str = "log-prob (nats)") -> TokenView:
+    """The completions of a rollout, each token coloured by its value: log-prob, ratio, advantage, KL.
+
+    Args:
+        rollout: a sampling.Rollout. values: (B, C), or (B,) for one value a completion.
+    """
+    if values.dim() == 1:
+        values = values.unsqueeze(1).expand(rollout.completion_mask.shape)
+    texts = completion_tokens(tokenizer, rollout)
+    return TokenView([(row, values[i, : len(row)].tolist()) for i, row in enumerate(texts)], label)
+
+
+def completion_tokens(tokenizer, rollout) -> list[list[str]]:
+    """The tokens of each completion as texts, up to and including EOS, which is shown as ⏎."""
+    ids = [row[counts].tolist() for row, counts in zip(rollout.completion_ids, rollout.completion_mask, strict=True)]
+    return [["⏎" if token == tokenizer.eos_token_id else tokenizer.decode([token]) for token in row] for row in ids]
