@@ -17,6 +17,7 @@ from minigrpo.loss import clipped_objective
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito's: told apart by colour-blind eyes too
 COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
+SMOOTHED = 9  # steps
 STYLES = ("-", "--", "-.", ":")
 PANELS = (
     ("reward", "mean reward", (0, None)),
@@ -26,7 +27,11 @@ PANELS = (
     ("entropy", "entropy (nats a token)", (0, None)),
     ("frac_reward_zero_std", "groups that agree: nothing to learn", (0, 1)),
 )
-LABELS = {name: label for name, label, _ in PANELS} | {"clip_ratio": "tokens held back by the clip", "loss": "loss"}
+LABELS = {name: label for name, label, _ in PANELS} | {
+    "accuracy": "share of right answers",
+    "clip_ratio": "tokens held back by the clip",
+    "weighted_logprob": "log-prob of good records (nats)",
+}
 RECORD_PANELS = (
     ("weighted_logprob", "log-prob of good records (nats)", (None, None)),
     ("kl", "KL, fresh samples (nats a token)", (0, None)),
@@ -109,7 +114,8 @@ def plot_metric(
     if len(series) == 1:
         steps, values = list(series[0]), np.array(list(series[0].values()))
         ax.plot(steps, values, ".", color=color, alpha=0.3, markersize=4)
-        ax.plot(steps, moving_mean(values), color=color, linestyle=linestyle, linewidth=2, label=label)
+        window = SMOOTHED * len(steps) // (steps[-1] - steps[0] + 1)  # a metric that was not measured at every step has fewer
+        ax.plot(steps, moving_mean(values, window), color=color, linestyle=linestyle, linewidth=2, label=label)
         return ax
     steps = sorted(set.intersection(*map(set, series)))
     curves = np.array([moving_mean(np.array([s[step] for step in steps])) for s in series])
@@ -118,13 +124,12 @@ def plot_metric(
     return ax
 
 
-def moving_mean(values: np.ndarray, window: int = 9) -> np.ndarray:
-    """(N,) -> (N,): the mean over the window centred on each value, shorter at both ends."""
-    weights = np.ones(window)
-    counts = np.convolve(np.ones(len(values)), weights, mode="full")
-    sums = np.convolve(values, weights, mode="full")
-    start = window // 2
-    return (sums / counts)[start : start + len(values)]
+def moving_mean(values: np.ndarray, window: int = SMOOTHED) -> np.ndarray:
+    """(N,) -> (N,): the mean over the window centred on each value; at both ends a shorter one, centred too."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    reach = np.minimum(window // 2, np.minimum(places, places[::-1]))
+    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
 
 
 def plot_clipping(epsilon: float = 0.2, epsilon_high: float | None = None, *, axes=None) -> np.ndarray:

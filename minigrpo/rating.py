@@ -81,7 +81,7 @@ def rate(records: Iterable[dict], path: str | Path) -> widgets.Widget:
 
     def refresh() -> None:
         record = ratings.current
-        progress.value = f"{ratings.done} of {len(ratings.records)} scored, in {ratings.path}"
+        progress.value = f"{ratings.done} of {len(ratings.records)} scored, in {ratings.path.name}"
         for button in buttons:
             button.disabled = record is None
         undo.disabled = ratings.done == 0

@@ -36,14 +36,14 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
-            cell.outputs = [clean(output) for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [clean(output) for output in cell.outputs]
     return notebook
 
 
 def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An output without what refers to a kernel that is gone: a widget's view becomes the text that stands beside it."""
-    if "data" in output:
-        output.data.pop("application/vnd.jupyter.widget-view+json", None)
+    """An output without what refers to a kernel that is gone: where a widget was shown, a sentence says so."""
+    if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+        output.data = nbformat.from_dict({"text/plain": "(Buttons stand here while the notebook runs in JupyterLab.)"})
     return output
 
 

@@ -1,0 +1,165 @@
+"""JupyterLab in a real browser: notebooks run from the top, figures appear, buttons work.
+
+Needs Chromium (Debian's package ``chromium``); screenshots go to $SCREENSHOTS where that is set.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.tools.build_notebooks import FOLDER
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+]
+FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"]
+FLAGS = [f"--{flag}" for flag in (*FLAGS, "disable-component-update")]
+SECONDS = 240
+SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # or cells out of sight are not on the page
+}
+DARK = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab that serves a copy of the notebooks, with settings of its own."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(FOLDER, folder / "notebooks")
+    settings = folder / "settings"
+    for plugin, values in (SETTINGS | (DARK if os.environ.get("DARK") else {})).items():
+        package, name = plugin.split(":")
+        path = settings / package / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
+    command += [
+        f"--ServerApp.port={port}",
+        "--ServerApp.disable_check_xsrf=True",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={folder}",
+    ]
+    environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(settings), "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/api/status", timeout=1)
+                break
+            except OSError:
+                assert server.poll() is None, "JupyterLab ended at its start"
+                assert time.monotonic() < deadline, "JupyterLab does not answer"
+                time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def kernel_is_idle(url):
+    sessions = json.load(urllib.request.urlopen(f"{url}/api/sessions", timeout=5))
+    return bool(sessions) and all(session["kernel"]["execution_state"] == "idle" for session in sessions)
+
+
+def until(condition, page, what):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} within {SECONDS} s"
+        page.wait_for_timeout(300)
+
+
+def open_and_run(browser, lab, name, while_running=None):
+    """The page of a notebook after Run All Cells, when every code cell has its number."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1800})
+    page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    until(lambda: kernel_is_idle(lab), page, "the kernel starts")
+    page.get_by_role("menuitem", name="Edit", exact=True).click()
+    page.get_by_text("Clear Outputs of All Cells").click()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    source = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cells = sum(cell["cell_type"] == "code" for cell in source["cells"])
+
+    def done():
+        if while_running:
+            while_running(page)
+        saved = page.evaluate("() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(x => x.textContent)")
+        numbers = [int(n) for text in saved for n in re.findall(r"\[(\d+)\]", text)]
+        return kernel_is_idle(lab) and max(numbers, default=0) >= cells
+
+    until(done, page, "all cells have run")
+    page.wait_for_timeout(1000)
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
+    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
+    return page
+
+
+def screenshot(page, name):
+    """Of what is seen, into $SCREENSHOTS."""
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{folder}/{name}.png")
+
+
+def close(page, lab):
+    page.close()
+    for session in json.load(urllib.request.urlopen(f"{lab}/api/sessions", timeout=5)):
+        urllib.request.urlopen(urllib.request.Request(f"{lab}/api/sessions/{session['id']}", method="DELETE"), timeout=10)
+
+
+@pytest.mark.parametrize("name", ["00_one_picture", "05_training"])
+def test_a_notebook_runs_and_its_live_figure_moves(browser, lab, name):
+    pictures = set()
+
+    def look(page):
+        pictures.update(page.evaluate("() => [...document.querySelectorAll('.jp-OutputArea img')].map(x => x.src.length)"))
+
+    page = open_and_run(browser, lab, name, look)
+    screenshot(page, name)
+    assert len(pictures) > page.locator(".jp-OutputArea img").count()  # one figure was seen in several states
+    assert page.locator(".jp-OutputArea img").count() >= 1
+    close(page, lab)
+
+
+def test_the_rating_buttons_write_scores(browser, lab):
+    page = open_and_run(browser, lab, "06_triples")
+    page.get_by_role("button", name="undo").scroll_into_view_if_needed()
+    screenshot(page, "06_triples")
+    until(lambda: page.get_by_text("0 of 5 scored, in mine.jsonl").count() == 1, page, "the widget is shown")
+    page.get_by_role("button", name="5", exact=True).click()
+    until(lambda: page.get_by_text("1 of 5 scored, in mine.jsonl").count() == 1, page, "a button scores")
+    page.get_by_placeholder("1 to 5, or u").press("3")
+    until(lambda: page.get_by_text("2 of 5 scored, in mine.jsonl").count() == 1, page, "a key scores")
+    page.get_by_role("button", name="undo").click()
+    until(lambda: page.get_by_text("1 of 5 scored, in mine.jsonl").count() == 1, page, "undo takes back")
+    screenshot(page, "06_rated")
+    close(page, lab)
