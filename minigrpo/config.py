@@ -105,8 +105,16 @@ class GRPOConfig:
                 check(value in kinds, name, f"one of {', '.join(kinds)}")
             elif kind is int:
                 check(type(value) is int, name, "a whole number")
+            elif kind is bool:
+                check(type(value) is bool, name, "true or false")
+            elif kind is str or (str in kinds and value is not None):
+                check(isinstance(value, str), name, "a text")
+            elif list[str] in kinds and value is not None:
+                check(isinstance(value, list) and all(isinstance(v, str) for v in value), name, "a list of texts")
+            elif list[float] in kinds and value is not None:
+                check(isinstance(value, list) and all(type(v) in (int, float) for v in value), name, "a list of numbers")
             elif kind is float or (float in kinds and value is not None):
-                check(isinstance(value, float | int), name, "a number")
+                check(type(value) in (int, float), name, "a number")
 
     def _check_ranges(self, check: Callable[[bool, str, str], None]) -> None:
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):

@@ -59,12 +59,14 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         folder = Path(config.output_dir)
         if runs.is_finished(folder, config.max_steps):
             raise BadInput(f"The run in {str(folder)!r} is finished; a --max_steps above {config.max_steps} goes on with it.")
-        runs.write_json(folder / "config.json", config.to_dict())
+        with runs.locked(folder):  # raises while that run is still going on
+            runs.write_json(folder / "config.json", config.to_dict())
     else:
         folder = runs.new_run(config, overwrite=overwrite)
     try:
-        _check_space(folder, model, config)
-        return _run_in(folder, TrainState.start(model, tokenizer, config), task, reward_fns, config, resume)
+        with runs.locked(folder):
+            _check_space(folder, model, config)
+            return _run_in(folder, TrainState.start(model, tokenizer, config), task, reward_fns, config, resume)
     except KeyboardInterrupt:
         print(f"\nStopped. Go on with: minigrpo train --resume --output-dir {folder}")
         return 130
@@ -124,7 +126,8 @@ def _reward_function(path: str) -> RewardFunction:
 def _check_space(folder: Path, model, config: GRPOConfig) -> None:
     """A checkpoint is the weights and AdamW's two moments; better no run than one that dies at its first checkpoint."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    needed = weights * (1 + 3 * (1 + config.max_steps // config.save_steps))
+    to_come = 1 + config.max_steps // config.save_steps - len(runs.checkpoints(folder))
+    needed = weights * (1 + 3 * max(1, to_come))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BadInput(

@@ -5,11 +5,17 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from minigrpo.config import BadInput, GRPOConfig
 
-OF_A_RUN = re.compile(r"(config|summary)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp")
+OF_A_RUN = re.compile(
+    r"(config|summary)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
+)
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
 
 
@@ -39,11 +45,31 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
             raise BadInput(
                 f"The folder {str(folder)!r} holds {foreign[0]!r}, no part of a run, which --overwrite would delete."
             )
+        with locked(folder):
+            pass  # raises while that run is still going on
         shutil.rmtree(_aside(folder), ignore_errors=True)
         folder.rename(_aside(folder))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.to_dict())
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run in ``folder`` for this process; the operating system lets go when the process ends, however it ends.
+
+    Raises:
+        BadInput: if another process holds it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(f"The run in {str(folder)!r} is going on in another process; wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _aside(folder: Path) -> Path:
@@ -111,7 +137,7 @@ def check_resumable(saved: dict, config: GRPOConfig) -> None:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """Finished checkpoints, latest first. One that was being written has another name."""
-    found = [p for p in Path(folder).glob("checkpoint-*") if p.is_dir() and p.name.split("-")[1].isdigit()]
+    found = [p for p in Path(folder).iterdir() if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name, re.ASCII)]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
 
 
@@ -129,14 +155,17 @@ def read_json(path: Path) -> dict:
 def is_finished(folder: Path, max_steps: int) -> bool:
     """Whether the run got to the end of that many steps, summary and all."""
     path = folder / "summary.json"
-    return path.exists() and read_json(path)["steps"] >= max_steps
+    try:
+        return path.exists() and read_json(path)["steps"] >= max_steps
+    except (ValueError, KeyError, TypeError):
+        return False  # it is written last, so a damaged one is no summary
 
 
 def seconds_so_far(folder: Path) -> float:
     """The seconds of sampling and updates that a run's lines tell of; 0 before its first."""
     path = folder / "metrics.jsonl"
     rows = read_metrics(path) if path.exists() and path.stat().st_size else []
-    return sum(row["sampling/seconds"] + row["update/seconds"] for row in rows)
+    return sum(row.get("sampling/seconds", 0.0) + row.get("update/seconds", 0.0) for row in rows)
 
 
 def append_line(path: Path, value: dict) -> None:
@@ -157,8 +186,8 @@ def forget_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = b""
-    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line break was cut off, or is nothing
-        if json.loads(line)["step"] > step:
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last break was cut off
+        if _row(line, path, number)["step"] > step:
             break
         kept += line + b"\n"
     beside = path.with_name(path.name + ".tmp")
@@ -175,12 +204,18 @@ def read_metrics(run: str | Path) -> list[dict]:
     path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise BadInput(f"{str(run)!r} holds no metrics.jsonl; name the folder of a run.")
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise BadInput(f"{str(path)!r}, line {number}, is not JSON: {error}.") from error
+    rows = [_row(line, path, number) for number, line in enumerate(path.read_bytes().splitlines(), 1)]
     if not rows:
         raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
     return rows
+
+
+def _row(line: bytes, path: Path, number: int) -> dict:
+    """One line of metrics or samples. Raises BadInput if it is not an object with a step."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{str(path)!r}, line {number}, is not JSON: {error}.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise BadInput(f"{str(path)!r}, line {number}, is {row!r:.60}; wanted is an object with a step.")
+    return row

@@ -468,3 +468,47 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
 
 def test_bad_input_is_a_value_error():
     assert issubclass(BadInput, ValueError)
+
+
+# --- what somebody or something else did to the folder ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_a_run_that_is_still_going_on_is_left_alone(uninterrupted, tmp_path, capsys, flag):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    before = (folder / "config.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()
+    with runs.locked(folder):
+        assert cli.main(["train", flag, "--output-dir", str(folder), "--max-steps", "13"]) == 2
+    assert "is going on in another process" in capsys.readouterr().err
+    assert before == ((folder / "config.json").read_bytes(), (folder / "metrics.jsonl").read_bytes())
+    assert cli.main(["train", "--resume", "--output-dir", str(folder), "--max-steps", "13"]) == 0
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize("line", ["x", "[1]", "{}", "", '{"step": "1"}'])
+def test_a_line_that_is_no_row_is_named(uninterrupted, tmp_path, capsys, name, line):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    lines = (folder / name).read_text(encoding="utf-8").splitlines()
+    (folder / name).write_text("\n".join([line, *lines[1:]]) + "\n", encoding="utf-8")
+    assert cli.main(["train", "--resume", "--output-dir", str(folder), "--max-steps", "13"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{name}', line 1, is" in said
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"steps": null}'])
+def test_a_damaged_summary_is_no_summary(uninterrupted, tmp_path, content):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    (folder / "summary.json").write_text(content)
+    (folder / "checkpoint-²").mkdir()  # no number, though str.isdigit says so
+    assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
+    assert runs.read_json(folder / "summary.json")["steps"] == 12
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": 5}, {"reward_funcs": [3]}, {"reward_weights": ["a"]}, {"seed": True}, {"beta": None}, {"triples": []}]
+)
+def test_a_configuration_of_wrong_kinds_is_refused_by_name(uninterrupted, tmp_path, capsys, change):
+    folder = shutil.copytree(uninterrupted, tmp_path / "run")
+    runs.write_json(folder / "config.json", runs.read_json(folder / "config.json") | change)
+    assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 2
+    assert f"{next(iter(change))} must be" in capsys.readouterr().err

@@ -19,7 +19,17 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 import minigrpo
-from minigrpo import GRPOConfig, TrainState, clock_task, evaluate, load_policy, policy_logits, sample_completions, train
+from minigrpo import (
+    GRPOConfig,
+    TrainState,
+    clock_task,
+    evaluate,
+    load_policy,
+    policy_logits,
+    sample_completions,
+    seeded,
+    train,
+)
 
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 disable_progress_bar()  # of transformers, over saving a file of a megabyte
@@ -35,7 +45,9 @@ task = clock_task()
 # NBVAL_CHECK_OUTPUT
 problem, answer = "4*2+9+7*1*4=", "6"
 generator = torch.Generator().manual_seed(3)
-first = sample_completions(policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator)
+first = sample_completions(
+    policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
+)
 rewards = minigrpo.score(task.reward, first.prompts, first.completions, {"answer": [answer] * 4})
 for completion, reward in zip(first.completions, rewards, strict=True):
     print(f"{completion:14} reward {reward:.0f}")
@@ -50,22 +62,27 @@ for completion, reward in zip(first.completions, rewards, strict=True):
 
 
 # %%
+settings = {"beta": 0.04, "epsilon": 0.2}  # GRPOConfig's
+settings |= {"loss_type": "grpo", "importance_sampling_level": "token"}
+
+
+def logprobs_of(model, rollout):
+    return minigrpo.token_logprobs(policy_logits(model, rollout), rollout.completion_ids)
+
+
 def learn_from(model, reference, optimizer, rollout, answers, config):
-    """Lines 2 to 7: reward, advantage, log-probs, loss, backward, step."""
-    rewards = minigrpo.score(task.reward, rollout.prompts, rollout.completions, {"answer": answers})  # 2 reward
+    mask, columns = rollout.completion_mask, {"answer": answers}
+    rewards = minigrpo.score(task.reward, rollout.prompts, rollout.completions, columns)  # 2 reward
     advantages = minigrpo.compute_advantages(rewards, rollout.group_ids)  # 3 advantage
-    with torch.no_grad():
-        ref_logprobs = minigrpo.token_logprobs(policy_logits(reference, rollout), rollout.completion_ids)
-    logprobs = minigrpo.token_logprobs(policy_logits(model, rollout), rollout.completion_ids)  # 4 log-probs
-    old_logprobs = logprobs.detach()  # this policy is the one that sampled
-    kl = minigrpo.kl_k3_ratio(logprobs, ref_logprobs, old_logprobs)
-    settings = {"beta": config.beta, "epsilon": config.epsilon, "loss_type": "grpo", "importance_sampling_level": "token"}
-    loss = minigrpo.grpo_loss(logprobs, old_logprobs, advantages, rollout.completion_mask, kl=kl, **settings).loss  # 5 loss
+    logprobs = logprobs_of(model, rollout)  # 4 log-probs
+    old = logprobs.detach()  # this policy is the one that sampled
+    kl = minigrpo.kl_k3_ratio(logprobs, logprobs_of(reference, rollout), old)
+    result = minigrpo.grpo_loss(logprobs, old, advantages, mask, kl=kl, **settings)  # 5 loss
     optimizer.zero_grad()
-    loss.backward()  # 6 backward
+    result.loss.backward()  # 6 backward
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()  # 7 step
-    return loss.item(), grad_norm.item()
+    return result.loss.item(), grad_norm.item()
 
 
 # %% [markdown]
@@ -78,14 +95,18 @@ reference = copy.deepcopy(policy).requires_grad_(False)
 optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0)
 loss, grad_norm = learn_from(policy, reference, optimizer, first, [answer] * 4, config)
 with torch.no_grad():
-    change = minigrpo.token_logprobs(policy_logits(policy, first), first.completion_ids) - first.logprobs
+    change = (
+        minigrpo.token_logprobs(policy_logits(policy, first), first.completion_ids) - first.logprobs
+    )
 print(f"loss {abs(loss):.4f}, gradient norm above 1: {grad_norm > 1}")
 print("first token likelier by the factor", [round(x, 2) for x in change[:, 0].exp().tolist()])
 assert torch.equal(change[:, 0] > 0, rewards == 1)
 assert change[3, 0] > change[0, 0]
 
 # %%
-minigrpo.plot_tokens(minigrpo.completion_tokens(tokenizer, first), change, label="change of log-prob (nats)")
+minigrpo.plot_tokens(
+    minigrpo.completion_tokens(tokenizer, first), change, label="change of log-prob (nats)"
+)
 plt.show()
 
 # %% [markdown]
@@ -99,9 +120,10 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 fresh, _ = load_policy("tiny")
 some = task.train[:200]
-drawn = {"num_generations": 2, "max_completion_length": 16, "generator": torch.Generator().manual_seed(0)}
+drawn = {"num_generations": 2, "max_completion_length": 16, "generator": seeded(0)}
 samples = sample_completions(fresh, tokenizer, some["prompt"], **drawn)
-right = minigrpo.score(task.reward, samples.prompts, samples.completions, {"answer": [a for a in some["answer"] for _ in "12"]})
+columns = {"answer": [answer for answer in some["answer"] for _ in range(2)]}
+right = minigrpo.score(task.reward, samples.prompts, samples.completions, columns)
 thinks = torch.tensor([task.thinks(completion) for completion in samples.completions])
 print(f"thoughts: {right[thinks].mean():.0%} right, guesses: {right[~thinks].mean():.0%} right")
 assert right[thinks].mean() > 4 * right[~thinks].mean()
@@ -140,7 +162,11 @@ mine, _ = load_policy("tiny")
 reference = copy.deepcopy(mine).requires_grad_(False)
 optimizer = torch.optim.AdamW(mine.parameters(), lr=config.learning_rate, weight_decay=0.0)
 problems = step_prompts(task.train, 0, config)
-drawn = {"num_generations": 8, "max_completion_length": 16, "generator": minigrpo.seeded(config.seed, 2, 0)}
+drawn = {
+    "num_generations": 8,
+    "max_completion_length": 16,
+    "generator": seeded(config.seed, 2, 0),
+}
 rollout = sample_completions(mine, tokenizer, problems["prompt"], **drawn)  # 1 sample
 answers = [text for text in problems["answer"] for _ in range(8)]
 my_loss, my_grad_norm = learn_from(mine, reference, optimizer, rollout, answers, config)
@@ -168,7 +194,12 @@ several = GRPOConfig(num_iterations=4, max_steps=8, generation_batch_size=32, le
 state = TrainState.start(*load_policy("tiny"), several)
 clip = [row["clip_ratio"] for row in train(state, task.train, [task.reward], several)]
 for rollout_number in range(2):
-    print("rollout", rollout_number + 1, "clipped:", [f"{c:.0%}" for c in clip[rollout_number * 4 : rollout_number * 4 + 4]])
+    print(
+        "rollout",
+        rollout_number + 1,
+        "clipped:",
+        [f"{c:.0%}" for c in clip[rollout_number * 4 : rollout_number * 4 + 4]],
+    )
 assert clip[0] == clip[4] == 0
 assert max(clip[1:4]) > 0
 
@@ -198,7 +229,14 @@ assert 0.3 < before["accuracy"] < 0.45
 def ask(model):
     """The probability that the answer starts with a thought, and four samples."""
     generator = torch.Generator().manual_seed(3)
-    rollout = sample_completions(model, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator)
+    rollout = sample_completions(
+        model,
+        tokenizer,
+        [problem],
+        num_generations=4,
+        max_completion_length=16,
+        generator=generator,
+    )
     with torch.no_grad():
         first_token = torch.softmax(policy_logits(model, rollout)[0, 0], dim=0)
     return f"P(<) = {first_token[tokenizer.encode('<')[0]]:.2f}   " + "  ".join(rollout.completions)
@@ -209,7 +247,9 @@ config = GRPOConfig(seed=5, max_steps=60)
 state = TrainState.start(*load_policy("tiny"), config)
 live = []
 print("step  0 ", ask(state.model))
-for metrics in minigrpo.watch(train(state, clock_task(5).train, [task.reward], config), ["reward", "kl"], every=10):
+for metrics in minigrpo.watch(
+    train(state, clock_task(5).train, [task.reward], config), ["reward", "kl"], every=10
+):
     completions = state.batch.rollout.completions
     live.append(metrics | {"thinking": sum(map(task.thinks, completions)) / len(completions)})
     if metrics["step"] % 10 == 0:
@@ -258,7 +298,9 @@ for name in panels:
 
 # %%
 runs = [minigrpo.read_metrics(f"runs/seed-{seed}.jsonl") for seed in range(5)]
-axes = minigrpo.plot_runs([rows[:60] for rows in runs], title="seeds 0 to 4 (blue: mean and range) and this run (orange)")
+axes = minigrpo.plot_runs(
+    [rows[:60] for rows in runs], title="seeds 0 to 4 (blue: mean and range) and this run (orange)"
+)
 for ax, name in zip(axes, panels, strict=True):
     minigrpo.plot_metric([live], name, ax=ax, color="#D55E00", linestyle="--").autoscale(axis="y")
     ax.set_ylim(bottom=0)
@@ -280,7 +322,9 @@ plt.show()
 # %%
 from minigrpo.plots import moving_mean  # the smoothing of the figure
 
-curves = torch.tensor([moving_mean([row["reward"] for row in rows[:60]]) for rows in runs])
+curves = torch.stack(
+    [torch.tensor(moving_mean([row["reward"] for row in rows[:60]])) for rows in runs]
+)
 mine = torch.tensor(moving_mean(rewards))
 assert curves[:, 29].min() > 0.75
 outside = torch.maximum(curves.min(0).values - mine, mine - curves.max(0).values).clamp(min=0)
@@ -296,7 +340,10 @@ spread = curves.max(0).values - curves.min(0).values
 print(
     f"largest lead of one seed over another: {spread.max():.2f} (step {int(spread.argmax()) + 1}); at step 60: {spread[-1]:.2f}"
 )
-print("steps until the smoothed reward is above 0.9:", [int((curve > 0.9).int().argmax()) + 1 for curve in curves])
+print(
+    "steps until the smoothed reward is above 0.9:",
+    [int((curve > 0.9).int().argmax()) + 1 for curve in curves],
+)
 
 # %% [markdown]
 # Who compares two methods with one run each, and finds a difference of this size, has compared two seeds.
@@ -328,7 +375,10 @@ resumed = six_steps(resumed)
 # %%
 # NBVAL_CHECK_OUTPUT
 def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True)
+    )
 
 
 assert same(whole, resumed)
@@ -345,7 +395,9 @@ forgetful.reference = copy.deepcopy(whole.reference)
 forgetful = six_steps(forgetful)
 pairs = zip(whole.model.parameters(), forgetful.model.parameters(), strict=True)
 off = max((a - b).abs().max().item() for a, b in pairs)
-print(f"without the optimizer's averages, a weight is off by up to {off / config.learning_rate:.1f} learning rates")
+print(
+    f"without the optimizer's averages, a weight is off by up to {off / config.learning_rate:.1f} learning rates"
+)
 assert off > config.learning_rate
 
 # %% [markdown]
