@@ -102,10 +102,22 @@ plt.show()
 # `train` yields one dict of numbers for each update. The figure below is redrawn while it runs. Watch the reward (the share of right answers), and how many completions think first.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 config = GRPOConfig(max_steps=80)
+print(
+    "G =",
+    config.num_generations,
+    "answers to each of P =",
+    config.generation_batch_size // config.num_generations,
+    "questions",
+)
+
+# %%
 state = TrainState.start(*load_policy("tiny"), config)
 rows, thinking = [], []
-for metrics in watch(train(state, task.train, [task.reward], config), ["reward", "completions/mean_length", "kl"]):
+for metrics in watch(
+    train(state, task.train, [task.reward], config), ["reward", "completions/mean_length", "kl"]
+):
     rows.append(metrics)
     completions = state.batch.rollout.completions
     thinking.append(sum(map(thinks_first, completions)) / len(completions))
@@ -146,7 +158,9 @@ def snippet_loss(model, reference, tokenizer, records, beta=0.1):
     policy_probs = torch.softmax(model(**inputs).logits, dim=-1)
     with torch.no_grad():
         ref_probs = torch.softmax(reference(**inputs).logits, dim=-1)
-    divergence = torch.nn.functional.kl_div(torch.log(policy_probs), ref_probs, reduction="sum") / ref_probs.numel()
+    divergence = (
+        torch.nn.functional.kl_div(torch.log(policy_probs), ref_probs, reduction="sum") / ref_probs.numel()
+    )
     rewards = torch.tensor(records["reward"])
     return -rewards.mean() + beta * divergence
 
@@ -183,7 +197,12 @@ with torch.no_grad():
 batch = records[:64]
 opposite = batch | {"reward": [-reward for reward in batch["reward"]]}
 one, other = gradient(model, batch), gradient(model, opposite)
-print("a gradient is there:", bool(one.norm() > 1e-4), "  the same for opposite rewards:", torch.equal(one, other))
+print(
+    "a gradient is there:",
+    bool(one.norm() > 1e-4),
+    "  the same for opposite rewards:",
+    torch.equal(one, other),
+)
 assert torch.equal(one, other)
 
 # %% [markdown]
@@ -198,7 +217,10 @@ for step in range(60):
     snippet_loss(model, policy, tokenizer, records[chosen]).backward()
     optimizer.step()
 
-scores = [evaluate(m, tokenizer, sums, num_generations=8, max_completion_length=24)["accuracy"] for m in (policy, model)]
+scores = [
+    evaluate(m, tokenizer, sums, num_generations=8, max_completion_length=24)["accuracy"]
+    for m in (policy, model)
+]
 print(f"full equations: {scores[0]:.2f} before, {scores[1]:.2f} after")
 assert abs(scores[1] - scores[0]) < 0.08  # within the noise of 640 samples
 

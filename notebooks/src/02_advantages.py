@@ -35,11 +35,15 @@ policy, tokenizer = load_policy("tiny")
 # NBVAL_CHECK_OUTPUT
 problem, answer = "4*2+9+7*1*4=", "6"
 generator = torch.Generator().manual_seed(3)
-rollout = sample_completions(policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator)
+rollout = sample_completions(
+    policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
+)
 
 by_hand = []
 for completion in rollout.completions:
-    found = re.fullmatch(r"(<[^<>]+>)?(\d)", completion)  # thoughts in <...> if there are any, then one digit
+    found = re.fullmatch(
+        r"(<[^<>]+>)?(\d)", completion
+    )  # thoughts in <...> if there are any, then one digit
     by_hand.append(1.0 if found and found[2] == answer else 0.0)
     print(f"{completion:14} reward {by_hand[-1]:.0f}")
 assert by_hand == exact_answer(rollout.prompts, rollout.completions, answer=[answer] * 4) == [1, 0, 0, 1]
@@ -71,7 +75,9 @@ assert by_hand == exact_answer(rollout.prompts, rollout.completions, answer=[ans
 # NBVAL_CHECK_OUTPUT
 p = 1 / 3
 probability = torch.tensor([p, 1 - p], dtype=torch.float64)  # right, wrong
-score_function = torch.tensor([1 - p, -p], dtype=torch.float64)  # d log(probability) / d parameter, for each outcome
+score_function = torch.tensor(
+    [1 - p, -p], dtype=torch.float64
+)  # d log(probability) / d parameter, for each outcome
 rewards = torch.tensor([5.0, 4.0], dtype=torch.float64)
 mean_reward = (probability * rewards).sum()
 assert (probability * score_function).sum().abs() < 1e-12
@@ -106,8 +112,13 @@ print("mean", mean, " std", round(std, 4), " advantages", [round(a, 4) for a in 
 group_ids = torch.zeros(4, dtype=torch.long)  # all four answer prompt 0
 advantages = compute_advantages(torch.tensor(rewards), group_ids)
 torch.testing.assert_close(advantages, torch.tensor(slow))
-others = [(sum(rewards) - reward) / 3 for reward in rewards]  # for each completion, the mean of the other three
-assert all(math.isclose(reward - other, 4 / 3 * (reward - mean)) for reward, other in zip(rewards, others, strict=True))
+others = [
+    (sum(rewards) - reward) / 3 for reward in rewards
+]  # for each completion, the mean of the other three
+assert all(
+    math.isclose(reward - other, 4 / 3 * (reward - mean))
+    for reward, other in zip(rewards, others, strict=True)
+)
 
 # %% [markdown]
 # The mean contains the completion itself, so it is not quite a constant. No harm: compared with the mean of the *others*, every difference would be 4/3 as large, for all alike (the last line).
@@ -121,7 +132,9 @@ assert all(math.isclose(reward - other, 4 / 3 * (reward - mean)) for reward, oth
 for size in (2, 4, 8, 64):
     rewards_of_size = torch.tensor([1.0, 0.0] * (size // 2))
     sample, population = rewards_of_size.std(correction=1), rewards_of_size.std(correction=0)
-    print(f"group of {size:2}: {0.5 / sample:.3f} by the sample's std, {0.5 / population:.3f} by the population's")
+    print(
+        f"group of {size:2}: {0.5 / sample:.3f} by the sample's std, {0.5 / population:.3f} by the population's"
+    )
     assert torch.isclose(population / sample, torch.tensor((size - 1) / size).sqrt())
 
 # %% [markdown]
@@ -130,7 +143,9 @@ for size in (2, 4, 8, 64):
 # A completion has one advantage, and **every token of it gets that same number**: thirteen times 0.866 for the thinker. Nobody knows which token earned it.
 
 # %%
-minigrpo.plot_tokens(completion_tokens(tokenizer, rollout), advantages.unsqueeze(1).expand(4, 13), label="advantage")
+minigrpo.plot_tokens(
+    completion_tokens(tokenizer, rollout), advantages.unsqueeze(1).expand(4, 13), label="advantage"
+)
 plt.show()
 
 # %% [markdown]
@@ -147,7 +162,9 @@ many = sample_completions(
     max_completion_length=16,
     generator=torch.Generator().manual_seed(0),
 )
-many_rewards = torch.tensor(exact_answer(many.prompts, many.completions, [a for a in problems["answer"] for _ in range(8)]))
+many_rewards = torch.tensor(
+    exact_answer(many.prompts, many.completions, [a for a in problems["answer"] for _ in range(8)])
+)
 many_advantages = compute_advantages(many_rewards, many.group_ids)
 thinks = torch.tensor([minigrpo.thinks_first(completion) for completion in many.completions])
 for name, rows in (("think first", thinks), ("answer at once", ~thinks)):
@@ -168,14 +185,20 @@ assert many_advantages[~thinks].mean() < -0.2
 # NBVAL_CHECK_OUTPUT
 rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
 torch.testing.assert_close(compute_advantages(rewards + 100, group_ids), advantages)  # the level
-torch.testing.assert_close(compute_advantages(rewards * 5, group_ids), advantages, rtol=1e-3, atol=0)  # the unit
+torch.testing.assert_close(
+    compute_advantages(rewards * 5, group_ids), advantages, rtol=1e-3, atol=0
+)  # the unit
 
 neighbour = torch.tensor([7.0, -2.0, 30.0, 0.0])  # four answers to another prompt, before ours
 both = compute_advantages(torch.cat([neighbour, rewards]), torch.tensor([0] * 4 + [1] * 4))
 torch.testing.assert_close(both[4:], advantages)
 
-mixed = torch.tensor([4, 0, 5, 1, 6, 2, 7, 3])  # the same eight rows, shuffled together with their group ids
-shuffled = compute_advantages(torch.cat([neighbour, rewards])[mixed], torch.tensor([0] * 4 + [1] * 4)[mixed])
+mixed = torch.tensor(
+    [4, 0, 5, 1, 6, 2, 7, 3]
+)  # the same eight rows, shuffled together with their group ids
+shuffled = compute_advantages(
+    torch.cat([neighbour, rewards])[mixed], torch.tensor([0] * 4 + [1] * 4)[mixed]
+)
 torch.testing.assert_close(shuffled, both[mixed])
 print("sum over the group:", abs(round(advantages.sum().item(), 6)))
 
@@ -225,7 +248,9 @@ plt.show()
 
 # %%
 run = minigrpo.read_metrics("runs/seed-0.jsonl")
-accuracy, silent = (torch.tensor([row[name] for row in run]) for name in ("accuracy", "frac_reward_zero_std"))
+accuracy, silent = (
+    torch.tensor([row[name] for row in run]) for name in ("accuracy", "frac_reward_zero_std")
+)
 predicted = accuracy**8 + (1 - accuracy) ** 8
 rate = torch.linspace(0.25, 1, 151)
 _, ax = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
@@ -235,7 +260,9 @@ ax.set(xlabel="share of answers right in the step", ylabel="share of silent grou
 ax.legend()
 plt.show()
 hard = (accuracy > 0.5) & (accuracy < 0.95)
-print(f"between 50 % and 95 % right: {silent[hard].mean():.2f} silent, by the formula {predicted[hard].mean():.2f}")
+print(
+    f"between 50 % and 95 % right: {silent[hard].mean():.2f} silent, by the formula {predicted[hard].mean():.2f}"
+)
 print(f"steps 81 to 120: {silent[80:].mean():.2f} silent")
 assert silent[hard].mean() > predicted[hard].mean() + 0.05
 assert silent[80:].mean() > 0.8
@@ -285,7 +312,9 @@ for k in (1, 2, 4, 7):
     found = compute_advantages(torch.tensor([1.0] * k + [0.0] * (size - k)), one_group)
     right, wrong = math.sqrt((1 - p) / p) * shrink, -math.sqrt(p / (1 - p)) * shrink
     torch.testing.assert_close(found[[0, -1]], torch.tensor([right, wrong]), rtol=1e-3, atol=0)
-    print(f"{k} of 8 right: a right one {found[0]:+.2f}, a wrong one {found[-1]:+.2f}, sum of sizes {found.abs().sum():.2f}")
+    print(
+        f"{k} of 8 right: a right one {found[0]:+.2f}, a wrong one {found[-1]:+.2f}, sum of sizes {found.abs().sum():.2f}"
+    )
 
 # %% [markdown]
 # One success among eight gets 2.47; one failure among eight gets -2.47. This is what the left panel above draws. Rare events are the informative ones, so this seems right. But look at the last column: dividing by the group's standard deviation
@@ -306,9 +335,13 @@ for scale in ("group", "batch", "none"):
     sizes = [found[ids == group].abs().sum().item() for group in (0, 1)]
     factor = found / compute_advantages(rewards, ids, scale_rewards="none")
     torch.testing.assert_close(factor, factor[[0, 8]].repeat_interleave(8))  # one factor a group
-    print(f"{scale:6} right: {found[0]:+.3f} and {found[8]:+.3f}; the prompts weigh {sizes[0] / sizes[1]:.2f} to 1")
+    print(
+        f"{scale:6} right: {found[0]:+.3f} and {found[8]:+.3f}; the prompts weigh {sizes[0] / sizes[1]:.2f} to 1"
+    )
 plain = compute_advantages(rewards, ids, scale_rewards="none")
-torch.testing.assert_close(compute_advantages(rewards, ids, scale_rewards="batch"), plain / (rewards.std() + 1e-4))
+torch.testing.assert_close(
+    compute_advantages(rewards, ids, scale_rewards="batch"), plain / (rewards.std() + 1e-4)
+)
 
 # %% [markdown]
 # Without the division by its own spread, the harder prompt weighs 0.44 of the other one; with it, 0.66. "batch" and "none" differ only in a factor that is common to all, here 2.07:
@@ -345,7 +378,9 @@ def with_timeout(prompts, completions, answer, **_):
 rewards = minigrpo.score(with_timeout, rollout.prompts, rollout.completions, {"answer": [answer] * 4})
 found = compute_advantages(rewards, group_ids)
 print("rewards", rewards.tolist(), " advantages", [round(value, 3) for value in found.tolist()])
-torch.testing.assert_close(found[:3], compute_advantages(rewards[:3], group_ids[:3]))  # as if only three had been sampled
+torch.testing.assert_close(
+    found[:3], compute_advantages(rewards[:3], group_ids[:3])
+)  # as if only three had been sampled
 
 as_zero = compute_advantages(rewards.nan_to_num(0.0), group_ids)
 print("counted as 0:          advantages", [round(value, 3) for value in as_zero.tolist()])
@@ -397,12 +432,16 @@ plt.show()
 # %%
 # NBVAL_CHECK_OUTPUT
 ends_only = torch.tensor([[12], [1], [1], [1]])
-outcome = minigrpo.process_advantages(torch.tensor([[1.0], [0.0], [0.0], [1.0]]), ends_only, group_ids, num_tokens=13)
+outcome = minigrpo.process_advantages(
+    torch.tensor([[1.0], [0.0], [0.0], [1.0]]), ends_only, group_ids, num_tokens=13
+)
 torch.testing.assert_close(outcome[:, 0], advantages)
 
 step_rewards[0] = 1.0
 found = minigrpo.process_advantages(step_rewards, step_ends, group_ids, num_tokens=13)
-print(f"all six steps right: {found[0, 0]:.2f} for the thinker's first token, {found[3, 0]:.2f} for the lucky guess")
+print(
+    f"all six steps right: {found[0, 0]:.2f} for the thinker's first token, {found[3, 0]:.2f} for the lucky guess"
+)
 assert torch.isclose(found[0, 0], 6 * found[3, 0])
 
 # %% [markdown]

@@ -17,7 +17,16 @@ import matplotlib.pyplot as plt
 import torch
 
 import minigrpo
-from minigrpo import completion_tokens, estimate_kl, kl_exact, kl_k1, kl_k2, kl_k3, show_tokens, token_logprobs
+from minigrpo import (
+    completion_tokens,
+    estimate_kl,
+    kl_exact,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    show_tokens,
+    token_logprobs,
+)
 
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 
@@ -51,9 +60,13 @@ torch.testing.assert_close(trap, torch.tensor(reverse))
 # %%
 # NBVAL_CHECK_OUTPUT
 tokens = torch.arange(21.0)
-reference_bumps = torch.logsumexp(torch.stack([-((tokens - 5) ** 2) / 3, -((tokens - 15) ** 2) / 3 - 0.4]), dim=0)
+reference_bumps = torch.logsumexp(
+    torch.stack([-((tokens - 5) ** 2) / 3, -((tokens - 15) ** 2) / 3 - 0.4]), dim=0
+)
 centres, widths = torch.meshgrid(torch.arange(0, 20.5, 0.5), torch.arange(0.5, 10.5, 0.5), indexing="ij")
-bumps = -((tokens - centres.reshape(-1, 1)) ** 2) / (2 * widths.reshape(-1, 1) ** 2)  # logits of every candidate
+bumps = -((tokens - centres.reshape(-1, 1)) ** 2) / (
+    2 * widths.reshape(-1, 1) ** 2
+)  # logits of every candidate
 all_references = reference_bumps.expand_as(bumps)
 found = {
     "KL(policy || reference)": kl_exact(bumps, all_references).argmin(),
@@ -88,7 +101,9 @@ config = minigrpo.GRPOConfig(beta=0.0, learning_rate=5e-4, max_steps=20, generat
 task = minigrpo.clock_task()
 state = minigrpo.TrainState.start(policy, tokenizer, config)
 rewards = [metrics["reward"] for metrics in minigrpo.train(state, task.train, [task.reward], config)]
-print(f"mean reward of the first five steps {sum(rewards[:5]) / 5:.2f}, of the last five {sum(rewards[-5:]) / 5:.2f}")
+print(
+    f"mean reward of the first five steps {sum(rewards[:5]) / 5:.2f}, of the last five {sum(rewards[-5:]) / 5:.2f}"
+)
 assert sum(rewards[-5:]) > sum(rewards[:5]) + 1
 
 # %% [markdown]
@@ -103,7 +118,10 @@ rollout = minigrpo.sample_completions(
 )
 with torch.no_grad():
     logits, ref_logits = (minigrpo.policy_logits(model, rollout) for model in (policy, reference))
-log_p, log_q = logits[0, 0].log_softmax(-1), ref_logits[0, 0].log_softmax(-1)  # the first token of completion 0
+log_p, log_q = (
+    logits[0, 0].log_softmax(-1),
+    ref_logits[0, 0].log_softmax(-1),
+)  # the first token of completion 0
 by_hand = sum(p.exp() * (p - q) for p, q in zip(log_p, log_q, strict=True))
 exact = kl_exact(logits, ref_logits)
 torch.testing.assert_close(exact[0, 0], by_hand)
@@ -136,7 +154,9 @@ for policy_prob, ref_prob in ((0.5, 0.25), (0.25, 0.5)):
     logprob, ref_logprob = torch.tensor(policy_prob).log(), torch.tensor(ref_prob).log()
     fast = torch.stack([estimator(logprob, ref_logprob) for estimator in (kl_k1, kl_k2, kl_k3)])
     torch.testing.assert_close(fast, slow)
-    print(f"policy {policy_prob:.2f}, reference {ref_prob:.2f}:  k1 {fast[0]:+.4f}  k2 {fast[1]:.4f}  k3 {fast[2]:.4f}")
+    print(
+        f"policy {policy_prob:.2f}, reference {ref_prob:.2f}:  k1 {fast[0]:+.4f}  k2 {fast[1]:.4f}  k3 {fast[2]:.4f}"
+    )
 
 # %% [markdown]
 # k1 is simply the log-ratio, and negative wherever the policy likes the token less than the reference does. k2 and k3 are never negative. Here are k1, by which blue tokens became likelier and orange ones less likely, and k3, on the four completions:
@@ -154,7 +174,10 @@ show_tokens(tokenizer, rollout, kl_k3(logprobs, ref_logprobs), label="k3 (nats)"
 # sampling, by weighing every token that might come first:
 
 # %%
-k1, k3 = kl_k1(log_p, log_q), kl_k3(log_p, log_q)  # at the first token of our problem, for each token of the vocabulary
+k1, k3 = (
+    kl_k1(log_p, log_q),
+    kl_k3(log_p, log_q),
+)  # at the first token of our problem, for each token of the vocabulary
 for name, weights in (("policy", log_p.exp()), ("reference", log_q.exp())):
     print(f"drawn by the {name:9}: mean k1 {(weights * k1).sum():+.3f}, mean k3 {(weights * k3).sum():.3f}")
 torch.testing.assert_close((log_p.exp() * k1).sum(), exact[0, 0], rtol=1e-3, atol=1e-4)
@@ -191,7 +214,9 @@ own = minigrpo.sample_completions(
 with torch.no_grad():
     own_logits, own_ref_logits = (minigrpo.policy_logits(model, own) for model in (policy, reference))
 own_ref = token_logprobs(own_ref_logits, own.completion_ids)
-estimates = {name: estimate_kl(own.logprobs, own_ref, own.logprobs, estimator=name) for name in ("k1", "k2", "k3")}
+estimates = {
+    name: estimate_kl(own.logprobs, own_ref, own.logprobs, estimator=name) for name in ("k1", "k2", "k3")
+}
 estimates["exact"] = kl_exact(own_logits, own_ref_logits)
 sums = {}
 for name, values in estimates.items():
@@ -227,11 +252,15 @@ def gradient(objective):
 
 
 def in_loss(name):
-    return gradient(lambda log_p, draws: (draws * estimate_kl(log_p, ref, log_p.detach(), estimator=name)).sum())
+    return gradient(
+        lambda log_p, draws: (draws * estimate_kl(log_p, ref, log_p.detach(), estimator=name)).sum()
+    )
 
 
 def in_reward(name):
-    return gradient(lambda log_p, draws: (draws * estimate_kl(log_p, ref, log_p, estimator=name).detach() * log_p).sum())
+    return gradient(
+        lambda log_p, draws: (draws * estimate_kl(log_p, ref, log_p, estimator=name).detach() * log_p).sum()
+    )
 
 
 # %% [markdown]
@@ -248,7 +277,11 @@ print("           value   gradient in the loss   gradient in the reward")
 off = {}
 for name in ("k1", "k2", "k3", "k3_ratio"):
     mean = (log_p.exp() * estimate_kl(log_p, ref, log_p, estimator=name)).sum()
-    off[name] = [(mean - value).abs().item(), (in_loss(name) - true).norm().item(), (in_reward(name) - true).norm().item()]
+    off[name] = [
+        (mean - value).abs().item(),
+        (in_loss(name) - true).norm().item(),
+        (in_reward(name) - true).norm().item(),
+    ]
     cells = ["right" if x < 1e-12 else f"{x:.3f}" for x in off[name]]
     print(f"{name:9} {cells[0]:>6} {cells[1]:>22} {cells[2] if name != 'k3_ratio' else '-':>24}")
 assert in_loss("k1").norm() < 1e-12  # nothing at all
@@ -277,7 +310,9 @@ torch.testing.assert_close(in_loss("k3"), other)  # the other direction
 def slope(name, log_r):
     """The derivative of the estimate with respect to the policy's log-prob, for a token with that log r."""
     logprob = torch.zeros_like(log_r, requires_grad=True)
-    return torch.autograd.grad(estimate_kl(logprob, log_r, logprob.detach(), estimator=name).sum(), logprob)[0]
+    return torch.autograd.grad(
+        estimate_kl(logprob, log_r, logprob.detach(), estimator=name).sum(), logprob
+    )[0]
 
 
 log_r = torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0])
@@ -286,7 +321,9 @@ for name in ("k1", "k2", "k3", "k3_ratio"):
     print(f"slope of {name:14}", [round(x, 2) + 0.0 for x in slope(name, log_r).tolist()])
 torch.testing.assert_close(slope("k2", log_r), slope("k3_ratio", log_r), rtol=1e-5, atol=1e-5)
 near = torch.tensor([-0.01, 0.01])
-torch.testing.assert_close(slope("k2", near), slope("k3", near), rtol=0.01, atol=0)  # near the reference k3 agrees too
+torch.testing.assert_close(
+    slope("k2", near), slope("k3", near), rtol=0.01, atol=0
+)  # near the reference k3 agrees too
 
 # %% [markdown]
 # k3 alone hardly pulls at all where the policy does too much of something (left: a slope that never exceeds 1) and enormously where it has nearly given something up (right: -53.6). `k3_ratio` pulls
@@ -323,7 +360,9 @@ for name, probs in {"reference": ref.exp(), "optimum": optimum, **ends}.items():
 for name in ("k2 in the loss", "k3_ratio in the loss", "k1 in the reward"):
     torch.testing.assert_close(ends[name], optimum, rtol=1e-6, atol=0)
 assert (ends["k3 in the loss"] - optimum).abs().max() > 0.03
-torch.testing.assert_close(ends["k1 in the loss"], train_with("k1", "loss", beta=0.0))  # as if there were no penalty
+torch.testing.assert_close(
+    ends["k1 in the loss"], train_with("k1", "loss", beta=0.0)
+)  # as if there were no penalty
 
 # %% [markdown]
 # With k1 in the loss the policy ends exactly where it would end without any penalty: it puts everything on one token, with a KL of 2.3 nats that the log shows faithfully while nothing holds it back. With k3 it ends near the
@@ -363,7 +402,9 @@ for name in ("k3_ratio", "k3"):
 # %%
 # NBVAL_CHECK_OUTPUT
 balance = 0.866 / 0.04
-print(f"{balance:.1f} nats, that is e^{balance:.1f} = {math.exp(balance):.0e} times as likely as in the reference")
+print(
+    f"{balance:.1f} nats, that is e^{balance:.1f} = {math.exp(balance):.0e} times as likely as in the reference"
+)
 print(f"possible only where the reference gives it less than {math.exp(-balance):.0e}")
 
 # %% [markdown]
@@ -375,9 +416,15 @@ print(f"possible only where the reference gives it less than {math.exp(-balance)
 # %%
 run = minigrpo.read_metrics("runs/seed-0.jsonl")[-40:]
 nats = torch.tensor([row["kl"] * row["completions/mean_length"] for row in run])
-print(f"last 40 steps, nats a completion: median {nats.median():.1f}, mean {nats.mean():.1f}, largest {nats.max():.1f}")
-r = ref_logits[0, 0].softmax(-1)[tokenizer.convert_tokens_to_ids("<")]  # reference / policy, for a policy that always thinks
-print(f"always to think, where the reference does so in {r:.0%}: KL {-r.log():.2f}, k3 at the token '<' {r - 1 - r.log():.2f}")
+print(
+    f"last 40 steps, nats a completion: median {nats.median():.1f}, mean {nats.mean():.1f}, largest {nats.max():.1f}"
+)
+r = ref_logits[0, 0].softmax(-1)[
+    tokenizer.convert_tokens_to_ids("<")
+]  # reference / policy, for a policy that always thinks
+print(
+    f"always to think, where the reference does so in {r:.0%}: KL {-r.log():.2f}, k3 at the token '<' {r - 1 - r.log():.2f}"
+)
 assert nats.mean() > 1.5 * nats.median()
 assert (nats.median() - (r - 1 - r.log())).abs() < 0.2
 

@@ -7,7 +7,7 @@
 # **You need** notebooks [01](01_logprobs.ipynb) (log-probs), [02](02_advantages.ipynb) (advantages) and [03](03_kl.ipynb) (KL).
 # **Time** 30 minutes.
 #
-# **Worth the trip:** on our four completions the loss is 0 to seven digits, and its gradient makes the model better in one step. At the end TRL's
+# **Worth the trip:** on our four completions the loss is 0 to six digits, and its gradient makes the model better in one step. At the end TRL's
 # own trainer is handed the same tensors, and returns the same loss and the same gradient.
 
 # %%
@@ -17,8 +17,9 @@ import tempfile
 import warnings
 
 import matplotlib.pyplot as plt
-import minigrpo
 import torch
+
+import minigrpo
 from minigrpo import (
     aggregate,
     completion_tokens,
@@ -42,16 +43,13 @@ generator = torch.Generator().manual_seed(3)
 rollout = minigrpo.sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
-rewards = torch.tensor(
-    minigrpo.exact_answer(rollout.prompts, rollout.completions, answer=["6"] * 4)
-)
-advantages = minigrpo.compute_advantages(rewards, rollout.group_ids)
+rewards = minigrpo.exact_answer(rollout.prompts, rollout.completions, answer=["6"] * 4)
+advantages = minigrpo.compute_advantages(torch.tensor(rewards), rollout.group_ids)
 mask, tokens = rollout.completion_mask, completion_tokens(tokenizer, rollout)
 lengths = mask.sum(1)
 for row, text in enumerate(rollout.completions):
     print(
-        f"{text:13} {lengths[row]:2} tokens   reward {rewards[row]:.0f}   "
-        f"advantage {advantages[row]:+.4f}"
+        f"{text:13} {lengths[row]:2} tokens   reward {rewards[row]:.0f}   advantage {advantages[row]:+.4f}"
     )
 
 # %% [markdown]
@@ -83,8 +81,8 @@ torch.testing.assert_close(by_draws, direct)
 # The same holds with the advantage in the reward's place. What is subtracted does not depend on the answer (nearly: the mean of a group includes
 # the answer itself, see 02), and a constant times the gradient of log p averages to 0.
 #
-# The log-prob of a completion is the sum of its tokens', so every token gets the advantage of its completion. The first version of the loss, by loops, and
-# with a minus sign because optimizers go downhill:
+# The log-prob of a completion is the sum of its tokens', so every token gets the advantage of its completion. The first version of the loss, by loops: the mean over
+# each completion's tokens and then over the four (why a mean, and which, is a later section), with a minus sign because optimizers go downhill:
 
 
 # %%
@@ -107,7 +105,8 @@ print(f"loss {simple.item():.4f}")
 #
 # **Claim: the loss of GRPO is 0 on fresh completions, and its gradient is not.** GRPO writes the *ratio* in the log-prob's place: the probability of the
 # token now over that when it was drawn. Before the first update both are the same policy, so the ratio is 1, and the loss is minus the mean advantage. A
-# group's advantages sum to 0. So the value is 0, every time, at the start of training and at its end.
+# group's advantages sum to 0. So the value is 0, every time, at the start of training and at its end (the KL penalty, still to come, adds
+# a little).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -120,7 +119,7 @@ loss = ((per_token * mask).sum(1) / lengths).mean()
 simple_gradient = torch.autograd.grad(simple, policy.parameters(), retain_graph=True)
 gradient = torch.autograd.grad(loss, policy.parameters(), retain_graph=True)
 norm = torch.stack([g.norm() for g in gradient]).norm().item()
-print(f"loss {abs(loss.item()):.7f}, length of its gradient {norm:.2f}")
+print(f"loss {abs(loss.item()):.6f}, length of its gradient {norm:.2f}")
 assert abs(loss.item()) < 1e-6 and norm > 1
 torch.testing.assert_close(gradient, simple_gradient, rtol=1e-3, atol=1e-5)
 
@@ -168,10 +167,8 @@ torch.testing.assert_close(push.sum(1), advantages / 4)
 # NBVAL_CHECK_OUTPUT
 student = copy.deepcopy(policy)
 optimizer = torch.optim.AdamW(student.parameters(), lr=2e-4, weight_decay=0.0)
-loss = -(
-    (importance_ratio(scored(student), old_logprobs, mask) * advantages.unsqueeze(1) * mask).sum(1)
-    / lengths
-).mean()
+ratio = importance_ratio(scored(student), old_logprobs, mask)
+loss = -((ratio * advantages.unsqueeze(1) * mask).sum(1) / lengths).mean()
 loss.backward()
 optimizer.step()
 
@@ -229,17 +226,13 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 for advantage in (+1.0, -1.0):
     for r in (0.5, 1.5):
-        logprob = (
-            torch.tensor(r).log().requires_grad_()
-        )  # the sampler's log-prob is 0, so the ratio is r
+        logprob = torch.tensor(r).log().requires_grad_()  # against 0 when it was drawn: ratio r
         minigrpo.clipped_objective(logprob.exp(), torch.tensor(advantage), 0.2).backward()
         flows = (advantage, r) in [(+1.0, 0.5), (-1.0, 1.5)]
         expected = advantage * r if flows else 0.0
         assert abs(logprob.grad.item() - expected) < 1e-6
-        print(
-            f"advantage {advantage:+.0f}, ratio {r}: gradient {logprob.grad.item():+.1f}"
-            + ("" if flows else "  stopped")
-        )
+        note = "" if flows else "  stopped"
+        print(f"advantage {advantage:+.0f}, ratio {r}: gradient {logprob.grad.item():+.1f}{note}")
 
 # %% [markdown]
 # A good token that has become *less* likely (ratio 0.5) is still pulled back up, and a bad one that has become likelier is pushed down, with 1.5
@@ -271,22 +264,15 @@ def ratios_while_training(objective, updates=12):
 
 
 free = ratios_while_training(lambda ratio, advantages: ratio * advantages)
-held = ratios_while_training(
-    lambda ratio, advantages: minigrpo.clipped_objective(ratio, advantages, 0.2)
-)
+held = ratios_while_training(lambda ratio, advantages: minigrpo.clipped_objective(ratio, advantages, 0.2))
 
 # %%
 _, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
-for ax, ratios, title in zip(
-    axes, (free, held), ("without the clip", "with the clip"), strict=True
-):
-    for row, style in enumerate(("-", "--", ":", "-.")):
-        ax.plot(
-            ratios[:, row],
-            style,
-            color=minigrpo.plots.COLORS[row],
-            label=f"'{tokens[row][0]}'  A = {advantages[row]:+.2f}",
-        )
+titles, styles = ("without the clip", "with the clip"), ("-", "--", ":", "-.")
+for ax, ratios, title in zip(axes, (free, held), titles, strict=True):
+    for row, style in enumerate(styles):
+        label = f"'{tokens[row][0]}'  A = {advantages[row]:+.2f}"
+        ax.plot(ratios[:, row], style, color=minigrpo.plots.COLORS[row], label=label)
     ax.axhspan(0.8, 1.2, color="grey", alpha=0.15)
     ax.set(title=title, xlabel="updates on the same rollout")
 axes[0].set_ylabel("ratio of the first token")
@@ -359,10 +345,7 @@ torch.testing.assert_close(weights("dapo")[mask], torch.full((19,), 1 / 19))
 
 # %%
 values = -advantages.unsqueeze(1).expand(mask.shape)
-parts = (
-    slice(0, 1),
-    slice(1, 4),
-)  # a large batch goes through the model in parts; here of 13 and of 6 tokens
+parts = (slice(0, 1), slice(1, 4))  # a large batch goes through in parts; here 13 and 6 tokens
 bnpo = sum(aggregate(values[part], mask[part], "bnpo") for part in parts) / 2
 dapo = sum(aggregate(values[part], mask[part], "dapo", num_tokens=19) for part in parts)
 whole = aggregate(values, mask, "dapo")
@@ -399,9 +382,7 @@ torch.testing.assert_close(weights("grpo")[3, 0] / weights("grpo")[0, 0], torch.
 def my_grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.04, epsilon=0.2):
     advantages = advantages.unsqueeze(1)  # (B,) -> (B, 1): every token of a completion shares it
     ratio = torch.exp(logprobs - old_logprobs)
-    objective = torch.minimum(
-        ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages
-    )
+    objective = torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
     log_r = ref_logprobs - logprobs
     kl = ratio * (torch.exp(log_r) - log_r - 1)
     per_token = -objective + beta * kl
@@ -418,12 +399,8 @@ noise = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
 ref_logprobs = torch.where(mask, old_logprobs - 0.3 * noise.abs(), 0.0)  # still log-probs, below 0
 current = torch.where(mask, old_logprobs, 0.0)
 current[:, 0] += free[6].log()
-settings = {
-    "beta": 0.04,
-    "epsilon": 0.2,
-    "importance_sampling_level": "token",
-    "max_completion_length": 16,
-}
+assert free[6].min() < 0.8 and free[6].max() > 1.2  # past the clip on either side
+settings = {"beta": 0.04, "epsilon": 0.2, "importance_sampling_level": "token", "max_completion_length": 16}
 
 
 # %%
@@ -478,10 +455,8 @@ else:
 # %%
 def theirs(loss_type):
     new = current.double().requires_grad_()
-    trainer.loss_type, trainer.beta = (
-        loss_type,
-        0.04,
-    )  # beta only now: else TRL would load a reference model
+    trainer.loss_type = loss_type
+    trainer.beta = 0.04  # only now: the constructor would have loaded a reference model
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (new, torch.zeros_like(new), None)
     inputs = {
         "prompt_ids": rollout.prompt_ids.expand(4, -1),

@@ -95,9 +95,7 @@ reference = copy.deepcopy(policy).requires_grad_(False)
 optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0)
 loss, grad_norm = learn_from(policy, reference, optimizer, first, [answer] * 4, config)
 with torch.no_grad():
-    change = (
-        minigrpo.token_logprobs(policy_logits(policy, first), first.completion_ids) - first.logprobs
-    )
+    change = minigrpo.token_logprobs(policy_logits(policy, first), first.completion_ids) - first.logprobs
 print(f"loss {abs(loss):.4f}, gradient norm above 1: {grad_norm > 1}")
 print("first token likelier by the factor", [round(x, 2) for x in change[:, 0].exp().tolist()])
 assert torch.equal(change[:, 0] > 0, rewards == 1)
@@ -162,11 +160,7 @@ mine, _ = load_policy("tiny")
 reference = copy.deepcopy(mine).requires_grad_(False)
 optimizer = torch.optim.AdamW(mine.parameters(), lr=config.learning_rate, weight_decay=0.0)
 problems = step_prompts(task.train, 0, config)
-drawn = {
-    "num_generations": 8,
-    "max_completion_length": 16,
-    "generator": seeded(config.seed, 2, 0),
-}
+drawn = {"num_generations": 8, "max_completion_length": 16, "generator": seeded(config.seed, 2, 0)}
 rollout = sample_completions(mine, tokenizer, problems["prompt"], **drawn)  # 1 sample
 answers = [text for text in problems["answer"] for _ in range(8)]
 my_loss, my_grad_norm = learn_from(mine, reference, optimizer, rollout, answers, config)
@@ -230,12 +224,7 @@ def ask(model):
     """The probability that the answer starts with a thought, and four samples."""
     generator = torch.Generator().manual_seed(3)
     rollout = sample_completions(
-        model,
-        tokenizer,
-        [problem],
-        num_generations=4,
-        max_completion_length=16,
-        generator=generator,
+        model, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
     )
     with torch.no_grad():
         first_token = torch.softmax(policy_logits(model, rollout)[0, 0], dim=0)
@@ -322,9 +311,7 @@ plt.show()
 # %%
 from minigrpo.plots import moving_mean  # the smoothing of the figure
 
-curves = torch.stack(
-    [torch.tensor(moving_mean([row["reward"] for row in rows[:60]])) for rows in runs]
-)
+curves = torch.stack([torch.tensor(moving_mean([row["reward"] for row in rows[:60]])) for rows in runs])
 mine = torch.tensor(moving_mean(rewards))
 assert curves[:, 29].min() > 0.75
 outside = torch.maximum(curves.min(0).values - mine, mine - curves.max(0).values).clamp(min=0)
@@ -376,8 +363,7 @@ resumed = six_steps(resumed)
 # NBVAL_CHECK_OUTPUT
 def same(one, other):
     return all(
-        torch.equal(a, b)
-        for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True)
+        torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True)
     )
 
 

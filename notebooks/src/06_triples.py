@@ -17,19 +17,14 @@ import matplotlib.pyplot as plt
 import torch
 from transformers.utils import logging
 
+import minigrpo
 from minigrpo import (
     GRPOConfig,
     TrainState,
-    compare_runs,
     evaluate,
     load_policy,
     load_triples,
-    logged_rollout,
-    optimum_weights,
-    plot_metric,
-    plot_shares,
     prepare,
-    read_metrics,
     sample_completions,
     seeded,
     sums_task,
@@ -76,9 +71,11 @@ except BadInput as error:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-rollout = logged_rollout(tokenizer, records[:6], longest=256)
+rollout = minigrpo.logged_rollout(tokenizer, records[:6], longest=256)
 print(rollout.completions)
-print("group_ids", rollout.group_ids.tolist(), " tokens that count", rollout.completion_mask.sum(1).tolist())
+print(
+    "group_ids", rollout.group_ids.tolist(), " tokens that count", rollout.completion_mask.sum(1).tolist()
+)
 
 # %% [markdown]
 # ### Of a chat, only what the assistant said
@@ -94,7 +91,7 @@ chat = [
     {"role": "assistant", "content": "2 + 3 = 5"},
 ]
 pair = load_triples([{"messages": chat, "reward": 5}, {"messages": chat[:2], "reward": 3}])
-row = logged_rollout(tokenizer, pair[:1], longest=256)
+row = minigrpo.logged_rollout(tokenizer, pair[:1], longest=256)
 print(repr(row.prompts[0]))
 counted = row.completion_ids[0][row.completion_mask[0]]
 print("counts:", repr(tokenizer.decode(counted)))
@@ -107,7 +104,11 @@ print("counts:", repr(tokenizer.decode(counted)))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-reference, rewards, beta = torch.tensor([0.33, 0.25, 0.42]).double(), torch.tensor([5.0, 3.0, 1.0]).double(), 2.0
+reference, rewards, beta = (
+    torch.tensor([0.33, 0.25, 0.42]).double(),
+    torch.tensor([5.0, 3.0, 1.0]).double(),
+    2.0,
+)
 optimum = reference * torch.exp(rewards / beta)
 optimum = optimum / optimum.sum()
 
@@ -128,7 +129,9 @@ print("optimum at beta 2:", [round(p, 2) for p in optimum.tolist()])
 # NBVAL_CHECK_OUTPUT
 for beta in (10.0, 2.0, 1.0, 0.4):
     p = reference * torch.exp(rewards / beta)
-    print(f"beta {beta:4}: full {p[0] / p.sum():.3f}   bare {p[1] / p.sum():.3f}   rest {p[2] / p.sum():.3f}")
+    print(
+        f"beta {beta:4}: full {p[0] / p.sum():.3f}   bare {p[1] / p.sum():.3f}   rest {p[2] / p.sum():.3f}"
+    )
 
 # %% [markdown]
 # ## Estimator 1, *weighted*: project the policy onto the optimum
@@ -138,7 +141,7 @@ for beta in (10.0, 2.0, 1.0, 0.4):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-weights = optimum_weights(scores, beta=0.4)
+weights = minigrpo.optimum_weights(scores, beta=0.4)
 by_hand = torch.exp((scores - 5.0) / 0.4)
 torch.testing.assert_close(weights, by_hand / by_hand.mean())
 for score in (5.0, 3.0, 1.0):
@@ -150,7 +153,9 @@ for score in (5.0, 3.0, 1.0):
 # %%
 config = GRPOConfig.for_triples()
 state = TrainState.start(*load_policy("tiny"), config)
-for metrics in watch(train(state, prepare(records, config), [], config), ["weighted_logprob", "kl"], every=10):
+for metrics in watch(
+    train(state, prepare(records, config), [], config), ["weighted_logprob", "kl"], every=10
+):
     pass
 
 # %%
@@ -175,17 +180,29 @@ print(sample_completions(state.model, tokenizer, ["1 + 1等于几?", "1 + 1 = ?"
 # %%
 def shares(model):
     drawn = sample_completions(
-        model, tokenizer, task.held_out["prompt"], num_generations=16, max_completion_length=24, generator=seeded(9)
+        model,
+        tokenizer,
+        task.held_out["prompt"],
+        num_generations=16,
+        max_completion_length=24,
+        generator=seeded(9),
     )
     answers = [answer for answer in task.held_out["answer"] for _ in range(16)]
     scored = task.reward(drawn.prompts, drawn.completions, answer=answers)
-    return {name: scored.count(score) / len(scored) for name, score in (("full", 5.0), ("bare", 3.0), ("rest", 1.0))}
+    return {
+        name: scored.count(score) / len(scored)
+        for name, score in (("full", 5.0), ("bare", 3.0), ("rest", 1.0))
+    }
 
 
 old, new = shares(policy), shares(state.model)
-unnormalised = {kind: old[kind] * math.exp(score / 0.4) for kind, score in (("full", 5.0), ("bare", 3.0), ("rest", 1.0))}
+
+# %%
+unnormalised = {
+    kind: old[kind] * math.exp(score / 0.4) for kind, score in (("full", 5.0), ("bare", 3.0), ("rest", 1.0))
+}
 predicted = {kind: value / sum(unnormalised.values()) for kind, value in unnormalised.items()}
-plot_shares({"before": old, "after": new, "predicted optimum": predicted})
+minigrpo.plot_shares({"before": old, "after": new, "predicted optimum": predicted})
 plt.show()
 assert abs(new["full"] - predicted["full"]) < 0.06
 
@@ -199,16 +216,20 @@ assert abs(new["full"] - predicted["full"]) < 0.06
 
 # %%
 runs = {
-    "weighted, sum over tokens": [read_metrics("runs/records-weighted.jsonl")],
-    "weighted, mean over tokens": [read_metrics("runs/records-weighted-mean.jsonl")],
-    "policy gradient": [read_metrics("runs/records-policy-gradient.jsonl")],
+    "weighted, sum over tokens": [minigrpo.read_metrics("runs/records-weighted.jsonl")],
+    "weighted, mean over tokens": [minigrpo.read_metrics("runs/records-weighted-mean.jsonl")],
+    "policy gradient": [minigrpo.read_metrics("runs/records-policy-gradient.jsonl")],
 }
-axes = compare_runs(runs, ["accuracy", "kl", "completions/mean_length"])
+axes = minigrpo.compare_runs(runs, ["accuracy", "kl", "completions/mean_length"])
 axes[0].axhline(predicted["full"], color="black", linewidth=0.8)
 axes[0].text(70, predicted["full"] - 0.06, "predicted optimum", fontsize=8)
 plt.show()
 last = {name: rows[0][-1]["accuracy"] for name, rows in runs.items()}
-assert last["weighted, sum over tokens"] > last["weighted, mean over tokens"] + 0.04 > last["policy gradient"] + 0.2
+assert (
+    last["weighted, sum over tokens"]
+    > last["weighted, mean over tokens"] + 0.04
+    > last["policy gradient"] + 0.2
+)
 
 # %% [markdown]
 # ## Estimator 2, *policy gradient*: why the obvious thing fails
@@ -220,7 +241,9 @@ assert last["weighted, sum over tokens"] > last["weighted, mean over tokens"] + 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-advantages = torch.tensor(prepare(records, GRPOConfig.for_triples(triples_estimator="policy_gradient"))["advantage"])
+advantages = torch.tensor(
+    prepare(records, GRPOConfig.for_triples(triples_estimator="policy_gradient"))["advantage"]
+)
 print(
     "records with a negative advantage:",
     int((advantages < -1e-6).sum()),
@@ -278,7 +301,9 @@ assert trained > 0.95
 
 # %%
 def learnt_reward(prompts, completions, **columns):
-    rows = [{"prompt": p, "response": c, "messages": None} for p, c in zip(prompts, completions, strict=True)]
+    rows = [
+        {"prompt": p, "response": c, "messages": None} for p, c in zip(prompts, completions, strict=True)
+    ]
     with torch.no_grad():
         return score_records(reward_model, tokenizer, rows).tolist()
 
@@ -289,8 +314,8 @@ names = ["rewards/learnt_reward/mean", "rewards/sum_rubric/mean"]
 rows = list(train(online, task.train, [learnt_reward, task.reward], config))
 
 # %%
-ax = plot_metric([rows], names[0], label="the reward model's score")
-plot_metric([rows], names[1], ax=ax, label="the true score", color="#D55E00", linestyle="--")
+ax = minigrpo.plot_metric([rows], names[0], label="the reward model's score")
+minigrpo.plot_metric([rows], names[1], ax=ax, label="the true score", color="#D55E00", linestyle="--")
 ax.set(xlabel="step (optimizer updates)", ylabel="mean score of a batch")
 ax.legend()
 plt.show()
@@ -301,7 +326,12 @@ assert gap > 0.1
 # %%
 learnt = evaluate(online.model, tokenizer, task, max_completion_length=24)["accuracy"]
 wrong = sample_completions(
-    online.model, tokenizer, ["What is 9 + 8?"], num_generations=6, max_completion_length=24, generator=seeded(4)
+    online.model,
+    tokenizer,
+    ["What is 9 + 8?"],
+    num_generations=6,
+    max_completion_length=24,
+    generator=seeded(4),
 )
 print(f"full and right: {before['accuracy']:.2f} -> {learnt:.2f}")
 print(wrong.completions)

@@ -83,9 +83,7 @@ for loss_type in ("grpo", "dapo"):
 moved = old_logprobs + 0.5 * advantages.unsqueeze(1)
 print("first update:                       ", loss_of(old_logprobs).clip_fraction.item())
 print("a later one:                        ", loss_of(moved).clip_fraction.item())
-print(
-    "a later one, old log-probs made anew:", loss_of(moved, old=moved.detach()).clip_fraction.item()
-)
+print("a later one, old log-probs made anew:", loss_of(moved, old=moved.detach()).clip_fraction.item())
 
 # %% [markdown]
 # The third line is the mistake to know: who computes the old log-probs from the *updated* model has a ratio of 1 for ever, and no brake. So `clip_ratio` 0 is right with
@@ -313,9 +311,7 @@ rows = load("failure-cut-off")
 early = sum(row["completions/clipped_ratio"] for row in rows[:10]) / 10
 late = end("failure-cut-off", "completions/clipped_ratio")
 print(f"cut off: {early:.0%} of the completions of the first ten steps, {late:.0%} of the last ten")
-print(
-    f"reward at the end: {end('failure-cut-off', 'reward'):.2f}, healthy: {end('seed-0', 'reward'):.2f}"
-)
+print(f"reward at the end: {end('failure-cut-off', 'reward'):.2f}, healthy: {end('seed-0', 'reward'):.2f}")
 assert end("failure-cut-off", "reward") < 0.3
 assert early > 2 * late
 
@@ -331,9 +327,7 @@ assert early > 2 * late
 # %%
 # NBVAL_CHECK_OUTPUT
 def answer_anywhere(completions, answer):
-    return [
-        float(right in completion) for completion, right in zip(completions, answer, strict=True)
-    ]
+    return [float(right in completion) for completion, right in zip(completions, answer, strict=True)]
 
 
 unfinished = tokenizer.decode(ids[0, :10])
@@ -354,9 +348,7 @@ draw(names, ["reward", "accuracy", "completions/clipped_ratio"], titles)
 # NBVAL_CHECK_OUTPUT
 last = load("failure-leaky")[-10:]
 right = round(sum(row["accuracy"] * 64 for row in last))
-print(
-    f"leaky: reward {end('failure-leaky', 'reward'):.2f}; right answers among the last 640: {right}"
-)
+print(f"leaky: reward {end('failure-leaky', 'reward'):.2f}; right answers among the last 640: {right}")
 print(f"healthy: reward {end('seed-0', 'reward'):.2f}, accuracy {end('seed-0', 'accuracy'):.2f}")
 assert end("failure-leaky", "reward") > 0.95
 assert right < 20
@@ -370,20 +362,14 @@ assert right < 20
 # The learning rate is 0.01, fifty times the usual one; and beta, 0.0001, is too weak to be felt. (At beta 0 the KL would not even be measured.)
 
 # %%
-names = {
-    "healthy": "seed-0",
-    "learning rate 0.01": "failure-high-lr",
-    "weak beta alone": "failure-cured",
-}
+names = {"healthy": "seed-0", "learning rate 0.01": "failure-high-lr", "weak beta alone": "failure-cured"}
 titles = ["mean reward", "KL (nats a token)", "entropy (nats a token)", "gradient norm"]
 draw(names, ["reward", "kl", "entropy", "grad_norm"], titles)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for label, name in names.items():
-    print(
-        f"{label:18} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} nats a token"
-    )
+    print(f"{label:18} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} nats a token")
 high = [row["step"] for row in load("failure-high-lr") if row["kl"] > 1]
 print("KL above 1 in", len(high), "of 80 steps, for the first time at step", high[0])
 assert end("failure-high-lr", "kl") > 5
@@ -398,11 +384,7 @@ assert end("failure-cured", "reward") > 0.95
 # The learning rate is 0.003, fifteen times the usual one, with the same weak beta. This one does not explode. It freezes.
 
 # %%
-names = {
-    "healthy": "seed-0",
-    "learning rate 0.003": "failure-collapse",
-    "cured: 0.0002": "failure-cured",
-}
+names = {"healthy": "seed-0", "learning rate 0.003": "failure-collapse", "cured: 0.0002": "failure-cured"}
 titles = ["mean reward", "entropy (nats a token)", "groups that agree (share)", "length (tokens)"]
 draw(names, ["reward", "entropy", "frac_reward_zero_std", "completions/mean_length"], titles)
 
@@ -411,9 +393,7 @@ draw(names, ["reward", "entropy", "frac_reward_zero_std", "completions/mean_leng
 for label, name in names.items():
     reward, entropy = end(name, "reward"), end(name, "entropy")
     agree, length = end(name, "frac_reward_zero_std"), end(name, "completions/mean_length")
-    print(
-        f"{label:20} reward {reward:.2f}, entropy {entropy:.3f}, agree {agree:.0%}, length {length:.1f}"
-    )
+    print(f"{label:20} reward {reward:.2f}, entropy {entropy:.3f}, agree {agree:.0%}, length {length:.1f}")
 assert end("failure-collapse", "entropy") < 0.05
 early = load("failure-collapse")[9:14]
 print("steps 10 to 14: agree ", [row["frac_reward_zero_std"] for row in early])

@@ -18,9 +18,11 @@ import tempfile
 import warnings
 
 import matplotlib.pyplot as plt
-import minigrpo
 import torch
 from datasets import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import minigrpo
 from minigrpo import (
     GRPOConfig,
     compute_advantages,
@@ -30,7 +32,6 @@ from minigrpo import (
     token_logprobs,
     train,
 )
-from transformers import GPT2Config, GPT2LMHeadModel
 
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 policy, tokenizer = load_policy("tiny")
@@ -41,12 +42,7 @@ policy, tokenizer = load_policy("tiny")
 # %%
 generator = torch.Generator().manual_seed(3)
 rollout = sample_completions(
-    policy,
-    tokenizer,
-    ["4*2+9+7*1*4="],
-    num_generations=4,
-    max_completion_length=16,
-    generator=generator,
+    policy, tokenizer, ["4*2+9+7*1*4="], num_generations=4, max_completion_length=16, generator=generator
 )
 mask = rollout.completion_mask
 advantages = compute_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]), rollout.group_ids)
@@ -85,17 +81,13 @@ def push(now, loss_type="grpo", level="token", epsilon_high=None, epsilon=0.2):
 
 
 # %%
-torch.testing.assert_close(push(logprobs, level="sequence"), push(logprobs))  # GSPO is GRPO
-torch.testing.assert_close(
-    push(logprobs, epsilon_high=0.28), push(logprobs)
-)  # DAPO's clip is GRPO's
-torch.testing.assert_close(
-    push(logprobs, "cispo", epsilon_high=5.0), push(logprobs, "dapo")
-)  # CISPO is DAPO
-torch.testing.assert_close(
-    push(logprobs, "dr_grpo"), push(logprobs, "dapo") * 19 / 64
-)  # 19 tokens; 4 rows of at most 16
-assert (push(logprobs, "dapo") - push(logprobs)).abs().max() > 0.01  # averages do differ
+fresh, by_token = push(logprobs), push(logprobs, "dapo")
+same = torch.testing.assert_close
+same(push(logprobs, level="sequence"), fresh)  # GSPO is GRPO
+same(push(logprobs, epsilon_high=0.28), fresh)  # DAPO's clip is GRPO's
+same(push(logprobs, "cispo", epsilon_high=5.0), by_token)  # CISPO is DAPO
+same(push(logprobs, "dr_grpo"), by_token * 19 / 64)  # 19 tokens; 4 rows of at most 16
+assert (by_token - fresh).abs().max() > 0.01  # averages do differ
 
 # %% [markdown]
 # So a comparison of GSPO with GRPO at one update a rollout compares a thing with itself. Now the lines one at a time.
@@ -103,7 +95,7 @@ assert (push(logprobs, "dapo") - push(logprobs)).abs().max() > 0.01  # averages 
 # ### Dr. GRPO: no standard deviation
 #
 # **Claim: dividing by the standard deviation makes every group equally loud, however little its answers differ.** Take groups of eight with 1, 2 or 4 right answers, and
-# add up the sizes of the advantages:
+# add up the squares of the advantages:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -143,14 +135,14 @@ for probability in (0.01, 0.5):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-NAMES = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "grpo_fast", "cispo_fast")
+RUNS = ("variant-grpo-", "variant-dr_grpo-", "variant-dapo-", "variant-gspo-", "variant-cispo-")
+RUNS += ("variant-grpo_fast-", "variant-cispo_fast-")
 recorded = {
-    name: [minigrpo.read_metrics(f"runs/variant-{name}-{seed}.jsonl") for seed in range(3)]
-    for name in NAMES
+    run.split("-")[1]: [minigrpo.read_metrics(f"runs/{run}{seed}.jsonl") for seed in range(3)]
+    for run in RUNS
 }
-silent = statistics.mean(
-    row["frac_reward_zero_std"] for rows in recorded["grpo"] for row in rows[-20:]
-)
+NAMES = tuple(recorded)
+silent = statistics.mean(row["frac_reward_zero_std"] for rows in recorded["grpo"] for row in rows[-20:])
 print(f"late in the recorded GRPO runs {silent:.0%} of the groups agree")
 assert silent > 0.5
 
@@ -170,8 +162,7 @@ by_token = minigrpo.importance_ratio(moved, logprobs, mask)
 by_sequence = minigrpo.importance_ratio(moved, logprobs, mask, level="sequence")
 for row, length in enumerate(mask.sum(1).tolist()):
     print(
-        f"{length:2} tokens: token ratio {by_token[row, 0]:.2f}, "
-        f"sequence ratio {by_sequence[row, 0]:.2f}"
+        f"{length:2} tokens: token ratio {by_token[row, 0]:.2f}, sequence ratio {by_sequence[row, 0]:.2f}"
     )
     assert abs(by_sequence[row, 0] - 1.5 ** (1 / length)) < 1e-5
 
@@ -187,12 +178,9 @@ for row, length in enumerate(mask.sum(1).tolist()):
 # NBVAL_CHECK_OUTPUT
 for r in (0.5, 1.5, 10.0):
     now = torch.tensor(r).log().requires_grad_()
-    ppo = torch.autograd.grad(minigrpo.clipped_objective(now.exp(), torch.tensor(1.0), 0.2), now)[
-        0
-    ].item()
-    cispo = torch.autograd.grad(
-        minigrpo.cispo_objective(now.exp(), now, torch.tensor(1.0), cap=5.0), now
-    )[0].item()
+    clipped = minigrpo.clipped_objective(now.exp(), torch.tensor(1.0), 0.2)
+    capped = minigrpo.cispo_objective(now.exp(), now, torch.tensor(1.0), cap=5.0)
+    ppo, cispo = (torch.autograd.grad(x, now)[0].item() for x in (clipped, capped))
     print(f"ratio {r:4}: gradient {ppo:.1f} with the clip, {cispo:.1f} with CISPO")
     assert abs(cispo - min(r, 5.0)) < 1e-5
 
@@ -205,8 +193,7 @@ for r in (0.5, 1.5, 10.0):
 
 # %%
 minigrpo.compare_runs(
-    {name: recorded[name] for name in NAMES[:5]},
-    ["reward", "completions/mean_length", "clip_ratio"],
+    {name: recorded[name] for name in NAMES[:5]}, ["reward", "completions/mean_length", "clip_ratio"]
 )
 plt.show()
 
@@ -224,9 +211,8 @@ def mean(name, metric="reward"):
 
 def compare(name, other="grpo"):
     differences = [a - b for a, b in zip(mean(name), mean(other), strict=True)]
-    return statistics.mean(differences), 4.30 * statistics.stdev(differences) / len(
-        differences
-    ) ** 0.5
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    return statistics.mean(differences), 4.30 * error
 
 
 for name in NAMES[1:6]:
@@ -244,7 +230,7 @@ print(f"GSPO's clip holds back {held_back:.0f} times as many tokens as GRPO's")
 # our 0.02, hardly about GSPO. (The share counts tokens, and where a sequence is clipped all its tokens are.)
 #
 # `grpo_fast` is GRPO with learning rate 5e-4 instead of 2e-4. **Turning that one knob has done more than any change of formula.** So whoever compares two methods must tune
-# the learning rate of both. Note too what `dr_grpo` does besides: without the standard deviation the advantages are about half as large and the KL weighs about twice as
+# the learning rate of both. Note too what `dr_grpo` does besides: without the standard deviation the advantages are about half as large (their squares, above: 2 against 7), so the KL weighs about twice as
 # much in comparison. A name seldom changes one thing only.
 #
 # With the larger learning rate, does it matter that CISPO never stops a push?
@@ -256,12 +242,10 @@ minigrpo.compare_runs(
 plt.show()
 difference, margin = compare("cispo_fast", "grpo_fast")
 print(f"cispo_fast minus grpo_fast: {difference:+.3f} ± {margin:.3f}")
-print(
-    f"with ten seeds the margin would be about {margin / 4.30 * 3**0.5 * 2.26 / 10**0.5:.3f}"
-)  # 2.26: t with nine degrees
-assert abs(difference) < margin and all(
-    a > b for a, b in zip(mean("cispo_fast", "kl"), mean("grpo_fast", "kl"), strict=True)
-)
+with_ten = margin / 4.30 * 3**0.5 * 2.26 / 10**0.5  # 2.26 is t with nine degrees of freedom
+print(f"with ten seeds the margin would be about {with_ten:.3f}")
+assert abs(difference) < margin
+assert all(a > b for a, b in zip(mean("cispo_fast", "kl"), mean("grpo_fast", "kl"), strict=True))
 
 # %% [markdown]
 # The CISPO runs look rougher, their KL is higher in every one of the three, and one falls behind. It is what one would expect; with three seeds it is a suspicion and no result. How many
@@ -306,10 +290,7 @@ normalised = (step_rewards - step_rewards.mean()) / (step_rewards.std() + 1e-4)
 for token in range(13):  # the slow way
     later = torch.stack([normalised[row][step_ends[row] >= token].sum() for row in range(3)])
     torch.testing.assert_close(per_token[:, token], later)
-print(
-    "second thought, at its five digits:",
-    [round(x, 2) for x in per_token[1, step_ends[1]].tolist()],
-)
+print("second thought, at its five digits:", [round(x, 2) for x in per_token[1, step_ends[1]].tolist()])
 
 # %%
 minigrpo.plot_tokens([[*thought, "⏎"] for thought in thoughts], per_token, label="advantage")
@@ -321,7 +302,7 @@ plt.show()
 # unless a last "step" scores it. The loss takes advantages of shape (B, C) as they are:
 
 # %%
-shape = torch.zeros(3, 13, requires_grad=True)
+now = torch.zeros(3, 13, requires_grad=True)  # ratio 1 everywhere
 settings = {
     "beta": 0.0,
     "epsilon": 0.2,
@@ -330,9 +311,9 @@ settings = {
     "max_completion_length": 13,
 }
 grpo_loss(
-    shape, torch.zeros(3, 13), per_token, torch.ones(3, 13, dtype=torch.bool), **settings
+    now, torch.zeros(3, 13), per_token, torch.ones(3, 13, dtype=torch.bool), **settings
 ).loss.backward()
-torch.testing.assert_close(-shape.grad * 3 * 13, per_token)
+torch.testing.assert_close(-now.grad * 3 * 13, per_token)
 
 # %% [markdown]
 # ## Iterative GRPO: a reference that follows
@@ -348,30 +329,18 @@ logged, distance = [], []
 for metrics in train(state, task.train, [task.reward], config):
     batch = state.batch.rollout
     with torch.no_grad():
-        now, then = (
-            minigrpo.policy_logits(state.model, batch),
-            minigrpo.policy_logits(start_model, batch),
-        )
+        now = minigrpo.policy_logits(state.model, batch)
+        then = minigrpo.policy_logits(start_model, batch)
     logged.append(metrics["kl"])
     distance.append(minigrpo.kl_exact(now, then)[batch.completion_mask].mean().item())
-assert (
-    max(logged[0], logged[8], logged[16]) < 1e-5 < distance[8]
-)  # 0 right after each new reference
+assert max(logged[0], logged[8], logged[16]) < 1e-5 < distance[8]  # 0 after each new reference
 assert distance[-1] > 2 * max(logged)
 
 # %%
 _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-ax.plot(
-    range(1, 25), distance, "--", color=minigrpo.plots.ORANGE, label="to the model of the start"
-)
-ax.plot(
-    range(24),
-    logged,
-    "-o",
-    markersize=3,
-    color=minigrpo.plots.BLUE,
-    label="logged: to the latest reference",
-)
+blue, orange = minigrpo.plots.COLORS[:2]
+ax.plot(range(1, 25), distance, "--", color=orange, label="to the model of the start")
+ax.plot(range(24), logged, ".-", color=blue, label="logged: to the latest reference")
 ax.set(xlabel="updates done", ylabel="KL (nats a token)")
 ax.legend()
 plt.show()
@@ -479,11 +448,7 @@ prompts = Dataset.from_dict(
     {"prompt": ["The weather today is", "I like", "Once upon a time there", "In short,"]}
 )
 config = GRPOConfig(
-    max_steps=3,
-    generation_batch_size=16,
-    num_generations=8,
-    max_completion_length=24,
-    learning_rate=1e-5,
+    max_steps=3, generation_batch_size=16, num_generations=8, max_completion_length=24, learning_rate=1e-5
 )
 state = minigrpo.TrainState.start(larger, larger_tokenizer, config)
 before = copy.deepcopy(larger.state_dict())
@@ -513,12 +478,10 @@ torch.testing.assert_close(
 # ## Onward to TRL
 #
 # For models of billions of parameters, take [TRL](https://huggingface.co/docs/trl/grpo_trainer). **Claim: your configuration goes there under the same names.** The fields that both have are
-# copied; the rest is four translations.
+# copied; the rest is four translations, and four settings for a machine without a GPU.
 
 # %%
-ours = GRPOConfig(
-    num_generations=8, beta=0.04, epsilon_high=0.28, num_iterations=2, loss_type="dapo"
-)
+ours = GRPOConfig(num_generations=8, beta=0.04, epsilon_high=0.28, num_iterations=2, loss_type="dapo")
 HAS_TRL = importlib.util.find_spec("trl") is not None
 if HAS_TRL:
     warnings.simplefilter("ignore")
@@ -526,9 +489,7 @@ if HAS_TRL:
 
     names = {field.name for field in dataclasses.fields(trl.GRPOConfig)}
     shared = {
-        name: value
-        for name, value in ours.to_dict().items()
-        if name in names and name != "output_dir"
+        name: value for name, value in ours.to_dict().items() if name in names and name != "output_dir"
     }
     translated = {
         "per_device_train_batch_size": ours.generation_batch_size,  # in completions
@@ -543,20 +504,11 @@ else:
 
 # %%
 if HAS_TRL:
-    assert {
-        "num_generations",
-        "beta",
-        "epsilon_high",
-        "num_iterations",
-        "loss_type",
-        "learning_rate",
-        "temperature",
-    } <= set(shared)
+    assert {"num_generations", "beta", "epsilon_high", "num_iterations", "loss_type"} <= set(shared)
     for name, value in shared.items():
         assert getattr(theirs, name) == value, name
-    assert (
-        theirs.steps_per_generation == 1
-    )  # one rollout of 64 completions is one batch, used num_iterations times
+    # One rollout of 64 completions is one batch, used num_iterations times.
+    assert theirs.steps_per_generation == 1
     assert theirs.use_bias_correction_kl
     missing = sorted(set(ours.to_dict()) - set(shared) - {"output_dir", "kl_estimator"})
     print(len(shared), "fields copied; without a counterpart:", ", ".join(missing))
