@@ -26,10 +26,8 @@ from minigrpo import (
     load_triples,
     prepare,
     sample_completions,
-    seeded,
     sums_task,
     train,
-    watch,
 )
 
 logging.disable_progress_bar()  # of saving a file
@@ -117,7 +115,7 @@ def objective(p):
     return (p * rewards).sum() - beta * (p * (p / reference).log()).sum()
 
 
-others = torch.rand(1000, 3, generator=seeded(0), dtype=torch.float64)
+others = torch.rand(1000, 3, generator=minigrpo.seeded(0), dtype=torch.float64)
 others = others / others.sum(1, keepdim=True)
 assert all(objective(p) <= objective(optimum) for p in others)
 print("optimum at beta 2:", [round(p, 2) for p in optimum.tolist()])
@@ -153,7 +151,7 @@ for score in (5.0, 3.0, 1.0):
 # %%
 config = GRPOConfig.for_triples()
 state = TrainState.start(*load_policy("tiny"), config)
-for metrics in watch(
+for metrics in minigrpo.watch(
     train(state, prepare(records, config), [], config), ["weighted_logprob", "kl"], every=10
 ):
     pass
@@ -185,7 +183,7 @@ def shares(model):
         task.held_out["prompt"],
         num_generations=16,
         max_completion_length=24,
-        generator=seeded(9),
+        generator=minigrpo.seeded(9),
     )
     answers = [answer for answer in task.held_out["answer"] for _ in range(16)]
     scored = task.reward(drawn.prompts, drawn.completions, answer=answers)
@@ -331,7 +329,7 @@ wrong = sample_completions(
     ["What is 9 + 8?"],
     num_generations=6,
     max_completion_length=24,
-    generator=seeded(4),
+    generator=minigrpo.seeded(4),
 )
 print(f"full and right: {before['accuracy']:.2f} -> {learnt:.2f}")
 print(wrong.completions)
