@@ -193,11 +193,11 @@ def _reward_model(argv: list[str]) -> None:
     objectives = "regression: the scores themselves; bradley_terry: which of two responses to one prompt is better"
     parser.add_argument("--objective", choices=("regression", "bradley_terry"), default="regression", help=objectives)
     _add(parser, "max_steps", type=int, default=100, help="optimizer updates (default %(default)s)")
-    _add(parser, "learning_rate", type=float, default=1e-3, help="of AdamW (default %(default)s)")
+    _add(parser, "learning_rate", type=float, help="of AdamW, at the start (default: 3e-3, bradley_terry 1e-3)")
     _add(parser, "seed", type=int, default=0, help="(default %(default)s)")
     _add(parser, "output_dir", help="a new folder; by default runs/reward-model")
     args = parser.parse_args(argv)
-    if args.max_steps < 1 or not 0 < args.learning_rate < float("inf"):
+    if args.max_steps < 1 or not (args.learning_rate is None or 0 < args.learning_rate < float("inf")):
         raise BadInput(f"max_steps and learning_rate must be above 0, got {args.max_steps} and {args.learning_rate}.")
     _quiet()
     from tqdm import tqdm

@@ -14,6 +14,8 @@ from minigrpo.config import BadInput, first_line
 from minigrpo.policy import check_folder, load_policy, whole_model
 from minigrpo.triples import encode_record
 
+LEARNING_RATES = {"regression": 3e-3, "bradley_terry": 1e-3}
+
 
 def start_reward_model(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy of that name with a fresh head of one number in place of the vocabulary's; see load_policy."""
@@ -72,8 +74,8 @@ def train_reward_model(
     records: Dataset,
     *,
     objective: str = "regression",
-    steps: int = 60,
-    learning_rate: float = 1e-3,
+    steps: int = 100,
+    learning_rate: float | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> Iterator[dict]:
@@ -82,6 +84,7 @@ def train_reward_model(
     Args:
         objective: "regression" fits the rewards themselves; "bradley_terry" fits which of two responses to one prompt is
             better, for scores that mean something only beside each other.
+        learning_rate: of AdamW, falling to 0 in a straight line; by default LEARNING_RATES[objective].
     Raises:
         BadInput: if bradley_terry finds no two responses to one prompt with different rewards.
     """
@@ -89,7 +92,9 @@ def train_reward_model(
     if objective == "bradley_terry" and not pairs:
         raise BadInput("No prompt has two responses with different rewards, so there are no pairs; use regression.")
     rows = records.to_list()
+    learning_rate = learning_rate or LEARNING_RATES[objective]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         if objective == "bradley_terry":
@@ -104,6 +109,7 @@ def train_reward_model(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         yield {"step": step, "loss": loss.item()}
 
 

@@ -287,7 +287,7 @@ from minigrpo.reward_model import score_records, split_by_prompt
 known, unseen = split_by_prompt(records)  # no prompt in both
 reward_model, _ = start_reward_model("tiny")
 untrained = pair_accuracy(reward_model, tokenizer, unseen)
-for metrics in train_reward_model(reward_model, tokenizer, known, objective="regression", steps=80):
+for metrics in train_reward_model(reward_model, tokenizer, known, objective="regression"):
     pass
 trained = pair_accuracy(reward_model, tokenizer, unseen)
 print(f"pairs of unseen prompts in the right order: {untrained:.2f} -> {trained:.2f}")
