@@ -3,6 +3,8 @@
 import importlib
 
 _HOME = {
+    "check": "grading.check",
+    "hint": "grading.check",
     "BadInput": "config",
     "GRPOConfig": "config",
     "load_policy": "policy",

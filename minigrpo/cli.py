@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
     "reward-model": "train a reward model on scored records",
+    "grade": "grade exercises, in a sandbox",
     "pretrain": "make the bundled GPT-2 again from nothing",
 }
 
@@ -219,6 +220,32 @@ def _reward_model(argv: list[str]) -> None:
     runs.write_json(folder / "summary.json", summary)
     print(f"{len(train)} records; pairs of held-out prompts in the right order: {before:.3f} before, {after:.3f} after.")
     print(f"Use it: minigrpo train --task sums --reward-model {folder}")
+
+
+def _grade(argv: list[str]) -> int:
+    parser = _parser("grade")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="notebooks, or folders of them")
+    parser.add_argument("--format", choices=("table", "csv", "json", "junit", "gradescope"), default="table")
+    parser.add_argument("--output", help="the file to write; by default what is printed")
+    parser.add_argument("--seed", type=int, help="of the random inputs; by default other ones each time")
+    _add(parser, "min_score", type=float, help="points below which the exit code is 1")
+    parser.add_argument(
+        "--trust", action="store_true", help="run without a sandbox where there is none: for your own work only"
+    )
+    args = parser.parse_args(argv)
+    _quiet()
+    from minigrpo.grading import batch, reports
+
+    graded, how = batch.grade_paths([Path(path) for path in args.paths], trust=args.trust, seed=args.seed)
+    text = reports.write(graded, how, args.format)
+    if args.output is None:
+        print(text, end="")
+    else:
+        from minigrpo.runs import write_text
+
+        write_text(Path(args.output), text)
+    points = sum(report.points for report in graded)
+    return 1 if args.min_score is not None and points < args.min_score else 0
 
 
 def _pretrain(argv: list[str]) -> None:

@@ -142,9 +142,14 @@ def checkpoints(folder: str | Path) -> list[Path]:
 
 
 def write_json(path: Path, value: dict) -> None:
+    """See write_text."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Written beside and renamed, so that the file is never half there."""
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
 
 

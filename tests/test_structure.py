@@ -40,9 +40,10 @@ MAY_IMPORT = {
     "pretrain": {"evaluation", "policy", "tasks", "triples"},
     "cli": {
         "config", "evaluation", "plots", "policy", "pretrain", "reward_model", "runner", "runs", "sampling", "tasks",
-        "training", "triples",
+        "training", "triples", "grading",
     },
     "__init__": set(),
+    # Of the package only cli knows grading; grading/ has its own table below.
     "__main__": {"cli"},
 }  # fmt: skip
 ALGEBRA = ("advantages", "logprobs", "kl", "loss")
@@ -116,3 +117,39 @@ def test_no_library_function_seeds_the_global_generator_prints_or_shows():
         assert "torch.manual_seed" not in text
         assert not re.search(r"^\s*print\(", text, re.MULTILINE)
         assert ".show()" not in text
+
+
+# --- grading ------------------------------------------------------------------------------------------------------------
+
+GRADING = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (PACKAGE / "grading").glob("*.py")}
+GRADING_MAY_IMPORT = {
+    "__init__": set(),
+    "worker": set(),  # runs alone, in the sandbox
+    "questions": set(),
+    "compare": {"questions", "worker"},
+    "check": {"compare", "questions"},
+    "sandbox": set(),
+    "submission": {"check", "questions", "sandbox", "worker"},
+    "batch": {"sandbox", "submission"},
+    "reports": {"submission"},
+    **{f"ex0{k}": {"questions"} for k in range(1, 8)},
+}
+
+
+@pytest.mark.parametrize("name", GRADING_MAY_IMPORT)
+def test_grading_keeps_to_its_own_table(name):
+    assert set(GRADING) == set(GRADING_MAY_IMPORT)
+    inside = {
+        m.removeprefix("minigrpo.grading").lstrip(".") for m in imports(GRADING[name]) if m.startswith("minigrpo.grading")
+    }
+    inside |= {
+        alias.name
+        for node in ast.walk(GRADING[name])
+        if isinstance(node, ast.ImportFrom) and node.module == "minigrpo.grading"
+        for alias in node.names
+    }
+    assert inside - {""} <= GRADING_MAY_IMPORT[name]
+
+
+def test_the_worker_imports_nothing_of_ours():
+    assert not any(module.startswith("minigrpo") for module in imports(GRADING["worker"]))

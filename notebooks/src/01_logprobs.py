@@ -225,4 +225,4 @@ assert torch.isclose(uniform, torch.tensor(10.0).log()).all()
 # 4. A batch has completions of 2 and of 200 tokens. Which mistake of this notebook does most harm?
 #    <details><summary>Answer</summary>Padding in the mean: the short completions would weigh a hundredth of what they should.</details>
 #
-# **Next:** [02 · Advantages](02_advantages.ipynb), where these four completions are rewarded.
+# **Exercise:** [ex01](../exercises/ex01_logprobs.ipynb). **Next:** [02 · Advantages](02_advantages.ipynb), where these four completions are rewarded.

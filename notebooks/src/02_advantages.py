@@ -462,4 +462,4 @@ assert torch.isclose(found[0, 0], 6 * found[3, 0])
 # 5. Why is a time-out better reported as None than as 0?
 #    <details><summary>Answer</summary>0 says that the answer was bad: it pushes the completion down and lowers the baseline for the others. None says that nothing is known.</details>
 #
-# **Next:** [03 · KL](03_kl.ipynb): advantages say where to go; the KL says how far from home.
+# **Exercise:** [ex02](../exercises/ex02_advantages.ipynb). **Next:** [03 · KL](03_kl.ipynb): advantages say where to go; the KL says how far from home.

@@ -493,4 +493,4 @@ assert (torch.exp(x) - 1 - x - 5e-9).abs() > 5e-9  # off by more than the value 
 #    <details><summary>Answer</summary>k3_ratio, or k2 if nobody reads the value. Both have the right gradient from two log-probs a token. The exact KL has it too, without noise, if both
 #    distributions fit into memory.</details>
 #
-# **Next:** [04 · The loss](04_loss.ipynb), where ratio, clip, advantage and KL become one number.
+# **Exercise:** [ex03](../exercises/ex03_kl.ipynb). **Next:** [04 · The loss](04_loss.ipynb), where ratio, clip, advantage and KL become one number.

@@ -504,4 +504,4 @@ for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo") if HAS_TRL else ():
 #    <details><summary>Answer</summary>Tokens in the part with fewer of them weigh more: that is bnpo. Divide by the tokens of the whole step instead, as
 #    <code>num_tokens</code> does.</details>
 #
-# **Next:** [05 · Training](05_training.ipynb), where the loss meets the loop.
+# **Exercise:** [ex04](../exercises/ex04_loss.ipynb). **Next:** [05 · Training](05_training.ipynb), where the loss meets the loop.

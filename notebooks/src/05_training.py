@@ -405,4 +405,4 @@ assert off > config.learning_rate
 #    <details><summary>Answer</summary>The likeliest first token was a thought already. But a policy is used by sampling, here as in a chat, and of its samples only a third were right.
 #    The task is made so that the ability is there; where it is not, there is no reward to learn from either.</details>
 #
-# **Next:** [06 · Triples](06_triples.ipynb), where completions and rewards come from a file instead of the model.
+# **Exercise:** [ex05](../exercises/ex05_training.ipynb). **Next:** [06 · Triples](06_triples.ipynb), where completions and rewards come from a file instead of the model.

@@ -362,4 +362,4 @@ print(sample_completions(loaded, its_tokenizer, ["What is 2 + 3?"], **greedy).co
 # 4. A reward model orders 97 % of pairs rightly. Why can a policy still fool it?
 #    <details><summary>Answer</summary>97 % is measured on answers that the old policy wrote. The new policy searches for answers that score high, and finds those where the model is wrong.</details>
 #
-# **Next:** [07 · Failures](07_failures.ipynb).
+# **Exercise:** [ex06](../exercises/ex06_triples.ipynb). **Next:** [07 · Failures](07_failures.ipynb).

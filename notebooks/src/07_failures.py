@@ -463,4 +463,4 @@ for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "
 # 5. Why does the package refuse old log-probs that carry a gradient?
 #    <details><summary>Answer</summary>The ratio would be exp(x - x): 1 in value, and with a gradient of exactly 0. The run would stand still with finite, plausible numbers.</details>
 #
-# **Next:** [08 · Further](08_further.ipynb), the relatives of GRPO.
+# **Exercise:** [ex07](../exercises/ex07_bugs.ipynb). **Next:** [08 · Further](08_further.ipynb), the relatives of GRPO.

@@ -2,11 +2,15 @@
 
     python -m tests.tools.build_notebooks [NAME ...]
 
+Names that begin with ex are exercises: solutions/src/NAME.py becomes solutions/NAME.ipynb, executed, and
+exercises/NAME.ipynb, where each solution is replaced by ``raise NotImplementedError``, not executed.
+
 On one machine the result is the same to the last byte: ids come from the name and the cell's number, and nothing that changes
 from run to run (timings, widget state, the interpreter's version) is kept.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +18,11 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
+from minigrpo.grading.check import questions
+
+ROOT = Path(__file__).parents[2]
+FOLDER, SOLUTIONS, EXERCISES = ROOT / "notebooks", ROOT / "solutions", ROOT / "exercises"
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -25,8 +33,32 @@ def from_source(path: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{path.stem.replace('_', '-')}-{number:02d}"
         tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | nbgrader(cell, path.stem[:4]))
     return notebook
+
+
+def nbgrader(cell: nbformat.NotebookNode, exercise: str) -> dict:
+    """nbgrader's metadata for a cell that holds a solution, or that checks one."""
+    solution, check = "### BEGIN SOLUTION" in cell.source, re.match(r"check\((\w+)\)", cell.source)
+    if cell.cell_type != "code" or not (solution or check):
+        return {}
+    name = check[1] if check else re.search(r"def (\w+)", cell.source)[1]
+    kind = (
+        {"grade": False, "solution": True, "locked": False} if solution else {"grade": True, "solution": False, "locked": True}
+    )
+    points = {"points": next(q.points for q in questions(exercise) if q.name == name)} if check else {}
+    grade_id = f"{exercise}-{name}-{'check' if check else 'solution'}".replace("_", "-")
+    return {"nbgrader": {"grade_id": grade_id, "schema_version": 3, "task": False, **kind, **points}}
+
+
+def exercise_of(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same notebook with each solution taken out, not executed."""
+    exercise = nbformat.from_dict(solution)
+    for cell in exercise.cells:
+        cell.source = SOLUTION.sub(r"\1raise NotImplementedError", cell.source)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return exercise
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
@@ -48,20 +80,26 @@ def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def build(name: str) -> Path:
-    """Execute one notebook and write it."""
-    notebook = execute(from_source(FOLDER / "src" / f"{name}.py"), FOLDER)
-    path = FOLDER / f"{name}.ipynb"
+    """Execute one notebook and write it; of an exercise, both notebooks."""
+    folder = SOLUTIONS if name.startswith("ex") else FOLDER
+    source = from_source(folder / "src" / f"{name}.py")
+    if folder == SOLUTIONS:
+        write(EXERCISES / f"{name}.ipynb", exercise_of(source))
+    return write(folder / f"{name}.ipynb", execute(source, folder))
+
+
+def write(path: Path, notebook: nbformat.NotebookNode) -> Path:
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
     return path
 
 
 def main() -> None:
-    names = sorted(path.stem for path in (FOLDER / "src").glob("*.py"))
+    names = sorted(path.stem for folder in (FOLDER, SOLUTIONS) for path in (folder / "src").glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; by default all")
     for name in parser.parse_args().names or names:
         if name not in names:
-            sys.exit(f"There is no notebooks/src/{name}.py.")
+            sys.exit(f"There is no source of {name!r}, in notebooks/src or solutions/src.")
         print(build(name), flush=True)
 
 

@@ -1,0 +1,412 @@
+"""ex01: log-probs. The questions, their inputs, and the mistakes that are known by name."""
+
+import torch
+
+from minigrpo import logprobs as package
+from minigrpo.grading.questions import Case, Mistake, Question
+
+
+def _logits(generator, *shape, spread=1.5):
+    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _ids(generator, *shape):
+    return torch.randint(7, shape, generator=generator)
+
+
+def _draw(generator, low, high):
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+# --- ex01.1 -----------------------------------------------------------------------------------------------------------
+
+
+def _shift_cases(generator):
+    sizes = (
+        ("a prompt of 4 tokens, a completion of 5", 4, 5),
+        ("a completion of one token", 4, 1),
+        ("a prompt shorter than the completion", 2, 6),
+    )
+    return [
+        Case(about, {"logits": _logits(generator, 3, prompt + length, 7), "prompt_length": prompt}, gradient=("logits",))
+        for about, prompt, length in sizes
+    ]
+
+
+SHIFT = Question(
+    id="ex01.1",
+    name="shift_logits",
+    points=3,
+    cases=_shift_cases,
+    reference=package.shift_logits,
+    hints=(
+        "The logits at position t are the prediction of token t + 1. At which position does the first completion token stand?",
+        "It stands at prompt_length, so it is predicted at prompt_length - 1. What predicts the last one?",
+        "logits[:, prompt_length - 1 : -1]: the last position predicts a token that nobody has written yet.",
+    ),
+    mistakes=(
+        Mistake(
+            "no shift",
+            "these are the logits at the completion's own positions; each of them predicts the token after it. Start one "
+            "earlier, and end one earlier.",
+            lambda logits, prompt_length: logits[:, prompt_length:],
+        ),
+        Mistake(
+            "the last position kept",
+            "the first position is right, but the last one predicts a token that is not there; leave it out.",
+            lambda logits, prompt_length: logits[:, prompt_length - 1 :],
+        ),
+        Mistake(
+            "the first position lost",
+            "the last position is right, but the first completion token has no prediction: it is made at the last prompt "
+            "token, position prompt_length - 1.",
+            lambda logits, prompt_length: logits[:, prompt_length:-1],
+        ),
+        Mistake(
+            "shifted twice",
+            "these logits start and end one position too early: they predict the last prompt token and miss the last "
+            "completion token. Shift once.",
+            lambda logits, prompt_length: logits[:, prompt_length - 2 : -2],
+        ),
+        Mistake(
+            "the prompt kept",
+            "the shift is right, but the predictions of the prompt's own tokens are still there. Nobody chose those tokens; "
+            "start at prompt_length - 1.",
+            lambda logits, prompt_length: logits[:, :-1],
+        ),
+    ),
+)
+
+# --- ex01.2 -----------------------------------------------------------------------------------------------------------
+
+
+def _token_cases(generator):
+    def case(about, logits, temperature):
+        ids = _ids(generator, *logits.shape[:2])
+        ids[0, 0] = 1  # in the case of the favoured token 0: a token that was drawn against all odds
+        return Case(about, {"logits": logits, "token_ids": ids, "temperature": temperature}, gradient=("logits",))
+
+    favoured = _logits(generator, 3, 5, 7)
+    favoured[..., 0] += 800.0
+    return [
+        case("temperature 1", _logits(generator, 3, 5, 7), 1.0),
+        case("a temperature below 1", _logits(generator, 3, 5, 7), _draw(generator, 0.4, 0.8)),
+        case("a temperature above 1, completions of one token", _logits(generator, 3, 1, 7), _draw(generator, 1.3, 2.0)),
+        case("a token so likely that the probabilities of the others round to 0", favoured, 1.0),
+    ]
+
+
+def _gather(values, token_ids):
+    return values.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+
+
+TOKENS = Question(
+    id="ex01.2",
+    name="token_logprobs",
+    points=3,
+    cases=_token_cases,
+    reference=package.token_logprobs,
+    hints=(
+        "Two steps: make log-probs of the logits, then pick one number out of the V at each place. Where does the temperature "
+        "go?",
+        "The policy is softmax(logits / temperature), over the last dimension. torch.log_softmax is safe where log(softmax) "
+        "is not. To pick, torch.gather wants an index with as many dimensions as the logits.",
+        "torch.log_softmax(logits / temperature, dim=-1), then .gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).",
+    ),
+    mistakes=(
+        Mistake(
+            "temperature ignored",
+            "these are log-probs at temperature 1. The tokens were drawn from softmax(logits / temperature), so score them "
+            "under that policy.",
+            lambda logits, token_ids, temperature=1.0: _gather(logits.log_softmax(-1), token_ids),
+        ),
+        Mistake(
+            "temperature after the softmax",
+            "the log-probs were divided by the temperature, so their probabilities no longer add up to 1. Divide the logits, "
+            "and normalise afterwards.",
+            lambda logits, token_ids, temperature=1.0: _gather(logits.log_softmax(-1) / temperature, token_ids),
+        ),
+        Mistake(
+            "times the temperature",
+            "the logits were multiplied by the temperature. Divide: a low temperature makes differences between logits larger.",
+            lambda logits, token_ids, temperature=1.0: _gather((logits * temperature).log_softmax(-1), token_ids),
+        ),
+        Mistake(
+            "log of softmax",
+            "softmax first and log afterwards: a probability too small for a float becomes 0, and its log minus infinity. "
+            "log_softmax does both at once and stays finite.",
+            lambda logits, token_ids, temperature=1.0: _gather((logits / temperature).softmax(-1).log(), token_ids),
+        ),
+        Mistake(
+            "not normalised",
+            "these are the logits of the drawn tokens. A log-prob is the logit minus the logsumexp of all V; log_softmax "
+            "subtracts it.",
+            lambda logits, token_ids, temperature=1.0: _gather(logits / temperature, token_ids),
+        ),
+        Mistake(
+            "normalised over the positions",
+            "the softmax ran over the positions of the completion (dim=1). Tokens compete with the other tokens of the "
+            "vocabulary at the same position: dim=-1.",
+            lambda logits, token_ids, temperature=1.0: _gather((logits / temperature).log_softmax(1), token_ids),
+        ),
+        Mistake(
+            "minus sign",
+            "this is minus the log-prob, as cross_entropy gives it. A log-prob is at most 0; turn the sign.",
+            lambda logits, token_ids, temperature=1.0: -_gather((logits / temperature).log_softmax(-1), token_ids),
+        ),
+        Mistake(
+            "no gradient",
+            "the numbers were taken out of the graph (detach, no_grad, item or tolist), so training could not move the policy. "
+            "Stay with tensors; put results together with torch.stack.",
+            lambda logits, token_ids, temperature=1.0: package.token_logprobs(logits.detach(), token_ids, temperature),
+        ),
+    ),
+)
+
+# --- ex01.3 -----------------------------------------------------------------------------------------------------------
+
+
+def _mask_cases(generator):
+    eos = 6
+
+    def case(about, endings, padding):
+        """Rows of 5 tokens with the first EOS at the given places (5: none), and what stands behind it."""
+        ids = torch.randint(1, 6, (len(endings), 5), generator=generator)
+        for row, end in enumerate(endings):
+            ids[row, end:] = padding
+            ids[row, end : end + 1] = eos
+        return ids, Case(about, {"completion_ids": ids, "eos_token_id": eos})
+
+    middle = int(torch.randint(1, 3, (), generator=generator))
+    _, same = case("padding with the EOS id itself", (middle, 3, 0), eos)
+    _, other = case("padding with another id; one completion is nothing but an EOS", (middle, 4, 0), 0)
+    _, none = case("a completion that was cut off: no EOS", (5, middle, 5), 0)
+    ids, tail = case("text and a second EOS behind the first", (1, 0, 5), 2)
+    ids[0, 3] = ids[1, 2] = eos
+    return [other, same, none, tail]
+
+
+def _up_to_the_last(completion_ids, eos_token_id):
+    is_eos = completion_ids == eos_token_id
+    return (is_eos.flip(1).cumsum(1).flip(1) > 0) | ~is_eos.any(1, keepdim=True)
+
+
+def _argmax_mask(completion_ids, eos_token_id):
+    end = (completion_ids == eos_token_id).long().argmax(1, keepdim=True)
+    return torch.arange(completion_ids.shape[1]) <= end
+
+
+def _no_eos(completion_ids, eos_token_id):
+    return (completion_ids == eos_token_id).cumsum(1) == 0
+
+
+MASK = Question(
+    id="ex01.3",
+    name="completion_mask",
+    points=3,
+    cases=_mask_cases,
+    reference=package.completion_mask,
+    hints=(
+        "Go through a row from the left. A token counts as long as no EOS stands before it.",
+        "Count the EOS tokens *before* each place: a cumulative sum of (ids == eos) counts the place itself as well, so "
+        "subtract it.",
+        "is_eos = completion_ids == eos_token_id, and then is_eos.cumsum(1) - is_eos.long() == 0.",
+    ),
+    mistakes=(
+        Mistake(
+            "the EOS left out",
+            "everything before the first EOS counts, but not the EOS itself. Stopping was a decision of the policy; an EOS "
+            "that is never trained is never learnt.",
+            _no_eos,
+        ),
+        Mistake(
+            "by the value of the token",
+            "a place was left out if its token is the EOS, and counted otherwise. So the EOS is not trained, and padding with "
+            "another id is. What matters is the place: up to and including the first EOS.",
+            lambda completion_ids, eos_token_id: completion_ids != eos_token_id,
+        ),
+        Mistake(
+            "up to the last EOS",
+            "the mask ends at the last EOS. Everything after the first is padding, later EOS tokens too (pad and EOS often "
+            "have the same id).",
+            _up_to_the_last,
+        ),
+        Mistake(
+            "up to the second EOS",
+            "a cumulative sum of at most 1 holds from the first EOS on until the second, so what follows the first one counts. "
+            "Count only the EOS tokens before each place, and want 0 of them.",
+            lambda completion_ids, eos_token_id: (completion_ids == eos_token_id).cumsum(1) <= 1,
+        ),
+        Mistake(
+            "argmax of a row without EOS",
+            "argmax gives 0 for a row that has no EOS, so of a completion that was cut off only the first token counts. Such "
+            "a row counts entirely.",
+            _argmax_mask,
+        ),
+        Mistake(
+            "upside down",
+            "this mask is True on the padding. Here True always means: this token counts.",
+            lambda completion_ids, eos_token_id: ~package.completion_mask(completion_ids, eos_token_id),
+        ),
+    ),
+)
+
+# --- ex01.4 -----------------------------------------------------------------------------------------------------------
+
+
+def _entropy_cases(generator):
+    def case(about, logits, temperature):
+        return Case(about, {"logits": logits, "temperature": temperature}, gradient=("logits",))
+
+    favoured = _logits(generator, 3, 5, 7)
+    favoured[:, 1:, 0] += 800.0
+    return [
+        case("temperature 1", _logits(generator, 3, 5, 7), 1.0),
+        case("a temperature below 1", _logits(generator, 3, 5, 7), _draw(generator, 0.4, 0.8)),
+        case("equal logits: a policy without any idea", torch.zeros(3, 1, 7, dtype=torch.float64), _draw(generator, 1.3, 2.0)),
+        case("a token so likely that the probabilities of the others round to 0", favoured, 1.0),
+    ]
+
+
+def _log_of_softmax_entropy(logits, temperature=1.0):
+    probs = (logits / temperature).softmax(-1)
+    return -(probs * probs.log()).sum(-1)
+
+
+ENTROPIES = Question(
+    id="ex01.4",
+    name="token_entropies",
+    points=3,
+    cases=_entropy_cases,
+    reference=package.token_entropies,
+    hints=(
+        "The entropy is the mean of minus the log-prob. Over which tokens is that mean, and with which weights?",
+        "Over all V tokens of the vocabulary, each weighted with its own probability: minus the sum of p log p. No token "
+        "needs to have been drawn. Which function gives log p without ever being minus infinity?",
+        "logprobs = torch.log_softmax(logits / temperature, dim=-1), then -(logprobs.exp() * logprobs).sum(-1).",
+    ),
+    mistakes=(
+        Mistake(
+            "unweighted",
+            "this is the plain mean of minus the log-probs over the vocabulary. Weight each with its probability and sum: "
+            "unlikely tokens hardly count.",
+            lambda logits, temperature=1.0: -(logits / temperature).log_softmax(-1).mean(-1),
+        ),
+        Mistake(
+            "divided by V",
+            "p log p was averaged over the vocabulary, not summed. The probabilities are the weights of the mean already; "
+            "with equal logits the result must be log V.",
+            lambda logits, temperature=1.0: package.token_entropies(logits, temperature) / logits.shape[-1],
+        ),
+        Mistake(
+            "negative",
+            "this is the sum of p log p, which is never positive. An entropy is minus that.",
+            lambda logits, temperature=1.0: -package.token_entropies(logits, temperature),
+        ),
+        Mistake(
+            "temperature ignored",
+            "this is the entropy at temperature 1. The policy that sampled is softmax(logits / temperature); its entropy is "
+            "wanted.",
+            lambda logits, temperature=1.0: package.token_entropies(logits),
+        ),
+        Mistake(
+            "log of softmax",
+            "the log was taken of a probability that is rounded to 0, and 0 times minus infinity is not a number. Take "
+            "log_softmax, and its exp for the probabilities.",
+            _log_of_softmax_entropy,
+        ),
+        Mistake(
+            "in bits",
+            "this entropy is in bits: the logarithm has base 2. All log-probs of this course are in nats, so use the natural "
+            "one.",
+            lambda logits, temperature=1.0: package.token_entropies(logits, temperature) / torch.tensor(2.0).double().log(),
+        ),
+    ),
+)
+
+# --- ex01.5 -----------------------------------------------------------------------------------------------------------
+
+
+def _ratio_cases(generator):
+    def case(about, temperature, moved, columns=5):
+        logits, ids = _logits(generator, 3, columns, 7), _ids(generator, 3, columns)
+        noise = 2 * torch.rand(3, columns, generator=generator, dtype=torch.float64) - 1
+        old = package.token_logprobs(logits, ids, temperature) + moved * noise
+        args = {"logits": logits, "token_ids": ids, "old_logprobs": old, "temperature": temperature}
+        return Case(about, args, gradient=("logits",))
+
+    return [
+        case("a policy that has not moved since it sampled: every ratio is 1", _draw(generator, 0.4, 0.8), 0.0),
+        case("a policy that has moved a little", _draw(generator, 0.4, 0.8), 0.5),
+        case("completions of one token, at a temperature above 1", _draw(generator, 1.3, 2.0), 0.5, columns=1),
+        case("a policy that has moved far: log-ratios up to 20", _draw(generator, 0.4, 0.8), 20.0),
+    ]
+
+
+def _ratio(logits, token_ids, old_logprobs, temperature):
+    return (package.token_logprobs(logits, token_ids, temperature) - old_logprobs).exp()
+
+
+def _ratio_to_itself(logits, token_ids, old_logprobs, temperature):
+    logprobs = package.token_logprobs(logits, token_ids, temperature)
+    return (logprobs - logprobs.detach()).exp()
+
+
+RATIO = Question(
+    id="ex01.5",
+    name="tempered_ratio",
+    points=2,
+    cases=_ratio_cases,
+    reference=_ratio,
+    hints=(
+        "A ratio of two probabilities of the same token: above the line the policy as it is now, below it as it was when it "
+        "sampled.",
+        "Score the tokens as in ex01.2, with the temperature. The sampler's log-probs have it in them already. How does a "
+        "difference of logs become a ratio?",
+        "logprobs at that temperature by log_softmax and gather, then torch.exp(logprobs - old_logprobs).",
+    ),
+    mistakes=(
+        Mistake(
+            "scored at temperature 1",
+            "the tokens were sampled at one temperature and scored at another, so the ratio is not 1 even where nothing has "
+            "moved. Divide the logits by the temperature.",
+            lambda logits, token_ids, old_logprobs, temperature: _ratio(logits, token_ids, old_logprobs, 1.0),
+        ),
+        Mistake(
+            "temperature used twice",
+            "the sampler's log-probs were divided by the temperature, but they were noted at that temperature. Only the raw "
+            "logits need it.",
+            lambda logits, token_ids, old_logprobs, temperature: _ratio(
+                logits, token_ids, old_logprobs / temperature, temperature
+            ),
+        ),
+        Mistake(
+            "upside down",
+            "this is the old probability over the new one. The policy that is trained stands above the line: "
+            "exp(logprobs - old_logprobs).",
+            lambda logits, token_ids, old_logprobs, temperature: 1 / _ratio(logits, token_ids, old_logprobs, temperature),
+        ),
+        Mistake(
+            "no exp",
+            "this is the difference of the log-probs, the log of the ratio. Take exp of it: a policy that has not moved has "
+            "the ratio 1.",
+            lambda logits, token_ids, old_logprobs, temperature: _ratio(logits, token_ids, old_logprobs, temperature).log(),
+        ),
+        Mistake(
+            "a quotient of logs",
+            "one log-prob was divided by the other. Logs of probabilities are subtracted, and exp of the difference is the "
+            "ratio.",
+            lambda logits, token_ids, old_logprobs, temperature: (
+                package.token_logprobs(logits, token_ids, temperature) / old_logprobs
+            ),
+        ),
+        Mistake(
+            "a ratio to itself",
+            "the new log-probs were compared with themselves, so the ratio is 1 whatever has happened. Compare with "
+            "old_logprobs, which the sampler noted.",
+            _ratio_to_itself,
+        ),
+    ),
+)
+
+QUESTIONS = (SHIFT, TOKENS, MASK, ENTROPIES, RATIO)

@@ -1,0 +1,455 @@
+"""ex02: advantages. The questions, their inputs, and the mistakes that are known by name."""
+
+import torch
+
+from minigrpo import advantages as package
+from minigrpo import rewards as package_rewards
+from minigrpo.grading.questions import Case, Mistake, Question
+
+EPS = 1e-4
+
+
+def _random(generator, *shape):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _group_ids(generator, *sizes):
+    """Rows of groups of these sizes, mixed; the numbers of the groups are not 0, 1, 2, and not in order."""
+    names = (torch.randperm(len(sizes), generator=generator) + 1) * 4
+    ids = torch.cat([names[i].repeat(size) for i, size in enumerate(sizes)])
+    ids = ids[torch.randperm(len(ids), generator=generator)]
+    ids[ids == ids[0]] = ids.max() + 3  # the first row's group has the largest number, so the rows are never in order
+    return ids
+
+
+def _per_group(rewards, group_ids, function):
+    """``function`` of each group's rewards, put back in the rows where they came from."""
+    result = torch.zeros_like(rewards)
+    for group in group_ids.unique():
+        result[group_ids == group] = function(rewards[group_ids == group])
+    return result
+
+
+def _centred(x):
+    return x - x.mean()
+
+
+# --- ex02.1 -----------------------------------------------------------------------------------------------------------
+
+
+def _group_cases(generator):
+    def case(about, rewards, ids):
+        return Case(about, {"rewards": rewards, "group_ids": ids})
+
+    right_or_wrong = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    equal = _random(generator, 9)
+    ids = _group_ids(generator, 4, 5)
+    equal[ids == ids[0]] = 0.5
+    mixed = _group_ids(generator, 2, 3, 5)
+    return [
+        case("one group, right or wrong", right_or_wrong, torch.zeros(4, dtype=torch.long)),
+        case("three groups of different sizes, their rows mixed", _random(generator, len(mixed)), mixed),
+        case("a group whose rewards are all equal", equal, ids),
+        case("scores between 1 and 5, of groups of two", 3 + _random(generator, 6), _group_ids(generator, 2, 2, 2)),
+    ]
+
+
+def _in_group_order(rewards, group_ids):
+    parts = [rewards[group_ids == group] for group in group_ids.unique()]
+    return torch.cat([_centred(x) / (x.std() + EPS) for x in parts])
+
+
+GROUP = Question(
+    id="ex02.1",
+    name="group_advantages",
+    points=4,
+    cases=_group_cases,
+    reference=package.compute_advantages,
+    hints=(
+        "Who is compared with whom? Take the rows of one group, work out their advantages, write them back in the same rows.",
+        "For every number in group_ids.unique(): rows = group_ids == number. Mean and standard deviation are those of "
+        "rewards[rows]; x.std() of torch is the sample's. What keeps an all-equal group from dividing by 0?",
+        "advantages[rows] = (x - x.mean()) / (x.std() + 1e-4) with x = rewards[rows], into a tensor made by "
+        "torch.zeros_like(rewards).",
+    ),
+    mistakes=(
+        Mistake(
+            "population std",
+            "the standard deviation was divided by n; here it is the sample's, divided by n - 1 (torch's std does that by "
+            "itself). In a group of two that is +-0.707, not +-1.",
+            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / (x.std(correction=0) + EPS)),
+        ),
+        Mistake(
+            "eps inside the root",
+            "1e-4 was added to the variance. Add it to the standard deviation, after the root.",
+            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / (x.var() + EPS).sqrt()),
+        ),
+        Mistake(
+            "eps of 1e-8",
+            "the number added to the standard deviation is 1e-8. Here it is 1e-4: so small a number lets the rounding of "
+            "nearly equal rewards grow into large advantages.",
+            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / (x.std() + 1e-8)),
+        ),
+        Mistake(
+            "no eps",
+            "nothing was added to the standard deviation, so a group whose rewards are all equal divides 0 by 0. Add 1e-4 to "
+            "it.",
+            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / x.std()),
+        ),
+        Mistake(
+            "groups ignored",
+            "all rewards were compared with the mean and standard deviation of the batch. A completion is compared with those "
+            "that answer the same prompt, so take each group by itself.",
+            lambda rewards, group_ids: _centred(rewards) / (rewards.std() + EPS),
+        ),
+        Mistake(
+            "not divided",
+            "the mean was subtracted, and nothing else. Divide by the group's standard deviation plus 1e-4.",
+            lambda rewards, group_ids: _per_group(rewards, group_ids, _centred),
+        ),
+        Mistake(
+            "in the order of the groups",
+            "the advantages are right but stand in the wrong rows: they were put together group by group. Write each group's "
+            "back to the rows it came from.",
+            _in_group_order,
+        ),
+    ),
+)
+
+# --- ex02.2 -----------------------------------------------------------------------------------------------------------
+
+
+def _scale_cases(generator):
+    def case(about, scale, nan=False):
+        ids = _group_ids(generator, 4, 5, 6)  # two NaN leave at least two rewards in a group
+        rewards = 2 + ids * _random(generator, len(ids)) / 4  # every group has its own spread
+        if nan:
+            rewards[[(ids == ids[0]).nonzero()[0].item(), (ids == ids[-1]).nonzero()[-1].item()]] = torch.nan
+        return Case(about, {"rewards": rewards, "group_ids": ids, "scale_rewards": scale})
+
+    equal = case('scale_rewards="batch", a group whose rewards are all equal', "batch")
+    ids, rewards = equal.args["group_ids"], equal.args["rewards"]
+    rewards[ids == ids[0]] = 0.5
+    return [
+        case('scale_rewards="group"', "group"),
+        case('scale_rewards="none"', "none"),
+        case('scale_rewards="batch"', "batch"),
+        equal,
+        case('two rows whose reward is NaN, scale_rewards="group"', "group", nan=True),
+        case('two rows whose reward is NaN, scale_rewards="batch"', "batch", nan=True),
+    ]
+
+
+def _scaled(rewards, group_ids, scale_rewards, *, mean=None, batch_std=None, none_scale=1.0):
+    """The right answer, with the parts given that a mistake replaces."""
+    valid = ~rewards.isnan()
+    x, ids = rewards[valid], group_ids[valid]
+    centre = _per_group(x, ids, lambda y: y.mean().expand_as(y)) if mean is None else mean(x)
+    std = _per_group(x, ids, lambda y: y.std().expand_as(y))
+    if scale_rewards == "batch":
+        std = x.std() if batch_std is None else batch_std(x, ids)
+    advantages = torch.zeros_like(rewards)
+    advantages[valid] = (x - centre) / (none_scale if scale_rewards == "none" else std + EPS)
+    return advantages
+
+
+def _batch_mean_too(rewards, group_ids, *, scale_rewards="group"):
+    mean = torch.mean if scale_rewards == "batch" else None
+    return _scaled(rewards, group_ids, scale_rewards, mean=mean)
+
+
+def _raw_rewards(rewards, group_ids, *, scale_rewards="group"):
+    mean = torch.zeros_like if scale_rewards == "none" else None
+    return _scaled(rewards, group_ids, scale_rewards, mean=mean)
+
+
+def _std_of_centred(rewards, group_ids, *, scale_rewards="group"):
+    return _scaled(rewards, group_ids, scale_rewards, batch_std=lambda x, ids: _per_group(x, ids, _centred).std())
+
+
+def _mean_of_stds(rewards, group_ids, *, scale_rewards="group"):
+    def mean_std(x, ids):
+        return torch.stack([x[ids == group].std() for group in ids.unique()]).mean()
+
+    return _scaled(rewards, group_ids, scale_rewards, batch_std=mean_std)
+
+
+def _nan_spreads(rewards, group_ids, *, scale_rewards="group"):
+    mean = _per_group(rewards, group_ids, lambda x: x.mean().expand_as(x))
+    std = _per_group(rewards, group_ids, lambda x: x.std().expand_as(x))
+    std = rewards.std() if scale_rewards == "batch" else std
+    return (rewards - mean) / (1.0 if scale_rewards == "none" else std + EPS)
+
+
+def _kept_nan(rewards, group_ids, *, scale_rewards="group"):
+    advantages = _scaled(rewards, group_ids, scale_rewards)
+    return advantages.where(~rewards.isnan(), torch.nan)
+
+
+SCALE = Question(
+    id="ex02.2",
+    name="compute_advantages",
+    points=4,
+    cases=_scale_cases,
+    reference=package.compute_advantages,
+    hints=(
+        "The three ways differ only in what the difference from the group's mean is divided by. What is it in each?",
+        '"group": the group\'s standard deviation + 1e-4. "batch": that of all rewards + 1e-4. "none": nothing, not even 1e-4. '
+        "For NaN: do all of it with the rewards that are there, rewards[~rewards.isnan()].",
+        "valid = ~rewards.isnan(); for each group rows = (group_ids == number) & valid, x = rewards[rows], the divisor is "
+        "x.std() + 1e-4, or rewards[valid].std() + 1e-4, or 1; advantages[rows] = (x - x.mean()) / divisor; the rest stays 0.",
+    ),
+    mistakes=(
+        Mistake(
+            "always by the group",
+            "scale_rewards was not looked at: every case is divided by the group's standard deviation.",
+            lambda rewards, group_ids, *, scale_rewards="group": _scaled(rewards, group_ids, "group"),
+        ),
+        Mistake(
+            "the batch's mean too",
+            'with "batch" the mean of all rewards was subtracted as well. Only the standard deviation is the batch\'s; the '
+            "baseline stays the mean of the group.",
+            _batch_mean_too,
+        ),
+        Mistake(
+            "the mean of the groups' stds",
+            'with "batch" the groups\' standard deviations were averaged. Wanted is one standard deviation of all rewards '
+            "together.",
+            _mean_of_stds,
+        ),
+        Mistake(
+            "the std of what is left",
+            'with "batch" the standard deviation is that of the differences from the group means. Take that of the rewards '
+            "themselves.",
+            _std_of_centred,
+        ),
+        Mistake(
+            "none without a mean",
+            'with "none" the rewards came back as they are. Nothing is divided there, but the mean of the group is subtracted.',
+            _raw_rewards,
+        ),
+        Mistake(
+            "none over 1 + eps",
+            'with "none" the difference was divided by 1 + 1e-4. The 1e-4 belongs to the standard deviation; where there is '
+            "none, divide by nothing.",
+            lambda rewards, group_ids, *, scale_rewards="group": _scaled(rewards, group_ids, scale_rewards, none_scale=1 + EPS),
+        ),
+        Mistake(
+            "NaN as 0",
+            "a missing reward was counted as a reward of 0: it is pushed down, and lowers the mean for the others. Leave such "
+            "rows out of the mean and the standard deviation, and give them advantage 0.",
+            lambda rewards, group_ids, *, scale_rewards="group": _scaled(rewards.nan_to_num(0.0), group_ids, scale_rewards),
+        ),
+        Mistake(
+            "NaN spreads",
+            "one NaN in a mean makes the mean NaN, and with it everything compared with it. Work with the rewards that are "
+            "there: rewards[~rewards.isnan()].",
+            _nan_spreads,
+        ),
+        Mistake(
+            "NaN kept",
+            "the statistics are right, but a row without a reward still has advantage NaN, and so would the loss. Give it 0.",
+            _kept_nan,
+        ),
+    ),
+)
+
+# --- ex02.3 -----------------------------------------------------------------------------------------------------------
+
+
+def _combine_cases(generator):
+    def case(about, scores, weights):
+        return Case(about, {"scores": scores, "weights": weights})
+
+    some, silent = _random(generator, 5, 3), _random(generator, 5, 3)
+    some[0, 1] = some[3, 0] = some[3, 2] = torch.nan
+    silent[2] = silent[4, 1] = torch.nan
+    weights = [0.5 + eighths / 8 for eighths in torch.randperm(8, generator=generator)[:3].tolist()]  # exact in float32
+    return [
+        case("every function gave every row a score", _random(generator, 5, 3), weights),
+        case("functions that abstained in some rows", some, weights),
+        case("a row in which every function abstained", silent, weights),
+        case("no weights (None): every function counts once", some.flip(0), None),
+    ]
+
+
+def _weights(scores, weights):
+    return torch.ones(scores.shape[1], dtype=scores.dtype) if weights is None else torch.tensor(weights, dtype=scores.dtype)
+
+
+def _mean_of_those_that_spoke(scores, weights=None):
+    spoke = _weights(scores, weights) * ~scores.isnan()
+    return (scores.nan_to_num(0.0) * spoke).sum(1) / spoke.sum(1)  # 0 / 0 is the NaN of a silent row
+
+
+COMBINE = Question(
+    id="ex02.3",
+    name="combine",
+    points=3,
+    cases=_combine_cases,
+    reference=package_rewards.combine,
+    hints=(
+        "Go through a row. Which terms does the sum have, and what is it if there are none?",
+        "Skip scores that are NaN; NaN is not equal to itself, so ask with isnan. A sum of no terms is not 0 here but NaN: "
+        "nobody had an opinion.",
+        "(scores.nan_to_num(0.0) * weights).sum(1), then torch.where(scores.isnan().all(1), torch.nan, that sum); weights is a "
+        "tensor, of ones if None was given.",
+    ),
+    mistakes=(
+        Mistake(
+            "NaN spreads",
+            "a single function that abstained makes the whole row NaN. Leave its term out and sum the others.",
+            lambda scores, weights=None: (scores * _weights(scores, weights)).sum(1),
+        ),
+        Mistake(
+            "silence is 0",
+            "a row in which every function abstained got the reward 0, as if it had been judged bad. It must stay NaN, so "
+            "that it takes no part in the baseline.",
+            lambda scores, weights=None: (scores.nan_to_num(0.0) * _weights(scores, weights)).sum(1),
+        ),
+        Mistake(
+            "a weighted mean",
+            "the sum was divided by the weights of the functions that spoke. Wanted is the weighted sum, undivided.",
+            _mean_of_those_that_spoke,
+        ),
+        Mistake(
+            "divided by F",
+            "the weighted scores were averaged over the functions. Wanted is their sum.",
+            lambda scores, weights=None: package_rewards.combine(scores, weights) / scores.shape[1],
+        ),
+        Mistake(
+            "weights ignored",
+            "the scores were summed without their weights. Multiply each column by the weight of its function.",
+            lambda scores, weights=None: package_rewards.combine(scores),
+        ),
+    ),
+)
+
+# --- ex02.4 -----------------------------------------------------------------------------------------------------------
+
+
+def _process_cases(generator):
+    def case(about, lengths, ids, tokens):
+        """``lengths``: how many steps each row has. Its last step ends at a random token, the others before it."""
+        rewards = torch.full((len(lengths), max(lengths)), torch.nan, dtype=torch.float64)
+        ends = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        for row, steps in enumerate(lengths):
+            rewards[row, :steps] = _random(generator, steps)
+            ends[row, :steps] = torch.randperm(tokens, generator=generator)[:steps].sort().values
+        args = {"step_rewards": rewards, "step_ends": ends, "group_ids": torch.tensor(ids), "num_tokens": tokens}
+        return Case(about, args)
+
+    equal = case("a group whose step rewards are all equal", (2, 3, 1, 2, 3), (0, 0, 1, 1, 1), 9)
+    first = equal.args["step_rewards"][:2]
+    first[~first.isnan()] = 1.0
+    return [
+        case("one group, completions of two steps", (2, 2, 2), (0, 0, 0), 7),
+        case("two groups, their rows mixed, different numbers of steps", (3, 1, 2, 3, 2), (4, 1, 4, 1, 1), 9),
+        equal,
+        case("one step a completion", (1, 1, 1), (0, 0, 0), 5),
+    ]
+
+
+def _steps(step_rewards, step_ends, num_tokens, normalised, counts):
+    """Sum, at every token, of the normalised rewards of the steps for which ``counts(ends, token, step)`` says so."""
+    result = step_rewards.new_zeros(len(step_rewards), num_tokens)
+    for row, step in (~step_rewards.isnan()).nonzero().tolist():
+        ends = [e for e, r in zip(step_ends[row].tolist(), step_rewards[row].tolist(), strict=True) if r == r]
+        for token in range(num_tokens):
+            if counts(ends, token, step):
+                result[row, token] += normalised[row, step]
+    return result
+
+
+def _normalise(step_rewards, rows_of):
+    """Each step reward normalised with all of the rows that ``rows_of(row)`` selects."""
+    result = torch.zeros_like(step_rewards)
+    for row in range(len(step_rewards)):
+        x = step_rewards[rows_of(row)]
+        x = x[~x.isnan()]
+        result[row] = (step_rewards[row] - x.mean()) / ((x.std() if len(x) > 1 else 0.0) + EPS)
+    return result
+
+
+def _process_with(counts=lambda ends, token, step: ends[step] >= token, rows_of=None):
+    def process_advantages(step_rewards, step_ends, group_ids, num_tokens):
+        by_group = (lambda row: group_ids == group_ids[row]) if rows_of is None else (lambda row: rows_of(group_ids, row))
+        return _steps(step_rewards, step_ends, num_tokens, _normalise(step_rewards, by_group), counts)
+
+    return process_advantages
+
+
+def _own_step(ends, token, step):
+    return (ends[step - 1] if step else -1) < token <= ends[step]
+
+
+def _padding_as_zero(step_rewards, step_ends, group_ids, num_tokens):
+    normalised = _normalise(step_rewards.nan_to_num(0.0), lambda row: group_ids == group_ids[row])
+    return _steps(step_rewards, step_ends, num_tokens, normalised, lambda ends, token, step: ends[step] >= token)
+
+
+def _summed_first(step_rewards, step_ends, group_ids, num_tokens):
+    totals = package.compute_advantages(step_rewards.nan_to_num(0.0).sum(1), group_ids)
+    last = torch.where(step_rewards.isnan(), -1, step_ends).amax(1, keepdim=True)
+    return totals.unsqueeze(1) * (torch.arange(num_tokens) <= last)
+
+
+PROCESS = Question(
+    id="ex02.4",
+    name="process_advantages",
+    points=4,
+    cases=_process_cases,
+    reference=package.process_advantages,
+    hints=(
+        "Two parts: first make every step reward comparable within its group, then hand them out to the tokens. Who answers "
+        "for a step: the tokens before its end, or those after it?",
+        "Mean and standard deviation are over all steps of all completions of a group (without NaN), as in ex02.1. Token t "
+        "then gets the sum of the normalised rewards of the steps with step_end >= t.",
+        "Loops are fine: for every row, for every step that is not NaN, result[row, : step_ends[row, step] + 1] += "
+        "(step_rewards[row, step] - mean) / (std + 1e-4).",
+    ),
+    mistakes=(
+        Mistake(
+            "normalised within the completion",
+            "the steps of each completion were normalised by themselves, so a good completion looks like a bad one. Use the "
+            "mean and standard deviation of all steps of the group.",
+            _process_with(rows_of=lambda group_ids, row: [row]),
+        ),
+        Mistake(
+            "groups ignored",
+            "the steps of all groups were normalised together. Only completions of the same prompt are compared.",
+            _process_with(rows_of=lambda group_ids, row: slice(None)),
+        ),
+        Mistake(
+            "the steps before",
+            "each token got the sum of the steps that ended before it or at it: a cumulative sum in the wrong direction. A "
+            "token answers for what follows: steps with step_end >= token.",
+            _process_with(lambda ends, token, step: ends[step] <= token),
+        ),
+        Mistake(
+            "its own step only",
+            "each token got the reward of the step that it belongs to. It gets those of all later steps too: it led to them.",
+            _process_with(_own_step),
+        ),
+        Mistake(
+            "the last token of a step left out",
+            "a step's last token does not get the step's reward. step_ends is that token's index, and it counts: step_end >= "
+            "token, not >.",
+            _process_with(lambda ends, token, step: ends[step] > token),
+        ),
+        Mistake(
+            "missing steps as 0",
+            "places where a completion has no step (NaN) were counted as rewards of 0 in the mean and the standard deviation. "
+            "Leave them out.",
+            _padding_as_zero,
+        ),
+        Mistake(
+            "summed first",
+            "the step rewards of a completion were added up and then normalised, so all its tokens share one number. "
+            "Normalise the steps, and sum for each token those that end at it or after it.",
+            _summed_first,
+        ),
+    ),
+)
+
+QUESTIONS = (GROUP, SCALE, COMBINE, PROCESS)

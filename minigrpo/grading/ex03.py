@@ -1,0 +1,386 @@
+"""ex03: the KL. The questions, their inputs, and the mistakes that are known by name."""
+
+import torch
+
+from minigrpo import kl as package
+from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+
+
+def _extreme(generator, *shape):
+    return -0.1 - 18 * torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+
+def _pair_cases(generator):
+    both = draw_logprobs(generator, 3, 5)
+    inputs = (
+        ("three completions of five tokens", draw_logprobs(generator, 3, 5), draw_logprobs(generator, 3, 5)),
+        ("a policy that is still equal to the reference", both, both.clone()),
+        ("log-probs that are up to 18 nats apart", _extreme(generator, 3, 5), _extreme(generator, 3, 5)),
+        ("one completion of one token", draw_logprobs(generator, 1, 1), draw_logprobs(generator, 1, 1)),
+    )
+    return [Case(about, {"logprobs": p, "ref_logprobs": q}, gradient=("logprobs",)) for about, p, q in inputs]
+
+
+def _exact_cases(generator):
+    def logits(*shape):
+        return 1.5 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    far = logits(3, 5, 7)
+    far[1, 2, 3] = -1000.0
+    inputs = (
+        ("three completions of five tokens, a vocabulary of seven, temperature 1", logits(3, 5, 7), 1.0),
+        ("the same shapes, drawn at temperature 0.7", logits(3, 5, 7), 0.7),
+        ("one completion of one token, drawn at temperature 2", logits(1, 1, 7), 2.0),
+        ("a policy that gives one token a logit of -1000", far, 1.0),
+    )
+    return [
+        Case(about, {"logits": z, "ref_logits": logits(*z.shape), "temperature": t}, gradient=("logits",))
+        for about, z, t in inputs
+    ]
+
+
+def _kl_of(log_p, log_q):
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _unscaled_reference(logits, ref_logits, temperature):
+    return _kl_of((logits / temperature).log_softmax(-1), ref_logits.log_softmax(-1))
+
+
+def _log_of_softmax(logits, ref_logits, temperature):
+    p, q = (logits / temperature).softmax(-1), (ref_logits / temperature).softmax(-1)
+    return (p * (p.log() - q.log())).sum(-1)
+
+
+def _reward_cases(generator):
+    def case(about, rows, columns, beta, *, draw=draw_logprobs, mask=None):
+        mask = draw_mask(generator, rows, columns) if mask is None else mask
+        args = {
+            "rewards": torch.randint(6, (rows,), generator=generator).to(torch.float64),
+            "old_logprobs": draw(generator, rows, columns),
+            "ref_logprobs": draw(generator, rows, columns),
+            "completion_mask": mask,
+            "beta": beta,
+        }
+        return Case(about, args, gradient=("old_logprobs",))
+
+    return [
+        case("three completions of uneven length", 3, 5, 0.1),
+        case("a completion of which no token counts", 3, 5, 0.5, mask=draw_mask(generator, 3, 5, empty_row=True)),
+        case("log-probs that are up to 18 nats apart", 3, 5, 0.04, draw=_extreme),
+        case("two completions of one token each, with padding", 2, 4, 1.0, mask=torch.arange(4).expand(2, 4) < 1),
+    ]
+
+
+def _charge(per_token, reduce):
+    """rewards minus beta times whatever ``reduce`` makes of the per-token estimates and the mask."""
+
+    def kl_penalized_rewards(rewards, old_logprobs, ref_logprobs, completion_mask, beta):
+        return rewards - beta * reduce(per_token(old_logprobs, ref_logprobs), completion_mask)
+
+    return kl_penalized_rewards
+
+
+def _k1(old_logprobs, ref_logprobs):
+    return (old_logprobs - ref_logprobs).detach()
+
+
+def _sum_of_row(values, mask):
+    return (values * mask).sum(1)
+
+
+def _ratio_cases(generator):
+    def case(about, policy, ref, sampler):
+        args = {"logprobs": policy, "ref_logprobs": ref, "old_logprobs": sampler}
+        return Case(about, args, gradient=("logprobs",))
+
+    def moved(logprobs):
+        return (logprobs + 0.3 * torch.randn(*logprobs.shape, generator=generator, dtype=torch.float64)).clamp(max=0.0)
+
+    first, second, far, both = (draw_logprobs(generator, 3, 5) for _ in range(4))
+    far = _extreme(generator, 3, 5)
+    return [
+        case("before the first update: the sampler is the policy", first, draw_logprobs(generator, 3, 5), first.clone()),
+        case("after an update: the sampler is an older policy", second, draw_logprobs(generator, 3, 5), moved(second)),
+        case("log-probs that are up to 18 nats apart", far, _extreme(generator, 3, 5), moved(far)),
+        case("a policy that is still equal to the reference", both, both.clone(), moved(both)),
+        case("one completion of one token", *(draw_logprobs(generator, 1, 1) for _ in range(3))),
+    ]
+
+
+def _k3(logprobs, ref_logprobs):
+    log_r = ref_logprobs - logprobs
+    return log_r.exp() - 1 - log_r
+
+
+QUESTIONS = (
+    Question(
+        id="ex03.1",
+        name="kl_k1",
+        points=2,
+        cases=_pair_cases,
+        reference=package.kl_k1,
+        hints=(
+            "KL(policy || reference) is the mean of log(policy / reference) over the policy's draws. You hold one draw.",
+            "The logarithm of a ratio is a difference of logarithms, and log-probs are what you are given.",
+            "The policy's log-prob minus the reference's. It may be negative; leave it so.",
+        ),
+        mistakes=(
+            Mistake(
+                "reversed",
+                "this is log(reference / policy), whose mean over the policy's draws is minus the KL. Subtract the reference's "
+                "log-prob from the policy's.",
+                lambda logprobs, ref_logprobs: ref_logprobs - logprobs,
+            ),
+            Mistake(
+                "absolute value",
+                "this is the absolute log-ratio. A single token may well be negative; the mean is only right if the negative "
+                "ones stay in.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).abs(),
+            ),
+            Mistake(
+                "ratio, no logarithm",
+                "this is the ratio policy / reference itself, which is 1 where they agree; KL is made of its logarithm, the "
+                "difference before exp.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp(),
+            ),
+            Mistake(
+                "weighted by the probability",
+                "the log-ratio is multiplied by the policy's probability. The tokens were drawn with it, so it is in the mean "
+                "already; only a sum over the whole vocabulary needs the weight.",
+                lambda logprobs, ref_logprobs: logprobs.exp() * (logprobs - ref_logprobs),
+            ),
+            Mistake(
+                "difference of probabilities",
+                "this is the difference of the two probabilities, which measures no KL. Take the difference of the log-probs "
+                "as they come, without exp.",
+                lambda logprobs, ref_logprobs: logprobs.exp() - ref_logprobs.exp(),
+            ),
+        ),
+    ),
+    Question(
+        id="ex03.2",
+        name="kl_k2",
+        points=2,
+        cases=_pair_cases,
+        reference=package.kl_k2,
+        hints=(
+            "Start from the log-ratio of ex03.1, and think of what makes it positive and smooth.",
+            "Its square, times a factor that makes the slope the log-ratio itself.",
+            "0.5 times the square of (logprobs - ref_logprobs). What is the derivative of x * x / 2?",
+        ),
+        mistakes=(
+            Mistake(
+                "no half",
+                "the square is there, the factor 1/2 is not: value and slope are twice too large, as with twice the beta.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs) ** 2,
+            ),
+            Mistake(
+                "half inside the square",
+                "the half was squared as well, which makes a quarter. Square the log-ratio first, then halve.",
+                lambda logprobs, ref_logprobs: (0.5 * (logprobs - ref_logprobs)) ** 2,
+            ),
+            Mistake(
+                "ratio for log-ratio",
+                "this is half the square of r - 1. Near 0 it looks alike, further away it explodes; square the log-ratio, no "
+                "exp.",
+                lambda logprobs, ref_logprobs: 0.5 * ((ref_logprobs - logprobs).exp() - 1) ** 2,
+            ),
+            Mistake(
+                "difference of squares",
+                "each log-prob was squared by itself. Take the difference first, then its square.",
+                lambda logprobs, ref_logprobs: 0.5 * (logprobs**2 - ref_logprobs**2),
+            ),
+            Mistake(
+                "half the slope lost",
+                "the value is that of k2, but one of the two factors was detached, so only half of the slope is left. The "
+                "gradient is what k2 is for: detach nothing.",
+                lambda logprobs, ref_logprobs: 0.5 * (logprobs - ref_logprobs) * (logprobs - ref_logprobs).detach(),
+            ),
+        ),
+    ),
+    Question(
+        id="ex03.3",
+        name="kl_k3",
+        points=3,
+        cases=_pair_cases,
+        reference=package.kl_k3,
+        hints=(
+            "In k3 = r - 1 - log r, the letter r is reference / policy. Which sign has its logarithm, beside that of k1?",
+            "log r = ref_logprobs - logprobs: name it once, then use it twice.",
+            "log_r.exp() - 1 - log_r; torch.expm1(log_r) is the first two terms without rounding.",
+        ),
+        mistakes=(
+            Mistake(
+                "r upside down",
+                "r is policy / reference here; k3 wants reference / policy. This one's mean over the policy's draws is not "
+                "the KL, and explodes where the policy has left the reference.",
+                lambda logprobs, ref_logprobs: _k3(ref_logprobs, logprobs),
+            ),
+            Mistake(
+                "sign of the logarithm",
+                "this is r - 1 + log r, which is negative for r below 1. The logarithm is subtracted; it is what keeps k3 "
+                "positive.",
+                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - 1 + (ref_logprobs - logprobs),
+            ),
+            Mistake(
+                "r upside down in exp only",
+                "exp was taken of log(policy / reference) while the last term belongs to reference / policy. Give log r a "
+                "name, and use that name in both places.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp() - 1 - (ref_logprobs - logprobs),
+            ),
+            Mistake(
+                "no minus one",
+                "the 1 is missing, so k3 is 1 where policy and reference agree, and must be 0.",
+                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs),
+            ),
+            Mistake(
+                "r detached",
+                "the value is right, but r was detached, so only the logarithm has a slope, and that is k1's. Let both terms "
+                "carry their gradient.",
+                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp().detach() - 1 - (ref_logprobs - logprobs),
+            ),
+        ),
+    ),
+    Question(
+        id="ex03.4",
+        name="kl_exact",
+        points=3,
+        cases=_exact_cases,
+        reference=package.kl_exact,
+        hints=(
+            "With the whole vocabulary at hand nothing is drawn: the mean over draws becomes a sum with weights. Whose?",
+            "Both sets of logits are divided by the temperature, then log_softmax over the last axis.",
+            "With log_p and log_q: the sum over the vocabulary of log_p.exp() * (log_p - log_q).",
+        ),
+        mistakes=(
+            Mistake(
+                "other direction",
+                "this is KL(reference || policy), what PyTorch's kl_div(log p, q) gives too. Weigh by the policy's "
+                "probabilities, and subtract the reference's log-probs.",
+                lambda logits, ref_logits, temperature: package.kl_exact(ref_logits, logits, temperature),
+            ),
+            Mistake(
+                "no temperature",
+                "the temperature was left out. The tokens were drawn from softmax(logits / temperature); that is the policy.",
+                lambda logits, ref_logits, temperature: package.kl_exact(logits, ref_logits),
+            ),
+            Mistake(
+                "temperature on the policy only",
+                "only the policy's logits were divided by the temperature, so that two equal models are not at 0. Divide both.",
+                _unscaled_reference,
+            ),
+            Mistake(
+                "mean over the vocabulary",
+                "the vocabulary was averaged. The weights, the probabilities, sum to 1 already; a mean divides once more, by "
+                "V.",
+                lambda logits, ref_logits, temperature: package.kl_exact(logits, ref_logits, temperature) / logits.shape[-1],
+            ),
+            Mistake(
+                "logarithm of softmax",
+                "right until a probability underflows to 0: its logarithm is -inf, and 0 times -inf is NaN. Use log_softmax, "
+                "and exp of that for the weights.",
+                _log_of_softmax,
+            ),
+        ),
+    ),
+    Question(
+        id="ex03.5",
+        name="kl_penalized_rewards",
+        points=3,
+        cases=_reward_cases,
+        reference=package.kl_penalized_rewards,
+        hints=(
+            "One number a completion: what do the tokens' k1 add up to, and which tokens count?",
+            "A reward is data. If log-probs carry a gradient, it has to end here.",
+            "k1 = (old_logprobs - ref_logprobs).detach(); keep it where the mask is True; sum over a row; rewards - beta * "
+            "that.",
+        ),
+        mistakes=(
+            Mistake(
+                "sign",
+                "the penalty has the wrong sign, or the log-ratio was turned round: whoever moves away from the reference is "
+                "paid for it. It is rewards minus beta times log(policy / reference).",
+                _charge(_k1, lambda k1, mask: -_sum_of_row(k1, mask)),
+            ),
+            Mistake(
+                "mean over tokens",
+                "each completion pays the mean over its tokens. The KL of a completion is the sum of them; with a mean, long "
+                "detours come cheap.",
+                _charge(_k1, lambda k1, mask: _sum_of_row(k1, mask) / mask.sum(1).clamp(min=1)),
+            ),
+            Mistake(
+                "padding counts",
+                "all columns were summed, the padding too. Count the tokens where completion_mask is True.",
+                _charge(_k1, lambda k1, mask: k1.sum(1)),
+            ),
+            Mistake(
+                "one price for all",
+                "the whole batch was summed, so every completion pays for all. Sum along a row: dim 1.",
+                _charge(_k1, lambda k1, mask: (k1 * mask).sum()),
+            ),
+            Mistake(
+                "k3",
+                "the penalty is k3. In the reward k3 brings the wrong gradient; k1, the plain log-ratio, is right there.",
+                _charge(lambda old, ref: _k3(old, ref).detach(), _sum_of_row),
+            ),
+            Mistake(
+                "not detached",
+                "the numbers are right, but a gradient flows back through the reward. A reward weighs the gradient of the "
+                "log-probs and has none of its own: detach the k1.",
+                _charge(lambda old, ref: old - ref, _sum_of_row),
+            ),
+        ),
+    ),
+    Question(
+        id="ex03.6",
+        name="kl_k3_ratio",
+        points=3,
+        cases=_ratio_cases,
+        reference=package.kl_k3_ratio,
+        hints=(
+            "When the policy changes, each token's estimate changes, and so does how often the token is drawn. What is "
+            "missing?",
+            "A factor policy / sampler, exp(logprobs - old_logprobs). Its value is 1 before the first update, its gradient "
+            "is not 0.",
+            "(logprobs - old_logprobs).exp() times k3 with log r = ref_logprobs - logprobs; detach neither factor.",
+        ),
+        mistakes=(
+            Mistake(
+                "k3 alone",
+                "this is k3 without the ratio: the value before the first update is right, its gradient is that of "
+                "KL(reference || policy). Multiply by exp(logprobs - old_logprobs).",
+                lambda logprobs, ref_logprobs, old_logprobs: _k3(logprobs, ref_logprobs),
+            ),
+            Mistake(
+                "ratio detached",
+                "the ratio was detached, so its value is there and its gradient is not. That gradient is the reason for the "
+                "ratio.",
+                lambda p, ref, old: (p - old).exp().detach() * _k3(p, ref),
+            ),
+            Mistake(
+                "k3 detached",
+                "only the ratio carries a gradient, since k3 was detached. Both factors change with the policy: leave both in.",
+                lambda p, ref, old: (p - old).exp() * _k3(p, ref).detach(),
+            ),
+            Mistake(
+                "ratio upside down",
+                "the ratio is sampler / policy here. The tokens came from the sampler, so the weight that makes them the "
+                "policy's is policy / sampler: exp(logprobs - old_logprobs).",
+                lambda p, ref, old: (old - p).exp() * _k3(p, ref),
+            ),
+            Mistake(
+                "ratio with itself",
+                "the ratio is exp(logprobs - logprobs.detach()), always 1 in value. That is right before the first update "
+                "only; after it, divide by the sampler's probability: old_logprobs.",
+                lambda p, ref, old: (p - p.detach()).exp() * _k3(p, ref),
+            ),
+            Mistake(
+                "k1 with the ratio",
+                "this is k1 times the ratio. Its mean and gradient are right, but single tokens go negative and scatter "
+                "widely; asked is the ratio times k3.",
+                lambda p, ref, old: (p - old).exp() * (p - ref),
+            ),
+        ),
+    ),
+)

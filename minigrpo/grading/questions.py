@@ -1,0 +1,60 @@
+"""What a question is: a function to write, inputs that tell right from wrong, and the mistakes that are known by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong version that people really write, and the sentence that helps."""
+
+    name: str
+    says: str  # completes "These are the numbers of ...": what was computed, and what is wanted instead
+    function: Callable
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input in words, the arguments, and which of them a gradient is taken of."""
+
+    about: str  # "two completions of different length"
+    args: dict[str, object]  # in the order of the signature; tensors, numbers, strings, lists, None
+    gradient: tuple[str, ...] = ()  # names of float arguments
+
+
+@dataclass(frozen=True)
+class Question:
+    """A function that the learner writes.
+
+    ``cases`` draws inputs from a generator, so that no two checks see the same numbers; ``reference`` is the answer.
+    """
+
+    id: str  # "ex03.2"
+    name: str  # of the function
+    points: int
+    cases: Callable[[torch.Generator], list[Case]]
+    reference: Callable
+    hints: tuple[str, ...]
+    mistakes: tuple[Mistake, ...] = field(default=())
+
+
+# --- inputs such as a real policy gives -------------------------------------------------------------------------------
+
+
+def draw_logprobs(generator: torch.Generator, *shape: int, vocabulary: int = 7, spread: float = 1.5) -> Tensor:
+    """Log-probs of tokens drawn at random under random logits, float64."""
+    logits = spread * torch.randn(*shape, vocabulary, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(vocabulary, (*shape, 1), generator=generator)
+    return logits.log_softmax(-1).gather(-1, tokens).squeeze(-1)
+
+
+def draw_mask(generator: torch.Generator, rows: int, columns: int, *, empty_row: bool = False) -> Tensor:
+    """(rows, columns) bool: completions of uneven lengths, one of them as long as can be, one of a single token."""
+    lengths = torch.randint(2, columns, (rows,), generator=generator)
+    lengths[0], lengths[-1] = columns, 1
+    if empty_row:
+        lengths[1] = 0
+    return torch.arange(columns) < lengths.unsqueeze(1)

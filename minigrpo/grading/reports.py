@@ -1,0 +1,106 @@
+"""Reports of graded submissions as a table, CSV, JSON, JUnit's XML, or Gradescope's results.json."""
+
+import csv
+import io
+import json
+from xml.etree import ElementTree
+
+from minigrpo.grading.submission import Report
+
+FORMATS = ("table", "csv", "json", "junit", "gradescope")
+
+
+def write(reports: list[Report], how: str, form: str) -> str:
+    """The text of a report. ``how``: what kept the code in, said first where the format has room for it."""
+    return {"table": _table, "csv": _csv, "json": _json, "junit": _junit, "gradescope": _gradescope}[form](reports, how)
+
+
+def _table(reports: list[Report], how: str) -> str:
+    lines = [f"isolated by: {how}"]
+    for report in reports:
+        lines += ["", f"{report.person} · {report.exercise or '?'} · {report.points} of {report.of} points"]
+        lines += [f"  {report.problem}"] if report.problem else []
+        for item in report.graded:
+            lines.append(f"  {item.question.id}  {item.points:2}/{item.question.points:<2}  {item.question.name}")
+            lines += [f"      {item.says}"] if item.says else []
+    return "\n".join(lines) + "\n"
+
+
+def _csv(reports: list[Report], how: str) -> str:
+    """A row a person: points by exercise, in all, and what could not be graded."""
+    names = sorted({report.exercise for report in reports if report.exercise})
+    people = list(dict.fromkeys(report.person for report in reports))
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["person", *names, "points", "of", "problems", "isolation"])
+    for person in people:
+        mine = [report for report in reports if report.person == person]
+        by_name = {name: [report.points for report in mine if report.exercise == name] for name in names}
+        cells = [max(points) if points else "" for points in by_name.values()]
+        total, of = sum(r.points for r in mine), sum(r.of for r in mine)
+        problems = " ".join(report.problem for report in mine if report.problem)
+        rows.writerow([_plain(person), *cells, total, of, _plain(problems), how])
+    return out.getvalue()
+
+
+def _plain(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def _json(reports: list[Report], how: str) -> str:
+    rows = [
+        {
+            "person": report.person,
+            "exercise": report.exercise,
+            "points": report.points,
+            "of": report.of,
+            "problem": report.problem,
+            "questions": [
+                {"id": i.question.id, "name": i.question.name, "points": i.points, "of": i.question.points, "says": i.says}
+                for i in report.graded
+            ],
+        }
+        for report in reports
+    ]
+    return json.dumps({"isolation": how, "submissions": rows}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _junit(reports: list[Report], how: str) -> str:
+    root = ElementTree.Element("testsuites")
+    for report in reports:
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=f"{report.person} {report.exercise}", tests=str(len(report.graded))
+        )
+        for item in report.graded:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=report.person, name=f"{item.question.id} {item.question.name}"
+            )
+            if item.points < item.question.points:
+                ElementTree.SubElement(case, "failure", message=_xml(item.says or report.problem))
+        if report.problem:
+            case = ElementTree.SubElement(suite, "testcase", classname=report.person, name="reading the notebook")
+            ElementTree.SubElement(case, "error", message=_xml(report.problem))
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _xml(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _gradescope(reports: list[Report], how: str) -> str:
+    """One test a question; what has no field there goes under extra_data."""
+    tests = [
+        {
+            "name": f"{item.question.id} {item.question.name}",
+            "score": item.points,
+            "max_score": item.question.points,
+            "status": "passed" if item.points == item.question.points else "failed",
+            "output": item.says or report.problem,
+        }
+        for report in reports
+        for item in report.graded
+    ]
+    problems = [report.problem for report in reports if report.problem]
+    result = {"score": sum(test["score"] for test in tests), "output": "\n".join(problems), "tests": tests}
+    return json.dumps(result | {"extra_data": {"isolation": how}}, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,185 @@
+"""What runs a learner's code: a process of its own that is given inputs and gives back plain numbers, never a verdict.
+
+It is started as a script, imports torch and nothing of ours, and answers on a pipe, a line of JSON a message. The functions
+below it are also what ``check`` runs in the notebook.
+"""
+
+import contextlib
+import inspect
+import json
+import os
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "int64", "int32", "bool")}
+LARGEST = 200_000  # numbers in a result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a function gave for a case: plain tensors and gradients, or the sentence of its error."""
+
+    values: list[Tensor] | None
+    gradients: list[Tensor | None] | None = None
+    error: str | None = None
+    changed: str | None = None  # the name of an argument that was changed in place
+
+
+def run(function: Callable, args: dict, gradient: tuple[str, ...] = (), seed: int = 0) -> Outcome:
+    """Call ``function`` on copies of its arguments, and take the gradient of its result in a random direction."""
+    before = {name: _copy(value) for name, value in args.items()}
+    leaves = {name: args[name].detach().clone().requires_grad_() for name in gradient}
+    # Clones of the leaves, so that a change in place is no error of autograd's, but found and named below.
+    args = {name: leaves[name].clone() if name in leaves else _copy(value) for name, value in args.items()}
+    try:
+        result = function(**args) if _takes_names(function, args) else function(*args.values())
+        values = flatten(result)
+        gradients = _gradients(values, [leaves[name] for name in gradient], seed) if gradient else None
+    except Exception as error:  # whatever a learner's function raises is its answer
+        return Outcome(None, error=f"{type(error).__name__}: {error}"[:500])
+    for name, value in before.items():
+        if isinstance(value, Tensor) and not _equal(value, args[name].detach()):
+            return Outcome(None, changed=name)
+    return Outcome([value.detach() for value in values], gradients)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _takes_names(function: Callable, args: dict) -> bool:
+    try:
+        return set(inspect.signature(function).parameters) >= set(args)
+    except (TypeError, ValueError):
+        return False
+
+
+def _copy(value):
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return list(value) if isinstance(value, list) else value
+
+
+def flatten(result) -> list[Tensor]:
+    """A tensor, a number, or a list or tuple of them -> a flat list of tensors. TypeError for anything else."""
+    if type(result) in (Tensor, torch.nn.Parameter):
+        return [result]
+    if type(result) in (bool, int, float):
+        return [torch.tensor(result, dtype=torch.float64)]
+    if type(result) in (list, tuple) and result:
+        if all(type(item) in (bool, int, float) for item in result):
+            return [torch.tensor(result, dtype=torch.float64)]
+        return [tensor for item in result for tensor in flatten(item)]
+    if result is None:
+        raise TypeError("the function returned None; is a return missing?")
+    raise TypeError(f"the function returned {type(result).__name__}; wanted is a tensor")
+
+
+def _gradients(values: list[Tensor], leaves: list[Tensor], seed: int) -> list[Tensor | None]:
+    generator = torch.Generator().manual_seed(seed)
+    total = 0.0
+    for value in values:
+        direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        if value.requires_grad:
+            total = total + (value * direction).sum()
+    if not isinstance(total, Tensor):
+        return [None] * len(leaves)
+    return list(torch.autograd.grad(total, leaves, allow_unused=True))
+
+
+# --- what crosses the pipe: tensors as lists, and nothing that can run ----------------------------------------------------
+
+
+def encode(value):
+    """A tensor, number, text, None, or a list of them -> what JSON can say. ValueError if it is too large."""
+    if isinstance(value, Tensor):
+        if value.numel() > LARGEST:
+            raise ValueError(f"a result of {value.numel()} numbers is too large")
+        dtype = str(value.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "shape": list(value.shape), "data": value.detach().reshape(-1).tolist()}
+    return [encode(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def decode(value):
+    """What encode wrote, back. Raises ValueError, KeyError or TypeError for anything else."""
+    if isinstance(value, dict):
+        if len(value["data"]) > LARGEST or not all(type(x) in (bool, int, float) for x in value["data"]):
+            raise ValueError("not a tensor")
+        return torch.tensor(value["data"], dtype=DTYPES[value["dtype"]]).reshape(value["shape"])
+    return [decode(item) for item in value] if isinstance(value, list) else value
+
+
+def _limit(memory: int, seconds: int) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_NPROC, (64, 64))
+
+
+def _stand_in() -> None:
+    """A ``minigrpo`` whose check and hint do nothing: the real one holds the answers."""
+    module = types.ModuleType("minigrpo")
+    module.check = module.hint = lambda *args, **kwargs: None
+    sys.modules["minigrpo"] = module
+    sys.modules["trl"] = None
+
+
+def main() -> None:
+    """Run the cells that come first, then call functions by name until the pipe ends."""
+    torch.set_num_threads(1)
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    first = json.loads(requests.readline())
+    _limit(first["memory"], first["seconds"])
+    _stand_in()
+
+    def say(message: dict) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    say({"ready": True})
+    names: dict = {"__name__": "__main__"}
+    for line in requests:
+        request = json.loads(line)
+        if "cell" in request:
+            error = None
+            try:
+                exec(compile(request["cell"], "<cell>", "exec"), names)
+            except BaseException as raised:  # also SystemExit: a cell must not end the worker
+                with contextlib.suppress(Exception):
+                    error = f"{type(raised).__name__}: {raised}"[:300]
+                error = error or "an error that cannot be printed"
+            say({"id": request["id"], "error": error})
+            continue
+        say({"id": request["id"], **_answer(names.get(request["name"]), request)})
+
+
+def _answer(function, request: dict) -> dict:
+    if not callable(function):
+        return {"missing": True}
+    try:
+        args = {name: decode(value) for name, value in request["args"].items()}
+        outcome = run(function, args, tuple(request["gradient"]), request["seed"])
+        return {
+            "values": encode(outcome.values),
+            "gradients": encode(outcome.gradients),
+            "error": outcome.error,
+            "changed": outcome.changed,
+        }
+    except BaseException as raised:  # SystemExit, or a result too large
+        return {"values": None, "gradients": None, "error": f"{type(raised).__name__}: {raised}"[:300], "changed": None}
+
+
+if __name__ == "__main__":
+    main()
