@@ -44,10 +44,13 @@ def difference(wanted: Outcome, got: Outcome) -> str | None:
         zero = torch.zeros_like(want if want is not None else have) if (want is not None or have is not None) else None
         if zero is None:
             continue
-        sentence = _first_difference(want if want is not None else zero, have if have is not None else zero)
+        want, missing = (zero if want is None else want), have is None
+        have = zero if have is None else have
+        shapes = f"has the shape {tuple(have.shape)}, wanted is {tuple(want.shape)}"
+        sentence = shapes if want.shape != have.shape else _first_difference(want, have)
         if sentence:
-            missing = " (no gradient flows at all)" if have is None else ""
-            return f"the value is right, but the gradient is not{missing}: it {sentence}"
+            none = " (no gradient flows at all)" if missing else ""
+            return f"the value is right, but the gradient is not{none}: it {sentence}"
     return None
 
 

@@ -20,8 +20,9 @@ from minigrpo.config import BadInput
 
 WORKER = Path(__file__).with_name("worker.py")
 LONGEST_REPLY = 16_000_000  # bytes
-MEMORY = 6_000_000_000  # bytes of address space; torch alone takes some two
-NOBODY = 65534
+MEMORY = 4_000_000_000  # bytes of address space a process; torch alone takes some two
+DISK = 16_000_000  # bytes
+PROCESSES = 32  # and threads
 
 
 class WorkerDied(Exception):
@@ -40,7 +41,7 @@ def isolation(trust: bool) -> str:
     """
     if _bubblewrap_works():
         return "bubblewrap"
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
+    if _is_root():
         return "another user"
     if trust:
         return "none"
@@ -48,6 +49,10 @@ def isolation(trust: bool) -> str:
         "Nothing here can keep a stranger's code in: install bubblewrap (Debian: apt-get install bubblewrap), "
         "or give --trust for work that you trust as you trust your own."
     )
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _bubblewrap_works() -> bool:
@@ -59,8 +64,15 @@ def _bubblewrap_works() -> bool:
 
 def _walls() -> list[str]:
     """bwrap's arguments: the system's libraries and Python, read-only, and of the packages none that holds answers."""
-    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    command = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    if _is_root():  # the worker makes itself another user, so these two are needed until then
+        command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command += ["--unshare-all"]
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    for folder in ("/tmp", "/dev/shm"):
+        command += ["--size", str(DISK), "--tmpfs", folder]
     prefixes = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     for path in ("/usr", "/lib", "/lib64", "/bin"):
         if Path(path).is_symlink():
@@ -87,21 +99,28 @@ class Worker:
     """A process that runs a learner's cells and calls the functions they define."""
 
     def __init__(self, how: str, *, seconds: float = 60.0):
-        self.deadline, self.count, self.uid = time.monotonic() + seconds, 0, None
-        command, options = [sys.executable, "-I", str(WORKER)], {}
+        self.deadline, self.count, self.inside = time.monotonic() + seconds, 0, None
+        # A user that is nobody else's, so that all it started can be ended.
+        self.uid = random.SystemRandom().randrange(200_000, 1_000_000) if _is_root() and how != "none" else None
+        command, options, info = [sys.executable, "-I", str(WORKER)], {}, None
         if how == "bubblewrap":
-            command = [*_walls(), sys.executable, "-I", "/worker.py"]
+            info, theirs = os.pipe()
+            options = {"pass_fds": (theirs,)}
+            command = [*_walls(), "--info-fd", str(theirs), sys.executable, "-I", "/worker.py"]
         elif how == "another user":
-            self.uid = random.SystemRandom().randrange(200_000, 1_000_000)  # nobody else's, so that all of it can be ended
-            options = {"user": self.uid, "group": NOBODY, "extra_groups": []}
             command = [sys.executable, "-I", "-c", WORKER.read_text(encoding="utf-8")]
         environment = {"OMP_NUM_THREADS": "1", "PATH": os.defpath, "HOME": "/nonexistent"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, **pipes, **options)
+        if info is not None:
+            os.close(theirs)
+            self.inside = _pid_inside(info)
         self.buffer = b""
-        os.set_blocking(self.process.stdout.fileno(), False)
+        for pipe in (self.process.stdin, self.process.stdout):
+            os.set_blocking(pipe.fileno(), False)
+        limits = {"memory": MEMORY, "seconds": int(seconds) + 5, "uid": self.uid}
         try:
-            self._send({"memory": MEMORY, "seconds": int(seconds) + 5})
+            self._send({**limits, "processes": PROCESSES if self.uid else 512}, 30)
             ready = self._receive(30)
         except WorkerDied as error:
             self.close()
@@ -113,18 +132,26 @@ class Worker:
     def ask(self, request: dict, seconds: float) -> dict:
         """One request, one reply. Raises WorkerDied, after which only ``close`` may be called."""
         self.count += 1
-        self._send({**request, "id": self.count})
+        self._send({**request, "id": self.count}, seconds)
         reply = self._receive(seconds)
         if not isinstance(reply, dict) or reply.get("id") != self.count:
             raise WorkerDied("it answered something that was not asked")
         return reply
 
-    def _send(self, message: dict) -> None:
-        try:
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError:
-            raise WorkerDied("it ended") from None
+    def _send(self, message: dict, seconds: float) -> None:
+        """Never waits past the deadline, though the worker need not read."""
+        left, until = json.dumps(message).encode() + b"\n", min(time.monotonic() + seconds, self.deadline)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdin, selectors.EVENT_WRITE)
+            while left:
+                if time.monotonic() > until or not selector.select(max(0.0, until - time.monotonic())):
+                    raise WorkerDied(f"it did not listen for {seconds:.0f} s")
+                try:
+                    left = left[os.write(self.process.stdin.fileno(), left[: 1 << 16]) :]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    raise WorkerDied("it ended") from None
 
     def _receive(self, seconds: float):
         until = min(time.monotonic() + seconds, self.deadline)
@@ -148,6 +175,9 @@ class Worker:
 
     def close(self) -> None:
         """End the worker and whatever it started."""
+        if self.inside is not None:  # the first process of its own process space: with it all others end
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.inside, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         if self.uid is not None:
@@ -157,6 +187,15 @@ class Worker:
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def _pid_inside(info: int) -> int | None:
+    """What bwrap says on --info-fd: the process id, seen from here, of the first process inside."""
+    with os.fdopen(info, "r") as file:
+        try:
+            return int(json.loads(file.read())["child-pid"])
+        except (ValueError, KeyError):
+            return None  # bwrap failed: the worker will not say that it is ready
 
 
 def _end_all_of(uid: int) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 
 from minigrpo.grading.check import Result, exercises, judge, questions
 from minigrpo.grading.questions import Question
@@ -14,6 +16,7 @@ from minigrpo.grading.worker import DTYPES, LARGEST, Outcome, decode, encode
 
 LARGEST_FILE = 5_000_000  # bytes
 CELL_SECONDS, CALL_SECONDS, SECONDS = 10.0, 10.0, 60.0
+LEAST_SECONDS = 5.0  # that are worth starting a worker for
 NAME = re.compile(r"ex0\d")
 
 
@@ -80,9 +83,10 @@ def _code(cell) -> str:
         return ""
     source = cell.get("source", cell.get("input", ""))
     source = "".join(map(str, source)) if isinstance(source, list) else str(source)
-    if source.lstrip().startswith("%%"):
-        return ""
-    return "\n".join("" if re.match(r"\s*[%!?]", line) else line for line in source.split("\n"))
+    try:  # IPython's own reading of magics and shell lines: they become calls that do nothing in the worker
+        return TransformerManager().transform_cell(source)
+    except Exception:  # what it cannot read, Python cannot either: the cell fails there
+        return source
 
 
 def which_exercise(path: Path, cells: list[str]) -> str | None:
@@ -121,14 +125,15 @@ class _Session:
     """A worker with the cells run, made anew where the learner's code ended the one before."""
 
     def __init__(self, cells: list[str], how: str):
-        self.cells, self.how, self.worker, self.left = dict(enumerate(cells)), how, None, 6
+        self.cells, self.how, self.worker = dict(enumerate(cells)), how, None
+        self.until = time.monotonic() + SECONDS
 
     def ready(self) -> Worker:
         while self.worker is None:
-            if not self.left:
-                raise WorkerDied("its cells end the worker again and again")
-            self.left -= 1
-            worker = Worker(self.how, seconds=SECONDS)
+            left = self.until - time.monotonic()
+            if left < LEAST_SECONDS:
+                raise WorkerDied(f"the {SECONDS:.0f} s of this submission are used up")
+            worker = Worker(self.how, seconds=left)
             if self._runs_cells(worker):
                 self.worker = worker
         return self.worker
@@ -188,8 +193,8 @@ def outcome_of(reply: dict, num_gradients: int) -> Outcome:
     """A reply as an Outcome, believing nothing: whatever is not plain numbers of the right kind is an error."""
     try:
         if reply["error"] is not None or reply["changed"] is not None:
-            changed = None if reply["changed"] is None else str(reply["changed"])[:50]
-            return Outcome(None, error=None if changed else (str(reply["error"])[:300] or "an error"), changed=changed)
+            changed = None if reply["changed"] is None else _plain(reply["changed"])
+            return Outcome(None, error=None if changed else (_plain(reply["error"]) or "an error"), changed=changed)
         values = [_tensor(value) for value in reply["values"]]
         gradients = reply["gradients"] if num_gradients else []
         if not values or len(gradients) != num_gradients:
@@ -197,6 +202,11 @@ def outcome_of(reply: dict, num_gradients: int) -> Outcome:
         return Outcome(values, [None if g is None else _tensor(g) for g in gradients] if num_gradients else None)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         return Outcome(None, error=f"its result cannot be read ({type(error).__name__})")
+
+
+def _plain(text) -> str:
+    """What a learner's code said, without what could move a terminal's cursor or break a line of a report."""
+    return "".join(character if character.isprintable() else " " for character in str(text)[:300])
 
 
 def _tensor(value) -> torch.Tensor:

@@ -114,18 +114,30 @@ def decode(value):
     return [decode(item) for item in value] if isinstance(value, list) else value
 
 
-def _limit(memory: int, seconds: int) -> None:
+def _limit(memory: int, seconds: int, processes: int, uid: int | None) -> None:
+    """Limits that the learner's code cannot lift; as root, become a user of its own, whom the limit on processes binds."""
     import resource
 
+    if uid is not None:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_NPROC, (64, 64))
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+
+
+class _Nothing:
+    """What magics and shell lines are sent to."""
+
+    def __getattr__(self, name: str):
+        return lambda *args, **kwargs: None
 
 
 def _stand_in() -> None:
-    """A ``minigrpo`` whose check and hint do nothing: the real one holds the answers."""
+    """A ``minigrpo`` whose check and hint do nothing, for the real one holds the answers; no trl either."""
     module = types.ModuleType("minigrpo")
     module.check = module.hint = lambda *args, **kwargs: None
     sys.modules["minigrpo"] = module
@@ -141,7 +153,7 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
     first = json.loads(requests.readline())
-    _limit(first["memory"], first["seconds"])
+    _limit(first["memory"], first["seconds"], first["processes"], first["uid"])
     _stand_in()
 
     def say(message: dict) -> None:
@@ -149,7 +161,7 @@ def main() -> None:
         replies.flush()
 
     say({"ready": True})
-    names: dict = {"__name__": "__main__"}
+    names: dict = {"__name__": "__main__", "get_ipython": _Nothing}
     for line in requests:
         request = json.loads(line)
         if "cell" in request:
