@@ -112,7 +112,8 @@ def how():
     except BadInput:
         found = "none"
     if found != "bubblewrap":
-        pytest.skip("hostile code runs only where bubblewrap keeps it in")
+        # Where REQUIRE_SANDBOX is set, as in .ci/run, a skipped sandbox test is a failure.
+        (pytest.fail if os.environ.get("REQUIRE_SANDBOX") else pytest.skip)("hostile code runs only in bubblewrap")
     return found
 
 
@@ -448,7 +449,7 @@ def test_random_numbers_patched(arena, tmp_path):
 
 
 def test_an_argument_changed_and_the_look_at_it_patched(arena, tmp_path):
-    """Whether an argument was changed is the worker's word: who patches that gets points for right numbers, and for no others."""
+    """Whether an argument was changed is the worker's word: who patches that gets points for right numbers only."""
     source = (
         "import sys\nsys.modules['__main__']._equal = lambda *a: True\n"
         "def completion_mask(completion_ids, eos_token_id):\n    is_eos = completion_ids == eos_token_id\n"
@@ -582,7 +583,7 @@ def test_the_sandbox_own_process_cannot_be_turned(arena, tmp_path):
 
 
 def test_a_worker_that_does_not_listen(arena, tmp_path):
-    """It answers for its first cell by itself and sleeps; the next cell is more than the pipe holds. It costs its own points."""
+    """It answers for its first cell by itself and sleeps; the next cell is more than the pipe holds."""
     deaf = CHANNEL + "import time\nsay(json.dumps({'id': asked(), 'error': None}))\ntime.sleep(1000)"
     assert earned(arena(write_notebook(tmp_path, [deaf, "# " + "x" * 200_000, MASK]), longest=40)) == set()
 
