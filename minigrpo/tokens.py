@@ -23,7 +23,7 @@ class TokenView:
     def _repr_html_(self) -> str:
         def span(token: str, value: float) -> str:
             rgb = "213,94,0" if value < 0 else "0,114,178"
-            style = f"background:rgba({rgb},{abs(value) / self.largest * 0.7:.2f});padding:1px 3px;border-radius:3px"
+            style = f"background-color:rgba({rgb},{abs(value) / self.largest * 0.7:.2f});padding:1px 3px;border-radius:3px"
             return f'<span title="{value:.4f}" style="{style}">{html.escape(token)}</span>'
 
         lines = ["".join(map(span, tokens, values)) for tokens, values in self.rows]

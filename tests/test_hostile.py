@@ -466,7 +466,7 @@ found = []
 for name in ("minigrpo.logprobs", "minigrpo.grading", "minigrpo.grading.ex01", "trl", "trl.trainer.utils"):
     try: importlib.import_module(name); found.append(name)
     except BaseException: pass
-places = ["ROOT", "SITE", "FOLDER", "/root", "/home", "/work", ".", *sys.path]
+places = ["ROOT", "SITE", "FOLDER", "/root", "/home", "/srv", ".", *sys.path]
 places += [f"/proc/{p}/{x}" for p in ("1", "self", os.getppid(), PARENT) for x in ("root", "cwd")]
 wanted = ("minigrpo/logprobs.py", "minigrpo/grading/ex01.py", "minigrpo/grading/check.py", "logprobs.py", "trl/__init__.py",
           "solutions/ex01_logprobs.ipynb", "solutions/src/ex01_logprobs.py", "results.csv", "ex01_somebody.ipynb")

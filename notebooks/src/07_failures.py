@@ -357,6 +357,25 @@ assert right < 20
 # The reward curve alone is perfect. The model does exactly what it was paid for: it writes its steps down, and never answers. **No metric that is made from the reward can show this.** What shows it: an accuracy that is measured
 # by another rule than the reward, a length that sticks to the limit, and above all *reading ten completions*. Cure: parse the answer strictly, and give nothing for what cannot be parsed.
 #
+# So let us read some. The first 25 steps of that run, made here and now:
+
+
+# %%
+def leaky(prompts, completions, answer):
+    return answer_anywhere(completions, answer)
+
+
+config = minigrpo.GRPOConfig(max_steps=25, max_completion_length=10)
+state = minigrpo.TrainState.start(*load_policy("tiny"), config)
+live = [row["reward"] for row in minigrpo.train(state, task.train, [leaky], config)]
+recorded = [row["reward"] for row in load("failure-leaky")[:25]]
+print(state.batch.rollout.completions[:8])
+print(
+    f"mean reward of steps 16 to 25: live {sum(live[15:]) / 10:.2f}, recorded {sum(recorded[15:]) / 10:.2f}"
+)
+assert abs(sum(live[15:]) - sum(recorded[15:])) / 10 < 0.1
+
+# %% [markdown]
 # ### KL explodes
 #
 # The learning rate is 0.01, fifty times the usual one; and beta, 0.0001, is too weak to be felt. (At beta 0 the KL would not even be measured.)
