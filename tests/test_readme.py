@@ -27,7 +27,7 @@ def test_every_flag_and_field_exists():
     flags = {f.replace("-", "_") for f in re.findall(r"--([a-z][\w-]+)", README)}
     parsers = (ROOT / "minigrpo" / "cli.py", *(ROOT / "tests" / "benchmarks").glob("*.py"))
     text = "".join(path.read_text(encoding="utf-8") for path in parsers)
-    known = {f.name for f in fields(GRPOConfig)} | {"help"} | set(re.findall(r'add_argument\("--(\w+)"|$', text))
+    known = {f.name for f in fields(GRPOConfig)} | {"help"} | set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
     known |= set(re.findall(r'_add\(\w+, "(\w+)"', text))
     assert flags <= known
 
