@@ -70,7 +70,8 @@ def whole_model(kind: type, path: str | Path, **kwargs) -> PreTrainedModel:
     try:
         model, found = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **kwargs)
     finally:
-        logging.enable_progress_bar() if bars else None
+        if bars:
+            logging.enable_progress_bar()
     if found["missing_keys"]:
         raise BadInput(f"{str(path)!r} lacks the weights {', '.join(sorted(found['missing_keys'])[:3])}.")
     return model

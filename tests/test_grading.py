@@ -45,6 +45,8 @@ def test_feedback_names_the_case_the_first_difference_and_the_cause():
     result = check(kl_k3)
     assert result.points == 0
     text = repr(result)
+    assert f"0 of 3 points, {result.passed} of {result.cases} cases pass" in text
+    assert result.passed < result.cases
     for part in ("the case:", "what differs:", "wanted is", "the likely cause:", 'hint("ex03.3")'):
         assert part in text
     assert "<script" not in result._repr_html_()

@@ -44,6 +44,7 @@ class Result:
         head = f"{self.question.id} {self.question.name}: {self.points} of {self.question.points} points"
         if self.about is None:
             return f"{head}, all {self.cases} cases pass."
+        head += f", {self.passed} of {self.cases} cases pass"
         lines = [head, f"  the case:  {self.about}", f"  what differs:  {self.difference}"]
         lines += [f"  the likely cause:  {self.cause}"] if self.cause else []
         return "\n".join([*lines, f'  more:  hint("{self.question.id}")'])

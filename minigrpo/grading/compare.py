@@ -41,11 +41,11 @@ def difference(wanted: Outcome, got: Outcome) -> str | None:
             return f"{which} {sentence}"
     wants = wanted.gradients or []
     for want, have in zip(wants, got.gradients or [None] * len(wants), strict=True):
-        zero = torch.zeros_like(want if want is not None else have) if (want is not None or have is not None) else None
-        if zero is None:
+        if want is None and have is None:
             continue
-        want, missing = (zero if want is None else want), have is None
-        have = zero if have is None else have
+        missing = have is None  # no gradient is a gradient of 0
+        want = torch.zeros_like(have) if want is None else want
+        have = torch.zeros_like(want) if have is None else have
         shapes = f"has the shape {tuple(have.shape)}, wanted is {tuple(want.shape)}"
         sentence = shapes if want.shape != have.shape else _first_difference(want, have)
         if sentence:

@@ -1,7 +1,7 @@
 """What a question is: a function to write, inputs that tell right from wrong, and the mistakes that are known by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ class Mistake:
     """A wrong version that people really write, and the sentence that helps."""
 
     name: str
-    says: str  # completes "These are the numbers of ...": what was computed, and what is wanted instead
+    says: str  # stands behind "the likely cause": what was computed, and what to do instead
     function: Callable
 
 
@@ -38,7 +38,7 @@ class Question:
     cases: Callable[[torch.Generator], list[Case]]
     reference: Callable
     hints: tuple[str, ...]
-    mistakes: tuple[Mistake, ...] = field(default=())
+    mistakes: tuple[Mistake, ...] = ()
 
 
 # --- inputs such as a real policy gives -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from minigrpo.grading.check import Result, exercises, judge, questions
 from minigrpo.grading.questions import Question
 from minigrpo.grading.sandbox import Worker, WorkerDied
-from minigrpo.grading.worker import DTYPES, LARGEST, Outcome, decode, encode
+from minigrpo.grading.worker import Outcome, decode, encode
 
 LARGEST_FILE = 5_000_000  # bytes
 CELL_SECONDS, CALL_SECONDS, SECONDS = 10.0, 10.0, 60.0
@@ -91,9 +91,8 @@ def _code(cell) -> str:
 
 def which_exercise(path: Path, cells: list[str]) -> str | None:
     """By the file's name, else by the functions that its cells define."""
-    named = NAME.search(path.name)
-    if named and named[0] in exercises():
-        return named[0]
+    if named := _by_name(path):
+        return named
     defined = set(re.findall(r"^def (\w+)", "\n".join(cells), re.MULTILINE))
     counts = {name: sum(q.name in defined for q in questions(name)) for name in exercises()}
     best = max(counts, key=counts.get, default=None)
@@ -105,7 +104,9 @@ def grade_file(path: Path, person: str, how: str, seed: int) -> Report:
     try:
         cells = read_cells(path)
     except ValueError as error:
-        return Report(person, _by_name(path), _nothing(_by_name(path), ""), f"{path.name} cannot be graded: {error}.")
+        named = _by_name(path)
+        nothing = [Graded(question, 0, "") for question in questions(named)] if named else []
+        return Report(person, named, nothing, f"{path.name} cannot be graded: {error}.")
     exercise = which_exercise(path, cells)
     if exercise is None:
         return Report(person, None, [], f"{path.name} belongs to no exercise: its name should begin with ex01 ... .")
@@ -115,10 +116,6 @@ def grade_file(path: Path, person: str, how: str, seed: int) -> Report:
 def _by_name(path: Path) -> str | None:
     named = NAME.search(path.name)
     return named[0] if named and named[0] in exercises() else None
-
-
-def _nothing(exercise: str | None, why: str) -> list[Graded]:
-    return [Graded(q, 0, why) for q in questions(exercise)] if exercise else []
 
 
 class _Session:
@@ -210,6 +207,6 @@ def _plain(text) -> str:
 
 
 def _tensor(value) -> torch.Tensor:
-    if not isinstance(value, dict) or value["dtype"] not in DTYPES or len(value["data"]) > LARGEST:
+    if not isinstance(value, dict):  # decode checks all else
         raise ValueError("not a tensor")
     return decode(value)
