@@ -50,6 +50,11 @@ class GRPOConfig:
     )
     output_dir: str | None = _field(None, "The folder of the run; by default runs/TASK-SEED.")
     seed: int = _field(0, "Decides which prompts and completions are drawn.")  # TRL has 42
+    engine: Literal["minigrpo", "trl"] = _field(
+        "minigrpo", "Who trains: this package, in one process; or TRL, under accelerate launch (pip install 'minigrpo[scale]')."
+    )
+    device: str = _field("cpu", "Where the model is: cpu, to the same last bit each time, or cuda, cuda:1, mps.")
+    bf16: bool = _field(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
 
     # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
     max_steps: int = _field(120, "How many optimizer updates; each gives one line of metrics.")

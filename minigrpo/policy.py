@@ -4,7 +4,9 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from minigrpo.config import BadInput, first_line
@@ -45,7 +47,15 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
         # Harmless: what counts is decided by the first EOS and by lengths, never by the value of a token.
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return model.eval(), tokenizer
+    return fuse_gelu(model).eval(), tokenizer
+
+
+def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
+    """GPT-2's GELU as one operation: transformers' has seven, of which five keep a result for the backward pass."""
+    for module in model.modules():
+        if isinstance(getattr(module, "act", None), NewGELUActivation):
+            module.act = nn.GELU(approximate="tanh")
+    return model
 
 
 def check_folder(folder: Path) -> None:

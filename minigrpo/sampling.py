@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput
-from minigrpo.logprobs import completion_mask, read_prompts, token_logprobs
+from minigrpo.logprobs import completion_mask, token_logprobs
+from minigrpo.scoring import Prompts, read_prompts, select_rows
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ def sample_completions(
     longest = model.config.max_position_embeddings - max_completion_length
     prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
     group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
-    start = read_prompts(model, prompt_ids, prompt_mask, group_ids)
-    ids, mask, logprobs = _decode(model, tokenizer, start, max_completion_length, temperature, generator)
-    texts = [tokenizer.decode(row[counts], skip_special_tokens=True) for row, counts in zip(ids, mask, strict=True)]
+    read = read_prompts(model, prompt_ids, prompt_mask)
+    ids, mask, logprobs = _decode(model, tokenizer, read, group_ids, max_completion_length, temperature, generator)
+    texts = tokenizer.batch_decode([row[counts] for row, counts in zip(ids, mask, strict=True)], skip_special_tokens=True)
     return Rollout(
         prompts=[prompt for prompt in prompts for _ in range(num_generations)],
         completions=texts,
@@ -91,36 +92,43 @@ def sample_completions(
 
 
 def _decode(
-    model, tokenizer, start, max_completion_length: int, temperature: float, generator
+    model, tokenizer, read: Prompts, group_ids: Tensor, max_completion_length: int, temperature: float, generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Token by token from where read_prompts left off: completion ids, their mask and log-probs, each (B, C)."""
-    cache, token, attention_mask, position = start
-    ids = torch.full((len(token), max_completion_length), tokenizer.pad_token_id, device=token.device)
+    """Token by token from where the prompts end: completion ids, their mask and log-probs, each (B, C).
+
+    The model runs once for each *different* text so far, a node: first the P prompts; completions that begin alike share
+    theirs, and those that ended have none.
+    """
+    cache, token, mask, position = read
+    ids = torch.full((len(group_ids), max_completion_length), tokenizer.pad_token_id, device=token.device)
     logprobs = torch.zeros(ids.shape, device=token.device)
-    running = torch.arange(len(token), device=token.device)  # the rows that have not ended
+    running, node = torch.arange(len(ids), device=token.device), group_ids  # completions that go on, and the node of each
     for t in range(max_completion_length):
-        read = {"attention_mask": attention_mask, "position_ids": position + t, "past_key_values": cache, "use_cache": True}
-        outputs = model(token, **read)
-        cache, logits = outputs.past_key_values, outputs.logits[:, -1]
-        token = _draw(logits, temperature, generator)
-        ids[running, t] = token[:, 0]
-        logprobs[running, t] = token_logprobs(logits.unsqueeze(1), token, temperature or 1.0)[:, 0]
-        going_on = (token[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
+        inputs = {"attention_mask": mask, "position_ids": position + t, "past_key_values": cache, "use_cache": True}
+        outputs = model(token, **inputs)
+        cache, logits = outputs.past_key_values, outputs.logits[:, -1][node]
+        drawn = _draw(logits, temperature, generator)
+        ids[running, t] = drawn[:, 0]
+        logprobs[running, t] = token_logprobs(logits.unsqueeze(1), drawn, temperature or 1.0)[:, 0]
+        going_on = (drawn[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
         if len(going_on) == 0:
             break
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(token), 1)], dim=1)
-        if len(going_on) < len(running):  # rows that ended cost nothing from here on
-            running, token, attention_mask, position = (x[going_on] for x in (running, token, attention_mask, position))
-            cache.batch_select_indices(going_on)
-    mask = completion_mask(ids, tokenizer.eos_token_id)
-    width = int(mask.any(0).sum())
-    return ids[:, :width], mask[:, :width], logprobs[:, :width]
+        running, child = running[going_on], (node * logits.shape[1] + drawn[:, 0])[going_on]
+        child, node = torch.unique(child, return_inverse=True)
+        parent, token = child // logits.shape[1], child[:, None] % logits.shape[1]
+        cache, position = select_rows(cache, parent), position[parent]
+        mask = torch.cat([mask[parent], mask.new_ones(len(parent), 1)], dim=1)
+    counts = completion_mask(ids, tokenizer.eos_token_id)
+    width = int(counts.any(0).sum())
+    return ids[:, :width], counts[:, :width], logprobs[:, :width]
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """(B, V) -> (B, 1) token ids."""
+    """(B, V) -> (B, 1) token ids: one uniform number a row, looked up in the cumulated probabilities."""
     if not torch.isfinite(logits).all():
         raise FloatingPointError("The model's logits are not finite, so nothing can be drawn; its weights have blown up.")
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    return torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1, generator=generator)
+    cumulated = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
+    uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64, device=logits.device)
+    return torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)

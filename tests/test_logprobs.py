@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from minigrpo.logprobs import completion_logits, completion_mask, shift_logits, token_entropies, token_logprobs
+from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
+from minigrpo.scoring import completion_logits
 
 
 def sequences(*rows, pad):

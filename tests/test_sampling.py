@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from minigrpo.config import BadInput
-from minigrpo.logprobs import completion_logits, completion_mask, token_logprobs
+from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import load_policy
 from minigrpo.sampling import encode_prompts, sample_completions
+from minigrpo.scoring import completion_logits
 
 RAGGED = ["7*3+5*8-2+9=", "1 + 1 = ?", "1 + 1等于几?", "2"]
 
@@ -84,16 +85,17 @@ def test_a_completion_that_was_cut_off_counts_whole_and_has_not_ended(tiny):
     assert rollout.completion_ids.shape[1] == 4
 
 
-def test_rows_that_ended_stop_costing(tiny):
+def test_the_model_runs_once_for_each_different_text_so_far_and_not_for_those_that_ended(tiny):
     model, tokenizer = tiny
     rows_read = []
-    hook = model.register_forward_pre_hook(lambda module, args: rows_read.append(len(args[0])))
+    hook = model.base_model.register_forward_pre_hook(lambda module, args: rows_read.append(len(args[0])))
     rollout = sample(model, tokenizer, ["7*3+5*8-2+9="] * 4, num_generations=16)
     hook.remove()
     lengths = rollout.completion_mask.sum(1)
-    assert rows_read[0] == 4  # each prompt once, whatever the number of completions
-    assert rows_read[1:] == [int((lengths > t).sum()) for t in range(lengths.max())]
-    assert rows_read[-1] < rows_read[1]
+    written = [(int(group), *ids.tolist()) for group, ids in zip(rollout.group_ids, rollout.completion_ids, strict=True)]
+    begun = [{text[: 1 + t] for text, length in zip(written, lengths, strict=True) if length > t} for t in range(lengths.max())]
+    assert rows_read == [4, *map(len, begun)]  # first the prompts, all but their last token
+    assert rows_read[2] > rows_read[-1]
 
 
 def test_rows_are_prompt_major_and_texts_are_what_the_ids_say(tiny):

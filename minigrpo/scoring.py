@@ -1,0 +1,173 @@
+"""Log-probs of completions under a model, with nothing computed twice: the fast way to what completion_logits spells out."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from minigrpo.logprobs import token_entropies, token_logprobs
+
+CELLS = 2**24  # logits that are held at once: 64 MB in float32
+# What some models do to the head's output. Of such a model the logits are taken as they come out of it.
+AFTER_THE_HEAD = (
+    "final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier",
+)  # fmt: skip
+
+
+class Prompts(NamedTuple):
+    """P prompts, read but for their last token."""
+
+    cache: Cache | None  # keys and values of P rows; None for prompts of one token
+    last_token: Tensor  # (P, 1)
+    mask: Tensor  # (P, L) long
+    position: Tensor  # (P, 1) of the last token
+
+
+def read_prompts(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
+    """Read each prompt but its last token once; completions go on from there, see ``inputs_after``.
+
+    Differentiable: the gradients of all completions of a prompt meet in it.
+
+    Args:
+        prompt_ids: (P, L), padded on the left. prompt_mask: (P, L) bool, False on padding.
+    """
+    mask = prompt_mask.long()
+    # Padding on the left moves a prompt's tokens to the right; absolute positions must not move with them.
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = None
+    if prompt_ids.shape[1] > 1:
+        read = {"attention_mask": mask[:, :-1], "position_ids": positions[:, :-1], "use_cache": True}
+        cache = model.base_model(prompt_ids[:, :-1], **read).past_key_values
+    return Prompts(cache, prompt_ids[:, -1:], mask, positions[:, -1:])
+
+
+def inputs_after(prompts: Prompts, group_ids: Tensor, completion_ids: Tensor) -> dict:
+    """A model's inputs whose outputs predict the tokens of (B, C) completions of the prompts ``group_ids``."""
+    num_tokens = completion_ids.shape[1]
+    mask = prompts.mask[group_ids]
+    return {
+        # Fed the last prompt token and all completion tokens but the last, the model predicts the completion: the shift.
+        "input_ids": torch.cat([prompts.last_token[group_ids], completion_ids[:, :-1]], dim=1),
+        # Nothing attends to what comes later, so padding on the right needs no mask.
+        "attention_mask": torch.cat([mask, mask.new_ones(len(mask), num_tokens - 1)], dim=1),
+        "position_ids": prompts.position[group_ids] + torch.arange(num_tokens, device=mask.device),
+        "past_key_values": select_rows(prompts.cache, group_ids),
+        "use_cache": True,
+    }
+
+
+def select_rows(cache: Cache | None, rows: Tensor) -> Cache | None:
+    """A cache of these rows of another, which stays as it is."""
+    if cache is None:
+        return None
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    if not torch.equal(rows, torch.arange(len(cache.layers[0].keys), device=rows.device)):
+        selected.batch_select_indices(rows)
+    return selected
+
+
+def completion_logits(
+    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_ids: Tensor, completion_ids: Tensor
+) -> Tensor:
+    """Logits that predict each completion token, with every prompt read once however many completions it has.
+
+    Args:
+        model: a causal language model of transformers.
+        prompt_ids: (P, L), padded on the left. prompt_mask: (P, L) bool, False on padding.
+        group_ids: (B,) the row of prompt_ids that a completion answers.
+        completion_ids: (B, C), padded on the right with anything.
+    Returns:
+        (B, C, V); behind a completion's end they mean nothing.
+    """
+    return model(**inputs_after(read_prompts(model, prompt_ids, prompt_mask), group_ids, completion_ids)).logits
+
+
+def completion_logprobs(
+    model: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    group_ids: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """token_logprobs and token_entropies of completion_logits, in nats, (B, C) each and 0 on padding; the first with gradient.
+
+    A prompt is read once, not once a completion; completions of a prompt that are the same token for token are scored once;
+    none is padded to more than twice its length; the head is applied only where a token counts, a chunk at a time.
+
+    Args:
+        completion_mask: (B, C) bool, True up to and including the first EOS. For the others see completion_logits.
+    """
+    batch = (prompt_ids, prompt_mask, group_ids, completion_ids)
+    if any(getattr(model.config.get_text_config(), name, None) for name in AFTER_THE_HEAD):
+        logits = completion_logits(model, *batch)
+        both = token_logprobs(logits, completion_ids, temperature), token_entropies(logits.detach(), temperature)
+        return tuple(torch.where(completion_mask, x, 0.0) for x in both)
+    rows = torch.cat([group_ids[:, None], torch.where(completion_mask, completion_ids, -1)], dim=1)
+    rows, row_of = torch.unique(rows, dim=0, return_inverse=True)
+    by_length = (rows[:, 1:] >= 0).sum(1).argsort(stable=True)
+    rows, row_of = rows[by_length], by_length.argsort()[row_of]
+    mask = rows[:, 1:] >= 0
+    prompts = read_prompts(model, prompt_ids, prompt_mask)
+    hidden, longest = [], 1
+    while longest < 2 * mask.shape[1]:
+        group = ((mask.sum(1) > longest // 2) & (mask.sum(1) <= longest)).nonzero()[:, 0]
+        if len(group):
+            inputs = inputs_after(prompts, rows[group, 0], rows[group, 1 : longest + 1].clamp(min=0))
+            hidden.append(model.base_model(**inputs)[0][mask[group, :longest]])
+        longest *= 2
+    head = model.get_output_embeddings()
+    flat = ChunkedHead.apply(torch.cat(hidden), head.weight, head.bias, rows[:, 1:][mask], temperature)
+    return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x)[row_of] for x in flat)
+
+
+class ChunkedHead(torch.autograd.Function):
+    """(N, D) hidden states and (N,) ids -> (N,) log-probs and (N,) entropies, without ever holding (N, V) logits.
+
+    The logits are made a chunk at a time, once forward and once more backward: a third more work for the head, whose memory
+    no longer grows with the number of tokens. The entropies carry no gradient. Always in the head's own precision.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, token_ids, temperature):
+        logprobs, entropies, normalizers = [], [], []
+        for part in _chunks(len(hidden), len(weight)):
+            logits = _logits(hidden[part], weight, bias, temperature)
+            normalizers.append(logits.logsumexp(-1, keepdim=True))
+            logits -= normalizers[-1]
+            logprobs.append(logits.gather(1, token_ids[part, None])[:, 0])
+            entropies.append(-(logits.exp() * logits).sum(1))
+        ctx.temperature, entropies = temperature, torch.cat(entropies)
+        ctx.save_for_backward(hidden, weight, bias, token_ids, torch.cat(normalizers))
+        ctx.mark_non_differentiable(entropies)
+        return torch.cat(logprobs), entropies
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        """d log p(token) / d logits = onehot(token) - p."""
+        hidden, weight, bias, token_ids, normalizers = ctx.saved_tensors
+        for_hidden, for_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for_bias = None if bias is None else torch.zeros_like(bias)
+        for part in _chunks(len(hidden), len(weight)):
+            pull = gradient[part, None] / ctx.temperature
+            for_logits = (_logits(hidden[part], weight, bias, ctx.temperature) - normalizers[part]).exp_().mul_(-pull)
+            for_logits.scatter_add_(1, token_ids[part, None], pull)
+            for_hidden[part] = for_logits @ weight
+            for_weight.addmm_(for_logits.T, hidden[part].to(weight.dtype))
+            if bias is not None:
+                for_bias += for_logits.sum(0)
+        return for_hidden, for_weight, for_bias, None, None
+
+
+def _chunks(num_tokens: int, vocabulary: int) -> list[slice]:
+    size = max(1, CELLS // vocabulary)
+    return [slice(start, start + size) for start in range(0, num_tokens, size)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return nn.functional.linear(hidden.to(weight.dtype), weight, bias).div_(temperature)

@@ -1,0 +1,108 @@
+"""The fast way to log-probs against the plain one: values and gradients, whatever is left out."""
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from minigrpo import scoring
+from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
+from minigrpo.scoring import ChunkedHead, completion_logits, completion_logprobs
+
+EOS = 256
+PROMPTS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
+# Of each prompt some; the second and the fourth are the same but for what stands behind the end.
+COMPLETIONS = {
+    0: [[11, 12, 13, 14, 15, 16, 17, 18, 19], [11, EOS, 1, 1, 1, 1, 1, 1, 1], [20, 21, 22, EOS, 0, 0, 0, 0, 0]],
+    1: [[11, EOS, 9, 9, 9, 9, 9, 9, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19]],
+    2: [[EOS, 5, 5, 5, 5, 5, 5, 5, 5], [20, 21, 22, 23, EOS, 0, 0, 0, 0]],
+}
+REPEATED = ([11, EOS, 77, 77, 77, 77, 77, 77, 77], 0)
+
+
+@pytest.fixture
+def batch():
+    """prompt_ids, prompt_mask, group_ids, completion_ids and their mask; the rows of a prompt do not stand together."""
+    width = max(map(len, PROMPTS))
+    prompt_ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS])
+    prompt_mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in PROMPTS])
+    rows = [(ids, group) for group, several in COMPLETIONS.items() for ids in several] + [REPEATED]
+    ids = torch.tensor([ids for ids, _ in rows])
+    return prompt_ids, prompt_mask, torch.tensor([group for _, group in rows]), ids, completion_mask(ids, EOS)
+
+
+def gradient(model, total):
+    model.zero_grad()
+    total.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("cells", [2**24, 257 * 3])
+def test_fast_is_plain_in_value_and_gradient(random_model, batch, temperature, cells, monkeypatch):
+    monkeypatch.setattr(scoring, "CELLS", cells)
+    model, (*inputs, ids, mask) = random_model.double(), batch
+    logits = completion_logits(model, *inputs, ids)
+    plain = torch.where(mask, token_logprobs(logits, ids, temperature), 0.0)
+    logprobs, entropies = completion_logprobs(model, *inputs, ids, mask, temperature)
+    torch.testing.assert_close(logprobs, plain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(entropies[mask], token_entropies(logits.detach(), temperature)[mask], rtol=1e-6, atol=0)
+    assert not entropies.requires_grad
+    weights = torch.randn(ids.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one, other = gradient(model, (plain * weights).sum()), gradient(model, (logprobs * weights).sum())
+    torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-12)
+
+
+def test_what_is_left_out(random_model, batch):
+    """Repeated rows, padding beyond twice a completion's length, and the head on padding."""
+    *_, mask = batch
+    read, scored = [], []
+
+    def note(module, args, inputs):
+        read.append(tuple((args[0] if args else inputs["input_ids"]).shape))
+
+    hook = random_model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    original = ChunkedHead.apply
+    ChunkedHead.apply = lambda hidden, *rest: scored.append(len(hidden)) or original(hidden, *rest)
+    try:
+        completion_logprobs(random_model, *batch)
+    finally:
+        ChunkedHead.apply = original
+        hook.remove()
+    prompts, *groups = read
+    assert prompts == (3, 4)  # all but the last token
+    assert groups == [(1, 1), (2, 2), (1, 4), (1, 8), (2, 9)]  # one token; two; four; five, of at most 8; nine
+    assert scored == [int(mask.sum()) - 2]  # without those of the row that is there twice
+
+
+def test_the_chunked_head_has_the_gradient_that_finite_differences_have():
+    generator = torch.Generator().manual_seed(0)
+    shapes = (7, 4), (11, 4), (11,)
+    hidden, weight, bias = (torch.randn(*s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes)
+    ids = torch.randint(11, (7,), generator=generator)
+    for offset in (bias, None):
+        assert torch.autograd.gradcheck(lambda h, w, b=offset: ChunkedHead.apply(h, w, b, ids, 0.7)[0], (hidden, weight))
+    assert torch.autograd.gradcheck(lambda b: ChunkedHead.apply(hidden, weight, b, ids, 0.7)[0], (bias,))
+
+
+def test_it_holds_one_chunk_of_logits_at_a_time(monkeypatch):
+    monkeypatch.setattr(scoring, "CELLS", 50)
+    sizes = []
+    original = scoring._logits
+    monkeypatch.setattr(scoring, "_logits", lambda *args: sizes.append(original(*args).numel()) or original(*args))
+    hidden, weight = torch.randn(23, 4, requires_grad=True), torch.randn(11, 4)
+    ChunkedHead.apply(hidden, weight, None, torch.zeros(23, dtype=torch.long), 1.0)[0].sum().backward()
+    assert max(sizes) <= 50
+    assert sum(sizes) == 2 * 23 * 11  # once forward, once backward
+
+
+def test_where_a_model_changes_the_logits_behind_its_head_they_are_taken_from_the_model(batch):
+    *inputs, ids, mask = batch
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(
+        Gemma2Config(vocab_size=257, num_key_value_heads=1, final_logit_softcapping=0.1, initializer_range=2.0, **sizes)
+    ).eval()
+    row = 3
+    text = torch.tensor([PROMPTS[1] + ids[row].tolist()])
+    plain = token_logprobs(shift_logits(model(text).logits, len(PROMPTS[1])), ids[row : row + 1])[0]
+    torch.testing.assert_close(completion_logprobs(model, *inputs, ids, mask)[0][row][mask[row]], plain[mask[row]])
