@@ -11,8 +11,9 @@ import torch
 
 import minigrpo.grading
 from minigrpo.config import BadInput
-from minigrpo.grading.compare import diagnose, first_failure, run
+from minigrpo.grading.compare import diagnose, diagnose_in_part, first_failure, run
 from minigrpo.grading.questions import Question
+from minigrpo.grading.symptoms import clearest
 
 _shown: dict[str, int] = {}  # how many hints of a question have been seen in this session
 
@@ -30,7 +31,7 @@ def questions(exercise: str | None = None) -> list[Question]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found: points, and where it failed a case in words, the first difference, and the likely cause."""
+    """What a check found: points, and where it failed a case in words, the first difference there, and what it comes from."""
 
     question: Question
     points: int
@@ -39,14 +40,19 @@ class Result:
     about: str | None = None
     difference: str | None = None
     cause: str | None = None
+    named: bool = True  # the cause is a mistake that is known; else what the numbers look like
+
+    @property
+    def label(self) -> str:
+        return "the likely cause" if self.named else "a closer look"
 
     def __repr__(self) -> str:
         head = f"{self.question.id} {self.question.name}: {self.points} of {self.question.points} points"
         if self.about is None:
-            return f"{head}, all {self.cases} cases pass."
+            return f"{head}, all {self.cases} cases pass." if self.cases > 1 else f"{head}."
         head += f", {self.passed} of {self.cases} cases pass"
         lines = [head, f"  the case:  {self.about}", f"  what differs:  {self.difference}"]
-        lines += [f"  the likely cause:  {self.cause}"] if self.cause else []
+        lines += [f"  {self.label}:  {self.cause}"] if self.cause else []
         return "\n".join([*lines, f'  more:  hint("{self.question.id}")'])
 
     def _repr_html_(self) -> str:
@@ -63,8 +69,8 @@ class Unanswered:
     question: Question
 
     def __repr__(self) -> str:
-        question = self.question
-        return f'{question.id} {question.name}: not answered yet ({question.points} points). hint("{question.id}")'
+        question, points = self.question, "1 point" if self.question.points == 1 else f"{self.question.points} points"
+        return f'{question.id} {question.name}: not answered yet ({points}). hint("{question.id}")'
 
 
 def check(function: Callable) -> Result | Unanswered:
@@ -92,12 +98,19 @@ def grade(question: Question, function: Callable, seed: int) -> Result | Unanswe
 
 
 def judge(question: Question, cases: list, outcomes: list) -> Result:
-    """Points for outcomes that all agree with the reference; else the first difference, and the cause if it is known."""
-    failed = first_failure(question, outcomes, cases)
-    if failed is None:
+    """Points for outcomes that all agree with the reference; else the case that shows most, what differs there, and why."""
+    found = [first_failure(question, [outcome], [case]) for outcome, case in zip(outcomes, cases, strict=True)]
+    failing = [number for number, failure in enumerate(found) if failure]
+    if not failing:
         return Result(question, question.points, len(cases), len(cases))
-    passed = sum(first_failure(question, [o], [c]) is None for o, c in zip(outcomes, cases, strict=True))
-    return Result(question, 0, passed, len(cases), failed[0].about, failed[1], diagnose(question, outcomes, cases))
+    named = seen = None
+    if not question.accepts:  # which has said it
+        given = question, outcomes, cases, failing
+        named = diagnose(*given) or diagnose_in_part(*given)
+        seen = named or clearest(*given)
+    shown, cause = seen or (failing[0], None)
+    case, sentence = found[shown]
+    return Result(question, 0, len(cases) - len(failing), len(cases), case.about, sentence, cause, named is not None)
 
 
 class Hint(str):

@@ -55,14 +55,20 @@ def difference(wanted: Outcome, got: Outcome) -> str | None:
 
 
 def _first_difference(want: Tensor, have: Tensor) -> str | None:
-    want, have = want.to(torch.float64), have.to(torch.float64)
-    tolerance = ABSOLUTE + RELATIVE * want.abs()
-    wrong = ~((want - have).abs() <= tolerance) & ~(want.isnan() & have.isnan()) & ~(want == have)
+    wrong = wrong_places(want, have)
     if not wrong.any():
         return None
     place = tuple(wrong.nonzero()[0].tolist())
     where = f" at {place if len(place) > 1 else place[0]}" if place else ""
     return f"is {_number(have[place])}{where}, wanted is {_number(want[place])}"
+
+
+def wrong_places(want: Tensor, have: Tensor, slack: float = 1.0) -> Tensor:
+    """Two tensors of one shape -> bool of that shape, True where they differ by more than ``slack`` times rounding."""
+    want, have = want.to(torch.float64), have.to(torch.float64)
+    tolerance = slack * (ABSOLUTE + RELATIVE * want.abs())
+    near = want.isfinite() & ((want - have).abs() <= tolerance)  # everything is within an infinite tolerance
+    return ~(near | (want.isnan() & have.isnan()) | (want == have))
 
 
 def _number(value: Tensor) -> str:
@@ -73,15 +79,55 @@ def _number(value: Tensor) -> str:
 def first_failure(question: Question, outcomes: list[Outcome], cases: list[Case]) -> tuple[Case, str] | None:
     """The first case that fails, and why."""
     for case, got in zip(cases, outcomes, strict=True):
-        sentence = difference(run(question.reference, case), got)
+        if question.accepts and got.values is not None:
+            sentence = question.accepts(got.values)
+        else:
+            sentence = difference(run(question.reference, case), got)
         if sentence:
             return case, sentence
     return None
 
 
-def diagnose(question: Question, outcomes: list[Outcome], cases: list[Case]) -> str | None:
-    """What a known mistake says, if its outcomes are these on *all* cases."""
+def diagnose(question: Question, outcomes: list[Outcome], cases: list[Case], failing: list[int]) -> tuple[int, str] | None:
+    """What a known mistake says, if its outcomes are these on *all* cases, with the first case that fails."""
     for mistake in question.mistakes:
         if all(same(run(mistake.function, case), got) for case, got in zip(cases, outcomes, strict=True)):
-            return mistake.says
+            return failing[0], mistake.says
     return None
+
+
+def diagnose_in_part(
+    question: Question, outcomes: list[Outcome], cases: list[Case], failing: list[int]
+) -> tuple[int, str] | None:
+    """The known mistake whose outcomes came on most of the failing cases, alone, with the first of these cases."""
+    explained: dict[str, list[int]] = {}
+    for number in failing:
+        got, wanted = outcomes[number], run(question.reference, cases[number])
+        if not _says_something(wanted, got):
+            continue
+        named = [m for m in question.mistakes if same(run(m.function, cases[number]), got)]
+        if len(named) == 1:  # two that agree on this case cannot be told apart by it
+            explained.setdefault(named[0].says, []).append(number)
+    if not explained:
+        return None
+    says, numbers = max(explained.items(), key=lambda item: len(item[1]))
+    others = len(failing) - len(numbers)
+    elsewhere = f" In {others} other {'case' if others == 1 else 'cases'} something else is wrong, too." if others else ""
+    return numbers[0], f"on this case: {says}{elsewhere}"
+
+
+def _says_something(wanted: Outcome, got: Outcome) -> bool:
+    """Whether a number is clearly wrong. Any mistake can end in NaN, and any may come near in what is hardly wrong."""
+    if got.values is None or len(got.values) != len(wanted.values):
+        return False
+    pairs = [*zip(wanted.values, got.values, strict=True), *gradient_pairs(wanted, got)]
+    return any(w.shape != g.shape or (wrong_places(w, g, slack=10) & g.isfinite()).any() for w, g in pairs)
+
+
+def gradient_pairs(wanted: Outcome, got: Outcome) -> list[tuple[Tensor, Tensor]]:
+    """The wanted gradients beside those that came; where none flows, that is a gradient of 0."""
+    wants, pairs = wanted.gradients or [], []
+    for want, have in zip(wants, got.gradients or [None] * len(wants), strict=False):
+        zero = torch.zeros_like(next((one for one in (want, have) if one is not None), torch.zeros(())))
+        pairs.append((zero if want is None else want, zero if have is None else have))
+    return pairs

@@ -1,0 +1,207 @@
+"""What is said of wrong numbers: a planted symptom is seen, random numbers have none, and every sentence is true."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from minigrpo.grading.check import grade, questions
+from minigrpo.grading.compare import diagnose_in_part, run
+from minigrpo.grading.questions import Case
+from minigrpo.grading.symptoms import symptom
+from minigrpo.grading.worker import LARGEST, Outcome
+from tests.tools.claims import is_true
+
+quick = settings(max_examples=40, deadline=None)
+shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=3, max_side=6)
+
+
+def drawn(shape, seed):
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return numbers + 0.01 * numbers.sign()  # none so small that 0 would do for it
+
+
+def said(want, have):
+    """The sentence about one result, which must be true."""
+    wanted, got = Outcome([want]), Outcome([have])
+    seen = symptom(wanted, got)
+    assert seen is None or is_true(seen[1], wanted, got), (seen, want, have)
+    return seen and seen[1]
+
+
+def replaced(want, row, value):
+    have = want.clone()
+    have[row] = value
+    return have
+
+
+PLANTED = {
+    "every number is minus the wanted one": lambda want: -want,
+    "every number is 3 times the wanted one": lambda want: 3 * want,
+    "every number is -1/4 times the wanted one: look for a factor too many or too few, and for": lambda want: -want / 4,
+    "every number is 1.3 times": lambda want: want * 1.3,
+    "every number is 0:": lambda want: 0 * want,
+    "times a number of its own": lambda want: want * torch.arange(2, 2 + len(want)).unsqueeze(1),
+    "every number is 0.7 above the wanted one": lambda want: want + 0.7,
+    "in each row all numbers are off by the same amount": lambda want: want - want.mean(1, keepdim=True),
+    "every number is exp of the wanted one": lambda want: want.exp(),
+    "every number is 1 over the wanted one": lambda want: 1 / want,
+    "one place too late along axis 1": lambda want: want.roll(1, 1),
+    "one place too early along axis 0": lambda want: torch.cat([want[1:], torch.ones_like(want[:1])]),
+    "in reverse order along axis 1": lambda want: want.flip(1),
+    "all there, but at other places": lambda want: want.flatten()[torch.arange(want.numel()).roll(2)].reshape(want.shape),
+    "NaN stands where a number is wanted, only at row 1:": lambda want: replaced(want, 1, torch.nan),
+    "infinity stands where a number is wanted, only at the last row:": lambda want: replaced(want, -1, -torch.inf),
+    "every number is -0.5, and different ones are wanted": lambda want: torch.full_like(want, -0.5),
+    "only at row 0 (too large)": lambda want: replaced(want, 0, want[0] + 1 + torch.rand(len(want[0]))),
+    "only at row 1) is 2 times the wanted one": lambda want: replaced(want, 1, 2 * want[1]),
+    "an axis is missing": lambda want: want.sum(1),
+    "an axis too many": lambda want: want.unsqueeze(0),
+    "along axis 1 there are": lambda want: want[:, 1:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", PLANTED)
+@given(shape=shapes, seed=st.integers(0, 2**31))
+@quick
+def test_a_planted_symptom_is_seen_for_what_it_is(words, shape, seed):
+    want = drawn(shape, seed)
+    sentence = said(want, PLANTED[words](want))
+    assert words in sentence, sentence
+
+
+@given(shape=shapes, seed=st.integers(0, 2**31))
+@quick
+def test_random_numbers_have_no_symptom_but_their_count(shape, seed):
+    want, have = drawn((2, *shape), seed)
+    assert said(want, have).startswith(f"wrong are all {want.numel()} numbers")
+
+
+def test_what_is_wanted_tells_too():
+    want = torch.tensor([[0.5, 0.0, 0.0], [0.25, 1.5, 0.0]], dtype=torch.float64)
+    have = torch.where(want == 0, drawn((2, 3), 0), want)
+    assert "each wrong number (3 of 6, only at columns 1 and 2) stands where 0 is wanted" in said(want, have)
+    assert "1 is wanted everywhere here" in said(torch.ones(2, 3), have)
+    assert "infinity is wanted" in said(replaced(want, 0, torch.inf), want)
+    assert "NaN is wanted" in said(replaced(want, 0, torch.nan), want)
+    assert "rows and columns are exchanged" in said(drawn((3, 3), 1), drawn((3, 3), 1).T)
+
+
+def test_a_lone_number_is_no_multiple_unless_of_a_simple_one():
+    want = torch.tensor([[0.5, 0.3], [0.2, 0.4]], dtype=torch.float64)
+    assert "is 3 times" in said(want, replaced(want, (0, 0), 1.5))
+    assert said(want, replaced(want, (0, 0), 0.7)).startswith(
+        "wrong are 1 of 4 numbers, only at row 0, only at column 0 (too large)"
+    )
+    assert said(want[0, 0], want[0, 0] + 0.2).startswith("the number is too large, by 0.2:")
+
+
+def test_random_small_numbers_beside_a_large_one_are_not_alike():
+    want, have = 1e-3 * drawn((2, 3, 5), 0)
+    want[0, 0], have[0, 0] = 100.0, 200.0
+    assert said(want, have).startswith("wrong are all 15 numbers")
+
+
+def test_places_along_three_axes_are_told_by_axis():
+    want = drawn((2, 3, 7), 0)
+    sentence = said(want, replaced(want, (1, slice(2)), 2 * want[1, :2]))
+    assert "(14 of 42, only at the last axis-0 place, only at axis-1 places 0 and 1) is 2 times" in sentence
+
+
+def test_booleans_are_told_in_their_own_words():
+    mask = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    assert said(mask, ~mask) == "True and False are exchanged."
+    late = torch.tensor([[True, True, True, False], [True, True, False, False]])
+    assert "one place too late along axis 1" in said(mask, late)
+    assert said(mask, replaced(mask, 0, False)).startswith("False stands where True is wanted, 2 of 8 times, only at row 0")
+    both = torch.tensor([[True, False, False, True], [True, False, True, False]])
+    assert "True is wanted 1 of these times, and False 2 times" in said(mask, both)
+
+
+@pytest.mark.parametrize(("part", "words"), [(0.0, "is 0"), (0.5, "is 1/2 times"), (-1.0, "is minus"), (4.0, "is 4 times")])
+def test_a_right_value_with_a_wrong_gradient_is_told_apart(part, words):
+    case = Case("", {"x": drawn((3, 5), 0)}, gradient=("x",))
+    wanted, got = run(lambda x: x**2, case), run(lambda x: (1 - part) * (x**2).detach() + part * x**2, case)
+    sentence = symptom(wanted, got, case.gradient)[1]
+    assert sentence.startswith(f"the value is right, but in its gradient, every number {words}")
+    assert is_true(sentence, wanted, got)
+
+
+def test_a_right_gradient_with_a_wrong_value_is_said_where_nothing_clearer_is():
+    case = Case("", {"x": drawn((3, 5), 0)}, gradient=("x",))
+    wanted, got = run(lambda x: x**2, case), run(lambda x: x**2 + drawn((3, 5), 1), case)
+    assert "the gradient is right" in symptom(wanted, got, case.gradient)[1]
+    assert is_true(symptom(wanted, got, case.gradient)[1], wanted, got)
+
+
+def test_of_several_results_the_right_ones_are_named():
+    a, b, c = drawn((3, 2, 2), 0)
+    seen = symptom(Outcome([a, b, c]), Outcome([a, -b, c]))[1]
+    assert seen.startswith("in result 2 (1 and 3 are right), every number is minus")
+
+
+numbers = st.floats(width=32) | st.sampled_from([0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 1e300, 1e-300])
+kinds = st.sampled_from([torch.float64, torch.float32, torch.int64, torch.bool])
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_whatever_comes_nothing_raises_and_what_is_said_is_true(data):
+    def tensor(shape):
+        values = torch.from_numpy(data.draw(hnp.arrays(np.float64, shape, elements=numbers)))
+        kind = data.draw(kinds)
+        return (values if kind.is_floating_point else values.nan_to_num().clamp(-9, 9)).to(kind)
+
+    shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+    other = shape if data.draw(st.booleans()) else data.draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    with np.errstate(all="ignore"):
+        said(tensor(shape), tensor(other))
+
+
+def test_the_largest_result_and_none_are_no_trouble():
+    large = drawn((2, LARGEST // 2), 0)
+    assert said(large, large.flip(1)) == "the wanted numbers stand in reverse order along axis 1."
+    assert symptom(Outcome([large]), Outcome(None, error="RuntimeError")) is None
+    assert symptom(Outcome([large]), Outcome([large, large])) is None
+    assert symptom(Outcome([large]), Outcome([large])) is None
+
+
+def with_one_mistake(question, wrong):
+    mistake = replace(question.mistakes[0], function=lambda x: x + wrong)
+    return replace(question, reference=lambda x: x, mistakes=(mistake,))
+
+
+def test_noise_is_no_known_mistake():
+    """A wrong version with noise on it, and a right one with hardly any, are not taken for what they are near to."""
+    question = next(question for question in questions() if question.name == "kl_k3")
+    for mistake in question.mistakes:
+        result = grade(question, lambda *args, wrong=mistake.function: wrong(*args) * 1.001 + 0.001, 0)
+        assert not result.named
+        assert result.label == "a closer look"
+    case = Case("", {"x": torch.zeros(4, dtype=torch.float64)})
+    for size, named in ((4e-6, False), (0.1, True)):
+        outcome = run(lambda x, size=size: x + size, case)
+        found = diagnose_in_part(with_one_mistake(question, size + 1e-6), [outcome], [case], [0])
+        assert (found is not None) == named
+
+
+def test_a_mistake_that_ends_in_nan_is_not_named_by_its_nan_alone():
+    question = next(question for question in questions() if question.name == "kl_k3")
+    case = Case("", {"x": torch.ones(4, dtype=torch.float64)})
+    nan = run(lambda x: x * torch.nan, case)
+    assert diagnose_in_part(with_one_mistake(question, torch.nan), [nan], [case], [0]) is None
+
+
+def test_an_error_in_the_first_case_is_not_hidden_behind_the_numbers_of_another():
+    question = next(question for question in questions() if question.name == "kl_k3")
+
+    def wrong(logprobs, ref_logprobs):
+        return logprobs.nonsense() if logprobs.numel() > 1 else logprobs + 5
+
+    result = grade(question, wrong, 0)
+    assert "AttributeError" in result.difference
+    assert result.cause is None
