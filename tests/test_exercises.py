@@ -1,14 +1,18 @@
 """The exercises: written from the solutions, complete, running untouched, and worth 100 points."""
 
+import inspect
 import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
-from minigrpo.grading.check import exercises, grade, questions
+from minigrpo.grading import shipped
+from minigrpo.grading.check import exercises, grade, judge, questions
+from minigrpo.grading.submission import outcome_of
 from tests.tools.build_notebooks import EXERCISES, SOLUTIONS, exercise_of, from_source
 
 NAMES = sorted(path.stem for path in (SOLUTIONS / "src").glob("*.py"))
@@ -91,6 +95,125 @@ def test_the_learners_notebook_needs_only_torch_and_check():
         assert imported <= {"torch", "minigrpo", "math"}
         for line in re.findall(r"^from minigrpo.*$", code, re.MULTILINE):
             assert line == "from minigrpo import check, hint"
+
+
+# --- ex07: inputs on which a bug shows ----------------------------------------------------------------------------------
+
+BUGS = {
+    "kl": shipped.KL,
+    "clip": shipped.CLIP,
+    "mean": shipped.MEAN,
+    "mask": shipped.EOS,
+    "logprobs": shipped.TEMPERED,
+    "ratio": shipped.STALE,
+}
+NATS = -torch.rand(2, 3) - 0.1
+ROW, IDS, SOME = torch.tensor([[1.5, -2.0, 0.5]]), torch.tensor([[3, 1, 6, 0]]), torch.tensor([[True, True, False]])
+LOGITS, TOKEN, UPDATES = torch.tensor([[[1.0, 0.0, 2.0]]]), torch.tensor([[0]]), -torch.rand(4, 2, 3) - 0.1
+NOTHING_SHOWS = [
+    ("kl", (NATS, NATS), "both give 0, 0, 0, 0 ...: take a token that"),
+    ("clip", (torch.ones(1, 3), torch.tensor([[2.0]]), 0.2), "both give -2, -2, -2: take a ratio"),
+    ("clip", (ROW.abs(), torch.zeros(1, 1), 0.2), "an advantage that is not 0"),
+    ("mean", (ROW, torch.ones(1, 3, dtype=torch.bool)), "both give 0"),
+    ("mean", (ROW, torch.zeros(1, 3, dtype=torch.bool)), "some tokens count and some"),
+    ("mask", (IDS, 6, 0), "both give 1, 1, 1, 0: take a completion that ends"),
+    ("mask", (torch.tensor([[3, 1, 4]]), 6, 6), "pad is EOS"),
+    ("logprobs", (LOGITS, TOKEN, 1.0), "a temperature clearly other than 1"),
+    ("logprobs", (LOGITS, TOKEN, 1.0001), "a temperature clearly other than 1"),  # could be rounding
+    ("logprobs", (torch.zeros(1, 1, 1), TOKEN, 0.5), "more than one token"),
+    ("ratio", (UPDATES, 4), "a second rollout"),
+    ("ratio", (UPDATES, 1), "two updates a rollout"),
+    ("ratio", (UPDATES[:1].expand(4, 2, 3), 2), "whose log-probs are others"),
+]
+NO_INPUT = [
+    ("kl", (NATS, -NATS), "wanted: log-probs (floats, none above 0"),
+    ("kl", (NATS, NATS[:1]), "ref_logprobs has the shape (1, 3), wanted is (B, C) with B = 2"),
+    ("kl", (NATS[0], NATS[0]), "logprobs has the shape (3,), wanted is (B, C)"),
+    ("kl", (NATS, NATS * torch.nan), "ref_logprobs holds nan"),
+    ("kl", (NATS, NATS * 1e30), "not finite: take smaller"),
+    ("kl", (-0.5, -1.0), "the result holds 1 arguments, wanted are 2, a tuple of logprobs, ref_logprobs"),
+    ("kl", ([[-0.5]], [[-1.0]]), "logprobs has the shape (1,)"),  # lists fall apart
+    ("kl", (torch.empty(0, 3), torch.empty(0, 3)), "logprobs holds 0 numbers"),
+    ("kl", (-torch.ones(40, 40), -2 * torch.ones(40, 40)), "at most 1000"),
+    ("clip", (ROW, torch.ones(1, 1), 0.2), "ratio holds -2; wanted: ratios of probabilities"),
+    ("clip", (ROW.abs(), torch.ones(1), 0.2), "advantages has the shape (1,), wanted is (B, 1)"),
+    ("clip", (ROW.abs(), torch.ones(1, 3), 0.2), "advantages has the shape (1, 3), wanted is (B, 1)"),
+    ("clip", (ROW.abs(), torch.ones(1, 1), 1.0), "epsilon holds 1; wanted: a number between 0 and 1"),
+    ("clip", (ROW.abs(), torch.ones(1, 1), torch.tensor([0.2])), "epsilon has the shape (1,), wanted is a number"),
+    ("mean", (ROW, SOME.float()), "completion_mask has the dtype float32; wanted: True and False"),
+    ("mean", (ROW.long(), SOME), "values has the dtype int64"),
+    ("mask", (IDS, 6, 6), "in completion_ids 0 stands behind the first EOS (6); wanted there: nothing but padding"),
+    ("mask", (-IDS, 6, 6), "completion_ids holds -3"),
+    ("mask", (IDS.float(), 6, 6), "completion_ids has the dtype float32"),
+    ("mask", (IDS, 6.5, 0), "eos_token_id holds 6.5"),
+    ("logprobs", (LOGITS, TOKEN + 3, 0.5), "token_ids holds 3, and the logits know only the tokens 0 to 2"),
+    ("logprobs", (LOGITS, TOKEN, 0.0), "temperature holds 0"),
+    ("logprobs", (LOGITS, TOKEN, float("inf")), "temperature holds inf"),
+    ("ratio", (UPDATES, 2.5), "num_iterations holds 2.5"),
+    ("ratio", (UPDATES, 0), "num_iterations holds 0"),
+    ("ratio", (UPDATES[0], 2), "wanted is (U, B, C)"),
+]
+SHOWS = [
+    ("kl", (NATS, 3 * NATS)),
+    ("clip", (torch.tensor([[1.0], [0.5]]), torch.tensor([[1.0], [-1.0]]), 0.2)),
+    ("mean", (0 * ROW, SOME)),  # both give 0, but not the same gradient
+    ("mask", (torch.tensor([[3, 0, 6, 0]]), 6, 0)),  # the policy wrote padding's token itself
+    ("logprobs", (LOGITS.double(), TOKEN.int(), torch.tensor(2))),
+    ("ratio", (UPDATES, 3)),
+]
+
+
+def shown(name, answer):
+    return grade(next(q for q in questions("ex07") if q.name == f"shows_{name}"), lambda: answer, 0)
+
+
+@pytest.mark.parametrize(("name", "answer", "said"), NOTHING_SHOWS + NO_INPUT)
+def test_an_input_that_shows_nothing_or_is_none_is_refused_in_a_sentence(name, answer, said):
+    result = shown(name, answer)
+    assert (result.points, result.cause) == (0, None)
+    assert said in result.difference
+
+
+@pytest.mark.parametrize(("name", "answer"), SHOWS)
+def test_any_input_on_which_the_bug_shows_will_do(name, answer):
+    assert shown(name, answer).points == 1
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
+def test_whatever_comes_as_an_input_the_answer_is_a_sentence(bug):
+    count = len(bug.args)
+    odd = [
+        torch.tensor(3),
+        torch.ones((1,) * 70),
+        torch.ones(0, 10**9),
+        torch.full((1, 1, 1), torch.inf),
+        torch.full((1, 1), 2**62),
+        torch.full((1, 1, 1), -1e308, dtype=torch.float64),
+        torch.tensor(2.0**62, dtype=torch.float64),
+        torch.ones(1, 1, dtype=torch.complex64),
+        torch.ones(1, 1, dtype=torch.float16),
+        torch.ones(2, 2).to_sparse(),
+        torch.ones(1, 1, device="meta"),
+    ]
+    for values in [[], odd, *([value] * count for value in odd), *([odd[4], value, value][:count] for value in odd)]:
+        assert bug.accepts(values) is None or " " in bug.accepts(values)
+        assert bug.accepts(values)
+
+
+@pytest.mark.parametrize("reply", [{}, {"error": None, "changed": "x"}, {"error": "e", "changed": None}, {"values": None}])
+def test_a_workers_odd_reply_shows_no_bug(reply):
+    for question in (q for q in questions("ex07") if q.accepts):
+        cases = question.cases(torch.Generator())
+        assert judge(question, cases, [outcome_of(reply, 0)]).points == 0
+
+
+def test_the_notebook_holds_the_functions_that_the_grader_runs():
+    code = [cell.source.strip() for cell in read(EXERCISES, "ex07_bugs").cells if cell.cell_type == "code"]
+    for name, bug in BUGS.items():
+        assert bug.shipped.__name__ == f"shipped_{name}"
+        assert inspect.getsource(bug.shipped).strip() in code
+        right = next(q for q in questions("ex07") if q.name == f"fixed_{name}").reference
+        assert right is bug.right
 
 
 def test_no_path_leads_out_of_the_course():

@@ -141,7 +141,7 @@ def test_a_folder_gives_a_row_a_person_whatever_was_handed_in(submissions, tmp_p
     assert cli.main(["grade", str(submissions), "--format", "csv", "--output", str(out), "--seed", "7"]) == 0
     rows = {row["person"]: row for row in csv.DictReader(io.StringIO(out.read_text(encoding="utf-8")))}
     assert set(rows) == {"ann", "bob", "eve"}
-    assert (rows["ann"]["ex03"], rows["bob"]["ex03"], rows["eve"]["ex03"]) == ("16", "0", "0")
+    assert (rows["ann"]["ex03"], rows["bob"]["ex03"], rows["eve"]["ex03"]) == ("14", "0", "0")
     assert "is not JSON" in rows["eve"]["problems"]
     assert rows["ann"]["isolation"] == "bubblewrap"
 
@@ -154,11 +154,11 @@ def test_every_format_holds_the_same_points(submissions, capsys):
         assert cli.main(["grade", ann, "--format", form]) == 0
         texts[form] = capsys.readouterr().out
     assert texts["table"].startswith("isolated by: bubblewrap")
-    assert "16 of 16 points" in texts["table"]
-    assert json.loads(texts["json"])["submissions"][0]["points"] == 16
+    assert "14 of 14 points" in texts["table"]
+    assert json.loads(texts["json"])["submissions"][0]["points"] == 14
     assert len(ElementTree.fromstring(texts["junit"]).findall(".//testcase")) == 6
     scope = json.loads(texts["gradescope"])
-    assert sum(test["score"] for test in scope["tests"]) == scope["score"] == 16
+    assert sum(test["score"] for test in scope["tests"]) == scope["score"] == 14
     assert all({"name", "score", "max_score", "output", "status"} <= set(test) for test in scope["tests"])
 
 
@@ -167,7 +167,7 @@ def test_the_exit_code_is_that_of_the_bar(submissions, capsys):
     bob = str(submissions / "bob" / "ex03_kl.ipynb")
     assert cli.main(["grade", bob]) == 0
     assert cli.main(["grade", bob, "--min-score", "1"]) == 1
-    assert cli.main(["grade", str(submissions / "ann"), "--min-score", "16"]) == 0
+    assert cli.main(["grade", str(submissions / "ann"), "--min-score", "14"]) == 0
     assert cli.main(["grade", "nowhere"]) == 2
     assert "There is no 'nowhere' to grade" in capsys.readouterr().err
 
@@ -181,7 +181,7 @@ def test_a_wrong_answer_is_told_its_cause_from_outside_too(tmp_path, capsys):
     (tmp_path / "ex03_mine.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     assert cli.main(["grade", str(tmp_path / "ex03_mine.ipynb")]) == 0
     said = capsys.readouterr().out
-    assert "14 of 16 points" in said
+    assert "13 of 14 points" in said
     assert "The likely cause:" in said
 
 

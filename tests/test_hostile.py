@@ -646,7 +646,7 @@ FILES = {
 def test_no_notebook(arena, tmp_path, name):
     (tmp_path / "ex01_x.ipynb").write_bytes(FILES[name])
     report = arena(tmp_path / "ex01_x.ipynb")
-    assert (report.points, report.of, len(report.graded)) == (0, 14, 5)
+    assert (report.points, report.of, len(report.graded)) == (0, 12, 5)
 
 
 def test_no_plain_file(arena, tmp_path):

@@ -36,7 +36,7 @@ def _shift_cases(generator):
 SHIFT = Question(
     id="ex01.1",
     name="shift_logits",
-    points=3,
+    points=2,
     cases=_shift_cases,
     reference=package.shift_logits,
     hints=(
@@ -276,7 +276,7 @@ def _log_of_softmax_entropy(logits, temperature=1.0):
 ENTROPIES = Question(
     id="ex01.4",
     name="token_entropies",
-    points=3,
+    points=2,
     cases=_entropy_cases,
     reference=package.token_entropies,
     hints=(

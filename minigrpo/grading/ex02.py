@@ -62,7 +62,7 @@ def _in_group_order(rewards, group_ids):
 GROUP = Question(
     id="ex02.1",
     name="group_advantages",
-    points=4,
+    points=3,
     cases=_group_cases,
     reference=package.compute_advantages,
     hints=(
@@ -285,7 +285,7 @@ def _mean_of_those_that_spoke(scores, weights=None):
 COMBINE = Question(
     id="ex02.3",
     name="combine",
-    points=3,
+    points=2,
     cases=_combine_cases,
     reference=package_rewards.combine,
     hints=(

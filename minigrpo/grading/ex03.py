@@ -117,7 +117,7 @@ QUESTIONS = (
     Question(
         id="ex03.1",
         name="kl_k1",
-        points=2,
+        points=1,
         cases=_pair_cases,
         reference=package.kl_k1,
         hints=(
@@ -161,7 +161,7 @@ QUESTIONS = (
     Question(
         id="ex03.2",
         name="kl_k2",
-        points=2,
+        points=1,
         cases=_pair_cases,
         reference=package.kl_k2,
         hints=(

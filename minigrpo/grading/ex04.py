@@ -223,7 +223,7 @@ QUESTIONS = (
     Question(
         id="ex04.1",
         name="importance_ratio",
-        points=4,
+        points=3,
         cases=_ratio_cases,
         reference=package.importance_ratio,
         hints=(
@@ -463,7 +463,7 @@ QUESTIONS = (
     Question(
         id="ex04.5",
         name="micro_batch_loss",
-        points=4,
+        points=3,
         cases=_micro_cases,
         reference=_micro,
         hints=(

@@ -136,7 +136,7 @@ QUESTIONS = (
     Question(
         id="ex05.1",
         name="sample_step",
-        points=3,
+        points=2,
         cases=_sample_cases,
         reference=_sample,
         hints=(

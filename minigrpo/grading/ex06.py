@@ -272,6 +272,12 @@ QUESTIONS = (
                 _weighted(_optimum_weights, lambda p, mask: (p * mask).sum(1) / mask.sum(1).clamp(min=1)),
             ),
             Mistake(
+                "mean over tokens, NaN where none counts",
+                "each response's log-likelihood was divided by its length, which makes short responses too heavy, and one "
+                "without tokens 0 / 0. The log-prob of a response is the sum over its tokens: divide by nothing.",
+                _weighted(_optimum_weights, lambda p, mask: (p * mask).sum(1) / mask.sum(1)),
+            ),
+            Mistake(
                 "padding counts",
                 "the padding was summed too. Only the tokens with completion_mask True belong to the response.",
                 _weighted(_optimum_weights, lambda p, mask: p.sum(1)),
@@ -305,7 +311,7 @@ QUESTIONS = (
     Question(
         id="ex06.4",
         name="bradley_terry_loss",
-        points=3,
+        points=2,
         cases=_pair_cases,
         reference=reward_model.bradley_terry_loss,
         hints=(

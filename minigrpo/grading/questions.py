@@ -29,7 +29,8 @@ class Case:
 class Question:
     """A function that the learner writes.
 
-    ``cases`` draws inputs from a generator, so that no two checks see the same numbers; ``reference`` is the answer.
+    ``cases`` draws inputs from a generator, so that no two checks see the same numbers; ``reference`` is the answer, or one of
+    many where ``accepts`` judges them.
     """
 
     id: str  # "ex03.2"
@@ -39,6 +40,7 @@ class Question:
     reference: Callable
     hints: tuple[str, ...]
     mistakes: tuple[Mistake, ...] = ()
+    accepts: Callable[[list[Tensor]], str | None] | None = None  # where many answers are right: what is wrong with one, or None
 
 
 # --- inputs such as a real policy gives -------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def _one(question: Question, session: _Session, seed: int) -> Graded:
 
 
 def _sentence(result: Result) -> str:
-    cause = f" The likely cause: {result.cause}" if result.cause else ""
+    cause = f" {result.label.capitalize()}: {result.cause}" if result.cause else ""
     return f"With {result.about}: {result.difference}.{cause}"
 
 

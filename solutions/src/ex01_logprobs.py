@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 1 · Log-probs
 #
-# Five questions, 14 points, about 30 minutes. Read notebook [01](../notebooks/01_logprobs.ipynb) first.
+# Five questions, 12 points, about 30 minutes. Read notebook [01](../notebooks/01_logprobs.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex01.1")` helps; called again it says
@@ -13,7 +13,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex01.1 · The shift (3 points, 5 minutes, difficulty 1)
+# ## ex01.1 · The shift (2 points, 5 minutes, difficulty 1)
 #
 # A causal language model's logits at position t predict token **t + 1**. Given the logits of prompt and completion, return
 # those that predict each completion token. Who gets this wrong trains on numbers that belong to other tokens, and nothing
@@ -106,7 +106,7 @@ def completion_mask(completion_ids, eos_token_id):
 check(completion_mask)
 
 # %% [markdown]
-# ## ex01.4 · Entropy (3 points, 6 minutes, difficulty 2)
+# ## ex01.4 · Entropy (2 points, 6 minutes, difficulty 2)
 #
 # How undecided was the policy at each token? The entropy is the mean of minus the log-prob over all tokens that might have
 # stood there, each weighted with its probability under softmax(logits / temperature). It is the first number to look at when
@@ -174,5 +174,5 @@ check(tempered_ratio)
 # %% [markdown]
 # ## Done
 #
-# 14 points: 3 + 3 + 3 + 3 + 2. On to [notebook 02](../notebooks/02_advantages.ipynb), or to
+# 12 points: 2 + 3 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_advantages.ipynb), or to
 # [exercise 2](ex02_advantages.ipynb).

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 2 · Advantages
 #
-# Four questions, 15 points, about 35 minutes. Read notebook [02](../notebooks/02_advantages.ipynb) first.
+# Four questions, 13 points, about 35 minutes. Read notebook [02](../notebooks/02_advantages.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares the values, and says what differs. `hint("ex02.1")` helps; called again it says more.
@@ -13,7 +13,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex02.1 · Better than the group (4 points, 8 minutes, difficulty 2)
+# ## ex02.1 · Better than the group (3 points, 8 minutes, difficulty 2)
 #
 # Rows with the same group id answer the same prompt. Return each reward minus the mean of its group, over the standard
 # deviation of its group plus 1e-4. The standard deviation is the **sample's** (divided by n - 1), and the 1e-4 is added
@@ -95,7 +95,7 @@ def compute_advantages(rewards, group_ids, *, scale_rewards="group"):
 check(compute_advantages)
 
 # %% [markdown]
-# ## ex02.3 · Several reward functions (3 points, 6 minutes, difficulty 2)
+# ## ex02.3 · Several reward functions (2 points, 6 minutes, difficulty 2)
 #
 # F reward functions have scored B completions. Return one reward a completion: the weighted sum of its scores. A score of NaN
 # means that this function abstained; leave its term out. Where **every** function abstained the reward is NaN, not 0: 0 would
@@ -177,4 +177,4 @@ check(process_advantages)
 # %% [markdown]
 # ## Done
 #
-# 15 points: 4 + 4 + 3 + 4. On to [notebook 03](../notebooks/03_kl.ipynb), or to [exercise 3](ex03_kl.ipynb).
+# 13 points: 3 + 4 + 2 + 4. On to [notebook 03](../notebooks/03_kl.ipynb), or to [exercise 3](ex03_kl.ipynb).

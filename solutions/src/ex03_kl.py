@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 3 · KL
 #
-# Six questions, 16 points, about 45 minutes. Read notebook [03](../notebooks/03_kl.ipynb) first.
+# Six questions, 14 points, about 45 minutes. Read notebook [03](../notebooks/03_kl.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex03.1")` helps, called again it says
@@ -13,7 +13,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex03.1 · The log-ratio, k1 (2 points, 5 minutes, difficulty 1)
+# ## ex03.1 · The log-ratio, k1 (1 point, 5 minutes, difficulty 1)
 #
 # KL(policy || reference) is the mean of log(policy / reference) over tokens that the policy drew. So the log-ratio of a single
 # drawn token is an estimate already: **k1**. Return it for every token. Turned round, it estimates minus the KL, and the
@@ -42,7 +42,7 @@ def kl_k1(logprobs, ref_logprobs):
 check(kl_k1)
 
 # %% [markdown]
-# ## ex03.2 · Half the square, k2 (2 points, 5 minutes, difficulty 1)
+# ## ex03.2 · Half the square, k2 (1 point, 5 minutes, difficulty 1)
 #
 # **k2** is half the square of the log-ratio. Its value is not the KL, not even on average. Its gradient is worth having: the
 # log-ratio times the gradient of the log-prob, the right one for a penalty in the loss. The check looks at both.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 4 · The loss
 #
-# Five questions, 22 points, about 60 minutes. Read notebook [04](../notebooks/04_loss.ipynb) first.
+# Five questions, 20 points, about 60 minutes. Read notebook [04](../notebooks/04_loss.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex04.1")` helps, called again it says
@@ -14,7 +14,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex04.1 · The ratio (4 points, 10 minutes, difficulty 2)
+# ## ex04.1 · The ratio (3 points, 10 minutes, difficulty 2)
 #
 # How much likelier has a token become since it was drawn? The ratio of its probability now to that under the policy that
 # sampled it. Without it a rollout could be used for one update only.
@@ -167,7 +167,7 @@ def simple_grpo_loss(logprobs, old_logprobs, advantages, completion_mask, kl, be
 check(simple_grpo_loss)
 
 # %% [markdown]
-# ## ex04.5 · Micro-batches (4 points, 10 minutes, difficulty 3)
+# ## ex04.5 · Micro-batches (3 points, 10 minutes, difficulty 3)
 #
 # A batch that does not fit into memory goes through the model in parts, and `backward` adds up their gradients. Write the
 # loss of one part so that **the sum over the parts has the value and the gradient of the whole batch**, whatever the split.

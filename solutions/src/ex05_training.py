@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 5 · Training
 #
-# Three questions, 12 points, about 40 minutes; then your own functions train the GPT-2. Read notebook
+# Three questions, 11 points, about 40 minutes; then your own functions train the GPT-2. Read notebook
 # [05](../notebooks/05_training.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
@@ -14,7 +14,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex05.1 · Draw a token (3 points, 8 minutes, difficulty 2)
+# ## ex05.1 · Draw a token (2 points, 8 minutes, difficulty 2)
 #
 # A step of training begins with sampling. Lay the probabilities softmax(logits / temperature) side by side on a line from 0
 # to 1; a uniform random number is a place on that line, and the token whose stretch it hits is drawn: **the first token at

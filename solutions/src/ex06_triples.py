@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 6 · Triples
 #
-# Four questions, 13 points, about 45 minutes. Read notebook [06](../notebooks/06_triples.ipynb) first.
+# Four questions, 12 points, about 45 minutes. Read notebook [06](../notebooks/06_triples.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex06.1")` helps, called again it says
@@ -124,7 +124,7 @@ def weighted_loss(logprobs, completion_mask, rewards, beta):
 check(weighted_loss)
 
 # %% [markdown]
-# ## ex06.4 · Which of two is better (3 points, 8 minutes, difficulty 2)
+# ## ex06.4 · Which of two is better (2 points, 8 minutes, difficulty 2)
 #
 # A reward model can learn from comparisons alone. Bradley and Terry: the chance that a person prefers `chosen` to `rejected` is
 # **sigmoid(score of chosen - score of rejected)**. Return minus the mean log-probability of what the people preferred, as the

@@ -1,0 +1,213 @@
+"""ex07's functions, each as it was shipped, with a bug, and as it should be; and whether an input tells the two apart.
+
+Such an input is a learner's answer: data from a stranger, so all of it is checked before anything is computed with it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minigrpo.config import BadInput
+from minigrpo.grading.worker import DTYPES, Outcome, run
+from minigrpo.kl import kl_k3
+from minigrpo.logprobs import completion_mask, token_logprobs
+from minigrpo.loss import aggregate, clipped_objective
+
+LARGEST = 1000  # numbers in an argument; every one of these bugs shows on a handful
+CLEAR = 1e-3  # results closer than this could be rounding
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the numbers of an argument must be."""
+
+    wanted: str
+    holds: Callable[[Tensor], Tensor]  # float64 -> bool
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)  # the last is what is computed with
+
+
+INTEGERS = (torch.int32, torch.int64)
+ANY = Kind("finite floats", torch.isfinite)
+NATS = Kind("log-probs (floats, none above 0; of a probability take .log())", lambda x: x <= 0)
+RATIO = Kind("ratios of probabilities (floats above 0)", lambda x: x > 0)
+EPSILON = Kind("a number between 0 and 1", lambda x: (x > 0) & (x < 1))
+TEMPERATURE = Kind("a number above 0", lambda x: x > 0)
+MASK = Kind("True and False (dtype bool)", torch.isfinite, (torch.bool,))
+IDS = Kind("token ids (integers from 0 to 2**31 - 1)", lambda x: (x >= 0) & (x < 2**31) & (x == x.floor()), INTEGERS)
+COUNT = Kind("an integer from 1 on", lambda x: (x >= 1) & (x < 2**31) & (x == x.floor()), INTEGERS)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A function as it was shipped, the right one, and the inputs that it may get."""
+
+    shipped: Callable
+    right: Callable
+    args: dict[str, tuple[str, Kind]]  # name: its axes, a letter each ("" for a number), and what it holds
+    take: str  # where the two differ
+    gradient: tuple[str, ...] = ()
+    fits: Callable[..., str | None] = lambda *args: None  # what is wrong between arguments whose shapes agree
+
+    def accepts(self, values: list[Tensor]) -> str | None:
+        """None for an input that the function may get and on which the bug shows; else what is wrong, in a sentence."""
+        try:
+            args = self._arguments(values)
+        except BadInput as error:
+            return str(error)
+        shipped, right = (run(function, args, self.gradient) for function in (self.shipped, self.right))
+        results = _numbers(shipped), _numbers(right)
+        if not all(result.isfinite().all() for result in results):
+            return "on this input a result is not finite: take smaller numbers"
+        if not torch.allclose(*results, rtol=CLEAR, atol=CLEAR):
+            return None
+        values = right.values[0].reshape(-1).tolist()
+        both = ", ".join(f"{value:.4g}" for value in values[:4]) + (" ..." if len(values) > 4 else "")
+        return f"on this input the function as it was shipped and the right one both give {both}: take {self.take}"
+
+    def _arguments(self, values: list[Tensor]) -> dict:
+        if len(values) != len(self.args):
+            names = ", ".join(self.args)
+            raise BadInput(
+                f"the result holds {len(values)} arguments, wanted are {len(self.args)}, a tuple of {names}: numbers where "
+                "the signature says so, tensors elsewhere (a list falls apart)"
+            )
+        sizes = {"1": 1}
+        args = {n: _argument(n, value, *self.args[n], sizes) for n, value in zip(self.args, values, strict=True)}
+        if sentence := self.fits(*args.values()):
+            raise BadInput(sentence)
+        return args
+
+
+def _argument(name: str, value: Tensor, axes: str, kind: Kind, sizes: dict[str, int]):
+    """A learner's value as an argument; ``sizes`` of the axes met so far. BadInput if it is not one."""
+    if value.dtype not in DTYPES.values() or value.layout != torch.strided or value.device.type != "cpu":
+        raise BadInput(f"{name} is a tensor of {value.dtype} on {value.device}; wanted: {kind.wanted}, on the CPU")
+    shape, wanted = tuple(value.shape), f"({', '.join(axes)})" if axes else "a number"
+    if len(shape) != len(axes):
+        raise BadInput(f"{name} has the shape {shape}, wanted is {wanted}")
+    for axis, size in zip(axes, shape, strict=True):
+        if size != sizes.setdefault(axis, size):
+            known = "" if axis == "1" else f" with {axis} = {sizes[axis]}, as before it"
+            raise BadInput(f"{name} has the shape {shape}, wanted is {wanted}{known}")
+    if not 0 < value.numel() <= LARGEST:
+        raise BadInput(f"{name} holds {value.numel()} numbers; wanted are some, and at most {LARGEST}: a handful shows it")
+    if axes and value.dtype not in kind.dtypes:
+        raise BadInput(f"{name} has the dtype {str(value.dtype).removeprefix('torch.')}; wanted: {kind.wanted}")
+    numbers = value.to(torch.float64)
+    wrong = ~(numbers.isfinite() & kind.holds(numbers))
+    if wrong.any():
+        raise BadInput(f"{name} holds {numbers[wrong][0].item():g}; wanted: {kind.wanted}")
+    value = value.to(kind.dtypes[-1])
+    return value if axes else value.item()
+
+
+def _numbers(outcome: Outcome) -> Tensor:
+    """Values and gradients in one row; NaN if there are none."""
+    tensors = [t for t in [*(outcome.values or []), *(outcome.gradients or [])] if t is not None]
+    return torch.cat([t.reshape(-1).to(torch.float64) for t in tensors] or [torch.tensor([torch.nan])])
+
+
+# --- as they were shipped: the text of the notebook's cells ---------------------------------------------------------------
+
+
+def shipped_kl(logprobs, ref_logprobs):
+    log_ratio = logprobs - ref_logprobs
+    return torch.exp(log_ratio) - 1 - log_ratio
+
+
+def shipped_clip(ratio, advantages, epsilon):
+    free = ratio * advantages
+    held = ratio.clamp(1 - epsilon, 1 + epsilon) * advantages
+    return -torch.maximum(free, held)
+
+
+def shipped_mean(values, completion_mask):
+    return torch.where(completion_mask, values, 0.0).mean(1).mean()
+
+
+def shipped_mask(completion_ids, eos_token_id, pad_token_id):
+    return completion_ids != pad_token_id
+
+
+def shipped_logprobs(logits, token_ids, temperature):
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+
+
+def shipped_ratio(logprobs, num_iterations):
+    old_logprobs, ratios = None, []
+    for update in range(len(logprobs)):
+        if num_iterations == 1 or old_logprobs is None:  # fresh completions
+            old_logprobs = logprobs[update].detach()
+        ratios.append(torch.exp(logprobs[update] - old_logprobs))
+    return torch.stack(ratios)
+
+
+# --- as they should be, and what they may get -----------------------------------------------------------------------------
+
+
+def right_ratio(logprobs: Tensor, num_iterations: int) -> Tensor:
+    """(U, B, C) nats at each of U updates -> (U, B, C): policy / sampler, which is the policy of the rollout's first update."""
+    starts = torch.arange(len(logprobs)) // num_iterations * num_iterations
+    return torch.exp(logprobs - logprobs[starts].detach())
+
+
+def _only_padding_behind(completion_ids, eos_token_id, pad_token_id):
+    wrong = ~completion_mask(completion_ids, eos_token_id) & (completion_ids != pad_token_id)
+    if wrong.any():
+        what = f"{completion_ids[wrong][0]} stands behind the first EOS ({eos_token_id})"
+        return f"in completion_ids {what}; wanted there: nothing but padding, pad_token_id is {pad_token_id}"
+    return None
+
+
+def _in_the_vocabulary(logits, token_ids, temperature):
+    if token_ids.max() >= logits.shape[-1]:
+        return f"token_ids holds {token_ids.max()}, and the logits know only the tokens 0 to {logits.shape[-1] - 1}"
+    return None
+
+
+KL = Bug(
+    shipped_kl,
+    kl_k3,
+    {"logprobs": ("BC", NATS), "ref_logprobs": ("BC", NATS)},
+    "a token that the policy likes clearly more, or less, than the reference does.",
+    gradient=("logprobs",),
+)
+CLIP = Bug(
+    shipped_clip,
+    lambda ratio, advantages, epsilon: -clipped_objective(ratio, advantages, epsilon),
+    {"ratio": ("BC", RATIO), "advantages": ("B1", ANY), "epsilon": ("", EPSILON)},
+    "a ratio at which the clip bites, outside 1 - epsilon to 1 + epsilon, and an advantage that is not 0.",
+    gradient=("ratio",),
+)
+MEAN = Bug(
+    shipped_mean,
+    lambda values, mask: aggregate(values, mask, "grpo"),
+    {"values": ("BC", ANY), "completion_mask": ("BC", MASK)},
+    "a completion of which some tokens count and some, its padding, do not, with values that are not 0.",
+    gradient=("values",),
+)
+EOS = Bug(
+    shipped_mask,
+    lambda ids, eos_token_id, pad_token_id: completion_mask(ids, eos_token_id),
+    {"completion_ids": ("BC", IDS), "eos_token_id": ("", IDS), "pad_token_id": ("", IDS)},
+    "a completion that ends, and a tokenizer without a padding of its own: pad is EOS.",
+    fits=_only_padding_behind,
+)
+TEMPERED = Bug(
+    shipped_logprobs,
+    token_logprobs,
+    {"logits": ("BCV", ANY), "token_ids": ("BC", IDS), "temperature": ("", TEMPERATURE)},
+    "a temperature clearly other than 1, and more than one token to choose from.",
+    gradient=("logits",),
+    fits=_in_the_vocabulary,
+)
+STALE = Bug(
+    shipped_ratio,
+    right_ratio,
+    {"logprobs": ("UBC", NATS), "num_iterations": ("", COUNT)},
+    "two updates a rollout or more, and updates enough for a second rollout, whose log-probs are others.",
+    gradient=("logprobs",),
+)
