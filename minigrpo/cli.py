@@ -1,7 +1,10 @@
 """The command line: minigrpo train | generate | evaluate | plot | pretrain. Flags, files and sentences; no algebra."""
 
 import argparse
+import os
 import sys
+import time
+import warnings
 from pathlib import Path
 
 from minigrpo.config import BadInput, GRPOConfig, triples_defaults
@@ -31,13 +34,22 @@ def main(argv: list[str] | None = None) -> int:
         command = parser.parse_args(argv[:1] or ["--help"]).command
         return globals()[f"_{command.replace('-', '_')}"](argv[1:]) or 0
     except (BadInput, FloatingPointError) as error:
-        print(f"minigrpo: {error}", file=sys.stderr)
+        _complain(f"minigrpo: {error}")
     except OSError as error:
-        print(f"minigrpo: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + ".", file=sys.stderr)
+        lost = isinstance(error, ConnectionError)  # of another process, and the launcher is about to end this one
+        _complain(f"minigrpo: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + ".", at_once=lost)
     except KeyboardInterrupt:
         print("\nminigrpo: stopped.", file=sys.stderr)
         return 130
     return 2
+
+
+def _complain(sentence: str, *, at_once: bool = False) -> None:
+    """Of several processes that a launcher started all may find the same mistake: the first says so, and by the time that
+    the others would, the launcher has ended them. A mistake that only another one has found is said a little later."""
+    if int(os.environ.get("RANK", 0)) > 0 and not at_once:
+        time.sleep(3)
+    print(sentence, file=sys.stderr)
 
 
 def _parser(name: str = "", parser_class=argparse.ArgumentParser, **kwargs) -> argparse.ArgumentParser:
@@ -61,6 +73,8 @@ def _quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # TRL still says what transformers now calls activation_checkpointing. Nobody who runs a command can do anything about it.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
 
 
 # --- train --------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
-from minigrpo.training import TrainState, step_prompts, train
+from minigrpo.training import Batch, TrainState, step_prompts, train
 from minigrpo.triples import load_triples, logged_rollout, prepare
 
 SAMPLES_EVERY = 10  # steps
@@ -45,7 +45,9 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     Raises:
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
     """
-    model, tokenizer = load_policy(config.model)
+    first = config.engine != "trl" or _trl().join(config)
+    # TRL's processes each have a device of their own, which accelerate gives them.
+    model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
     if sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS:
         torch.set_num_threads(1)
     task = _task(config, tokenizer, model.config.max_position_embeddings)
@@ -55,6 +57,9 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
     check_weights(config.reward_weights, len(reward_fns))
     step_prompts(task.train, 0, config)  # raises if there are too few
+    if not first:  # of several processes; the first alone has a folder and writes
+        _trl().train(config, model, tokenizer, task.train, reward_fns)
+        return 0
     if resume:
         folder = Path(config.output_dir)
         if runs.is_finished(folder, config.max_steps):
@@ -66,7 +71,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     try:
         with runs.locked(folder):
             _check_space(folder, model, config)
-            return _run_in(folder, TrainState.start(model, tokenizer, config), task, reward_fns, config, resume)
+            return _run_in(folder, model, tokenizer, task, reward_fns, config, resume)
     except KeyboardInterrupt:
         print(f"\nStopped. Go on with: minigrpo train --resume --output-dir {folder}")
         return 130
@@ -75,29 +80,34 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
             runs.restore_overwritten(folder)
 
 
-def _run_in(folder: Path, state: TrainState, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> int:
+def _trl():
+    from minigrpo import trl_engine  # TRL is an extra, and takes seconds to import
+
+    return trl_engine
+
+
+def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> int:
     what = f"{len(task.train)} records" if config.triples else task.name
     kind = "held-out problems" if task.reward else "prompts of their own"
-    print(f"{config.model} on {what}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
+    by = f" by TRL, processes: {_trl().num_processes(config)}" if config.engine == "trl" else ""
+    print(f"{config.model} on {what}{by}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
     settings = {"temperature": config.temperature, "max_completion_length": config.max_completion_length}
-    before = evaluate(state.model, state.tokenizer, task, **settings)
-    first = example_completions(state.model, state.tokenizer, task, **settings)
-    if resume:
-        _load_latest(folder, state)
-    seconds = runs.seconds_so_far(folder)
-    start = time.perf_counter()
-    if not _training_loop(state, task, reward_fns, config, folder):
-        print(f"Stopped after step {state.step}. Go on with: minigrpo train --resume --output-dir {folder}")
+    before = evaluate(model, tokenizer, task, **settings)
+    first = example_completions(model, tokenizer, task, **settings)
+    engine = _train_with_trl if config.engine == "trl" else _train
+    log = engine(folder, model, tokenizer, task, reward_fns, config, resume)
+    if log.step < config.max_steps:
+        print(f"Stopped after step {log.step}. Go on with: minigrpo train --resume --output-dir {folder}")
         return 130
-    seconds += time.perf_counter() - start
-    after = evaluate(state.model, state.tokenizer, task, **settings)
-    last = example_completions(state.model, state.tokenizer, task, **settings)
+    if config.engine == "trl":
+        model, tokenizer = load_policy(str(folder))  # it may have been trained in shards; the first process's copy is of no use
+    after = evaluate(model, tokenizer, task, **settings)
+    last = example_completions(model, tokenizer, task, **settings)
     examples = [
         {"prompt": prompt, "before": old, "after": new}
         for prompt, old, new in zip(task.held_out["prompt"][: len(first)], first, last, strict=True)
     ]
-    summary = {"before": before, "after": after, "seconds": seconds, "steps": state.step, "examples": examples}
-    _finish(folder, state, task, summary)
+    _finish(folder, task, {"before": before, "after": after, "seconds": log.seconds, "steps": log.step, "examples": examples})
     return 0
 
 
@@ -148,13 +158,50 @@ def _load_latest(folder: Path, state: TrainState) -> None:
     else:
         if found:
             raise BadInput(f"No checkpoint in {str(folder)!r} can be read; delete them to start again from step 0.")
+    _go_on_after(state.step, folder)
+
+
+def _go_on_after(step: int, folder: Path) -> None:
     for name in ("metrics.jsonl", "samples.jsonl"):
-        runs.forget_after(folder / name, state.step)
-    print(f"Going on after step {state.step}.")
+        runs.forget_after(folder / name, step)
+    print(f"Going on after step {step}.")
 
 
-def _training_loop(state: TrainState, task: Task, reward_fns: list, config: GRPOConfig, folder: Path) -> bool:
-    """Train to the end and return True, or until Ctrl-C and return False; a checkpoint is there either way."""
+class _Log:
+    """What each step leaves behind, whichever engine trains: a line of metrics, now and then samples, a move of the bar."""
+
+    def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
+        self.folder, self.task, self.step, self.silent = folder, task, step, 0
+        self.before, self.start = runs.seconds_so_far(folder), time.perf_counter()
+        self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
+
+    def __call__(self, metrics: dict, samples: dict[str, list]) -> None:
+        """samples: prompts, completions, rewards, advantages of the rollout, B each."""
+        self.step = metrics["step"]
+        if self.task.thinks is not None:
+            metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
+        runs.append_line(self.folder / "metrics.jsonl", metrics)
+        runs.forget_overwritten(self.folder)
+        if self.step == 1 or self.step % SAMPLES_EVERY == 0:
+            runs.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
+        shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
+        self.bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
+        self.bar.update()
+        self.silent = 0 if any(samples["advantages"]) else self.silent + 1
+        if self.silent == SILENT_STEPS:
+            self.bar.write(NOTHING_TO_LEARN)
+
+    def close(self) -> None:
+        """The end of training; ``seconds`` is its time, with what a resumed run had before."""
+        self.bar.close()
+        self.seconds = self.before + time.perf_counter() - self.start
+
+
+def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> _Log:
+    """Train to the end, or until Ctrl-C; a checkpoint is there either way, and at the end the model."""
+    state = TrainState.start(model, tokenizer, config)
+    if resume:
+        _load_latest(folder, state)
     stopping = []
 
     def stop(signum, frame):
@@ -162,45 +209,44 @@ def _training_loop(state: TrainState, task: Task, reward_fns: list, config: GRPO
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step to end
 
     previous = signal.signal(signal.SIGINT, stop)
-    silent = 0
+    log = _Log(folder, task, config, state.step)
     try:
-        with tqdm(total=config.max_steps, initial=state.step, unit="step") as bar:
-            for metrics in train(state, task.train, reward_fns, config):
-                _log(state, task, metrics, folder)
-                shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
-                bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
-                bar.update()
-                silent = 0 if state.batch.advantages.any() else silent + 1
-                if silent == SILENT_STEPS:
-                    bar.write(NOTHING_TO_LEARN)
-                if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
-                    save_checkpoint(state, folder)
-                if stopping:
-                    break
+        for metrics in train(state, task.train, reward_fns, config):
+            log(metrics, _samples(state.batch))
+            if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
+                save_checkpoint(state, folder)
+            if stopping:
+                break
     finally:
         signal.signal(signal.SIGINT, previous)
-    return state.step >= config.max_steps
+        log.close()
+    if state.step >= config.max_steps:
+        with whole_or_nothing(folder / "model"):
+            model.save_pretrained(folder / "model")
+            tokenizer.save_pretrained(folder / "model")
+    return log
 
 
-def _log(state: TrainState, task: Task, metrics: dict, folder: Path) -> None:
-    batch, completions = state.batch, state.batch.rollout.completions
-    if task.thinks is not None:
-        metrics["thinking"] = sum(map(task.thinks, completions)) / len(completions)
-    runs.append_line(folder / "metrics.jsonl", metrics)
-    runs.forget_overwritten(folder)
-    if state.step == 1 or state.step % SAMPLES_EVERY == 0:
-        samples = {
-            "step": state.step,
-            "prompts": batch.rollout.prompts,
-            "completions": completions,
-            "rewards": batch.rewards.tolist(),
-            "advantages": batch.advantages.tolist(),
-        }
-        runs.append_line(folder / "samples.jsonl", samples)
+def _samples(batch: Batch) -> dict[str, list]:
+    lists = {"rewards": batch.rewards.tolist(), "advantages": batch.advantages.tolist()}
+    return {"prompts": batch.rollout.prompts, "completions": batch.rollout.completions, **lists}
 
 
-def _finish(folder: Path, state: TrainState, task: Task, summary: dict) -> None:
-    """Write the curves, the model and last the summary, and print what a person wants to see."""
+def _train_with_trl(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> _Log:
+    """The same by TRL, in as many processes as the launcher started; this is the first of them."""
+    checkpoint, step = _trl().latest_checkpoint(folder, config) if resume else (None, 0)
+    if resume:
+        _go_on_after(step, folder)
+    log = _Log(folder, task, config, step)
+    try:
+        _trl().train(config, model, tokenizer, task.train, reward_fns, folder=folder, checkpoint=checkpoint, log=log)
+    finally:
+        log.close()
+    return log
+
+
+def _finish(folder: Path, task: Task, summary: dict) -> None:
+    """Write the curves and last the summary, and print what a person wants to see."""
     import matplotlib
 
     matplotlib.use("Agg")  # draws into files, also where there is no screen
@@ -211,16 +257,13 @@ def _finish(folder: Path, state: TrainState, task: Task, summary: dict) -> None:
     if task.reward:
         title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
     save_figure(plot_runs([runs.read_metrics(folder)], title=title)[0].figure, folder / "curves.png")
-    with whole_or_nothing(folder / "model"):
-        state.model.save_pretrained(folder / "model")
-        state.tokenizer.save_pretrained(folder / "model")
     runs.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
     width = max(len(example["before"]) for example in examples)
     for example in examples:
         print(f"  {example['prompt']} {example['before']:{width}}  ->  {example['after']}")
-    print(f"\n{state.step} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
+    print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
     for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):
         print(f"  {folder / name}")
     print(f'\nTry it: minigrpo generate --model {folder} "{examples[0]["prompt"]}"')

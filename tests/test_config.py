@@ -60,6 +60,8 @@ def test_names_are_those_of_trl_but_for_our_own():
         "triples",
         "triples_estimator",
         "reward_model",
+        "engine",
+        "device",
     }
 
 

@@ -22,20 +22,22 @@ MAY_IMPORT = {
     "metrics": set(),
     "tasks": set(),
     "policy": {"config"},
-    "sampling": {"config", "logprobs"},
+    "scoring": {"logprobs"},
+    "sampling": {"config", "logprobs", "scoring"},
     "rewards": {"config"},
     "rating": {"config"},
     "triples": {"config", "sampling"},
     "reward_model": {"config", "policy", "triples"},
-    "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "triples"},
+    "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "scoring", "triples"},
     "checkpoints": {"config", "policy", "sampling", "training"},
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
     "plots": {"advantages", "config", "kl", "loss"},
     "tokens": set(),
     "runs": {"config"},
+    "trl_engine": {"config", "rewards", "runs"},
     "runner": {
         "checkpoints", "config", "evaluation", "plots", "policy", "reward_model", "rewards", "runs", "sampling", "tasks",
-        "training", "triples",
+        "training", "triples", "trl_engine",
     },
     "pretrain": {"evaluation", "policy", "tasks", "triples"},
     "cli": {
@@ -127,12 +129,15 @@ GRADING_MAY_IMPORT = {
     "worker": set(),  # runs alone, in the sandbox
     "questions": set(),
     "compare": {"questions", "worker"},
-    "check": {"compare", "questions"},
+    "symptoms": {"compare", "questions", "worker"},
+    "check": {"compare", "questions", "symptoms"},
     "sandbox": set(),
     "submission": {"check", "questions", "sandbox", "worker"},
     "batch": {"sandbox", "submission"},
     "reports": {"submission"},
-    **{f"ex0{k}": {"questions"} for k in range(1, 8)},
+    "shipped": {"worker"},
+    **{f"ex0{k}": {"questions"} for k in range(1, 7)},
+    "ex07": {"questions", "shipped"},
 }
 
 

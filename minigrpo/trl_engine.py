@@ -1,0 +1,299 @@
+"""The same run by TRL's GRPOTrainer, for what one process is too small for: DDP, FSDP, DeepSpeed, vLLM, through accelerate.
+
+A launcher (``accelerate launch``, ``torchrun``) starts the same command several times. The first process is the run as the
+runner knows it: it has the folder, scores the policy and writes every file. The others join in training and end.
+"""
+
+import inspect
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+
+from minigrpo import runs
+from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.rewards import RewardFunction, combine, score
+
+try:
+    import trl
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+except ImportError as error:
+    raise BadInput(f'TRL and accelerate are needed, and {error}; python -m pip install -e ".[scale]" brings them.') from error
+
+SAME_NAME = (
+    "bf16", "seed", "max_steps", "save_steps", "generation_batch_size", "num_generations", "num_iterations",
+    "max_completion_length", "temperature", "learning_rate", "adam_epsilon", "max_grad_norm", "beta", "ref_model_sync_steps",
+    "loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high", "reward_weights",
+)  # fmt: skip
+OURS_ALONE = {  # what this package does and has no field for
+    "lr_scheduler_type": "constant",
+    "weight_decay": 0.0,
+    "optim": "adamw_torch",
+    "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
+    "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "report_to": "none",
+}
+
+
+def to_trl(config: GRPOConfig, **changes) -> trl.GRPOConfig:
+    """The same configuration for ``trl.GRPOTrainer``, in a run of as many processes as were launched.
+
+    Args:
+        changes: fields of TRL's that have no name here, such as use_vllm=True; they have the last word.
+    Raises:
+        BadInput: for a field that TRL has nothing for, or a rollout that the processes cannot share evenly.
+    """
+    processes = num_processes(config)
+    _refuse(config, processes)
+    same = {name: getattr(config, name) for name in SAME_NAME}
+    translated = {
+        "output_dir": config.output_dir,
+        "use_cpu": config.device == "cpu",
+        "dataloader_pin_memory": config.device != "cpu",
+        # A rollout is one batch, as here; TRL counts its rows in each process.
+        "per_device_train_batch_size": config.generation_batch_size // processes,
+        "use_bias_correction_kl": config.kl_estimator == "k3_ratio",
+        "sync_ref_model": config.sync_ref_model and config.beta > 0,  # at 0 there is none, here as there
+    }
+    return trl.GRPOConfig(**{**same, **translated, **OURS_ALONE, **changes})
+
+
+def _refuse(config: GRPOConfig, processes: int) -> None:
+    def refuse(unusable: bool, what: str) -> None:
+        if unusable:
+            raise BadInput(f"The engine trl has no {what}.")
+
+    penalty = config.beta > 0
+    refuse(config.triples is not None, "training on records (triples): it samples; the engine minigrpo learns from records")
+    refuse(penalty and config.kl_in_reward, "kl_in_reward: its KL is in the loss")
+    refuse(penalty and config.kl_estimator not in ("k3", "k3_ratio"), f"kl_estimator {config.kl_estimator}: k3 or k3_ratio")
+    refuse(
+        penalty and config.importance_sampling_level == "sequence" and config.kl_estimator == "k3_ratio",
+        "k3_ratio with importance_sampling_level sequence: it would weigh the KL with the sequence's ratio; take k3 or beta 0",
+    )
+    refuse(
+        config.device not in ("cpu", "cuda", "mps"),
+        f"device {config.device!r}: accelerate gives each process its own; take cpu, cuda or mps",
+    )
+    refuse(
+        processes > 1 and config.loss_type == "bnpo",
+        f"loss_type bnpo in {processes} processes, each of which would divide by its own tokens; dapo divides by those of all, "
+        "and is the same where a rollout is one batch",
+    )
+    if config.generation_batch_size % processes:
+        raise BadInput(
+            f"generation_batch_size must be a multiple of the number of processes, {processes}, which share a rollout; "
+            f"got {config.generation_batch_size}."
+        )
+
+
+def num_processes(config: GRPOConfig) -> int:
+    """How many a launcher started; 1 without one."""
+    return PartialState(cpu=config.device == "cpu").num_processes
+
+
+def join(config: GRPOConfig) -> bool:
+    """Meet the other processes of this run; True for the first. Raises BadInput for what to_trl refuses."""
+    to_trl(config)
+    return PartialState().is_main_process
+
+
+def latest_checkpoint(folder: Path, config: GRPOConfig) -> tuple[Path | None, int]:
+    """The latest that is whole and not of the last step, and its step; None and 0 if there is none.
+
+    Raises:
+        BadInput: if what it would go on with is not in it.
+    """
+    for checkpoint in runs.checkpoints(folder):
+        try:
+            step = runs.read_json(checkpoint / "trainer_state.json")["global_step"]  # TRL writes it last
+        except (OSError, ValueError, KeyError):
+            continue
+        if config.sync_ref_model and config.beta and step >= config.ref_model_sync_steps:
+            raise BadInput("TRL's checkpoints lack the reference that sync_ref_model has moved; such a run cannot be resumed.")
+        if step < config.max_steps:  # TRL would do another step after the last one
+            return checkpoint, step
+    return None, 0
+
+
+def train(
+    config: GRPOConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    reward_fns: list[RewardFunction],
+    *,
+    folder: Path | None = None,
+    checkpoint: Path | None = None,
+    log: Callable[[dict, dict], None] | None = None,
+) -> None:
+    """Train to the end, and write ``folder/model``. Every process calls this; the first alone says where, from where, and logs.
+
+    Args:
+        checkpoint: to go on from. log: called after each update with metrics and samples, named and shaped as the runner's.
+    Raises:
+        ConnectionError: if another process has ended, with what to do.
+        FloatingPointError: if the gradient is not finite.
+    """
+    with _one_sentence_if_another_process_ends(folder):
+        folder, checkpoint = broadcast_object_list([(folder, checkpoint)])[0]
+    args = to_trl(config, output_dir=str(folder), log_level_replica="passive", ddp_find_unused_parameters=False)
+    with _one_sentence_if_another_process_ends(folder):
+        follow_padding(model)
+        trainer = Trainer(
+            model=model,
+            args=args,
+            train_dataset=dataset,
+            reward_funcs=[_in_trls_protocol(fn) for fn in reward_fns],
+            processing_class=tokenizer,
+        )
+        trainer.to_runner = log
+        if trainer.ref_model is not None:
+            follow_padding(trainer.accelerator.unwrap_model(trainer.ref_model))
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        trainer.save_model(str(folder / "model"))
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+
+
+class Trainer(trl.GRPOTrainer):
+    """TRL's trainer, which tells the runner of each step, in this package's words."""
+
+    to_runner: Callable[[dict, dict], None] | None = None
+    _start = _sampling_seconds = 0.0
+    _rollout: dict = {}  # noqa: RUF012 - replaced, never changed
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """A run's folder has no README of TRL's."""
+
+    def _tokenize_prompts(self, prompts: list[str]):
+        """Without the tokenizer's special tokens, as here: a BOS would make the prompt another than the one that is scored."""
+        return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
+
+    def _generate_and_score_completions(self, inputs):
+        start = time.perf_counter()
+        batch = super()._generate_and_score_completions(inputs)
+        self._sampling_seconds += time.perf_counter() - start
+        return batch
+
+    def training_step(self, *args, **kwargs):
+        self._start = self._start or time.perf_counter()
+        return super().training_step(*args, **kwargs)
+
+    def log(self, logs: dict, start_time: float | None = None) -> None:
+        """Called after each update, and once more at the end."""
+        super().log(logs, start_time)
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["grad_norm"]):
+            raise FloatingPointError(
+                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']} and the loss {logs['loss']}; "
+                "the last checkpoint is from before. A lower learning_rate is the usual cure."
+            )
+        metrics = self._in_our_words(logs)
+        if self.to_runner is not None:
+            self.to_runner(metrics, self._samples())
+        self._start = self._sampling_seconds = 0.0
+
+    def _in_our_words(self, logs: dict) -> dict[str, float]:
+        """metrics.METRICS from what TRL logged. What TRL tells of a rollout only once holds for all updates on it."""
+        fresh = "reward" in logs
+        if fresh:
+            rewards = {name: logs[name] for name in logs if name.startswith("rewards/") and name.endswith("/mean")}
+            names = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio")
+            self._rollout = {name: logs[name] for name in names} | rewards
+        tokens = round(self._rollout["completions/mean_length"] * self.args.generation_batch_size)
+        clip = "cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"
+        seconds = time.perf_counter() - self._start
+        return {
+            "step": self.state.global_step,
+            "loss": logs["loss"],
+            "clip_ratio": logs[clip],
+            **{name: logs[name] for name in ("grad_norm", "entropy", "kl", "learning_rate") if name in logs},
+            **self._rollout,
+            "sampling/tokens": tokens if fresh else 0,
+            "sampling/seconds": self._sampling_seconds,
+            "update/tokens": tokens,
+            "update/seconds": seconds - self._sampling_seconds,
+        }
+
+    def _samples(self) -> dict[str, list]:
+        """The latest rollout of all processes together."""
+        scores = torch.tensor(list(self._logs["rewards"].values())).T
+        return {
+            "prompts": list(self._logs["prompt"]),
+            "completions": list(self._logs["completion"]),
+            "rewards": combine(scores, self.args.reward_weights).tolist(),
+            "advantages": list(self._logs["advantages"]),
+        }
+
+
+def _in_trls_protocol(fn: RewardFunction) -> RewardFunction:
+    """A reward function that is called as here, with the data set's columns alone, and whose answers are checked as here."""
+
+    def reward(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
+        return score(fn, prompts, completions, columns).tolist()
+
+    reward.__name__ = getattr(fn, "__name__", type(fn).__name__)
+    return reward
+
+
+def follow_padding(model: nn.Module) -> None:
+    """Make a model with a table of positions (GPT-2's) count them from its first real token, where it is told nothing else.
+
+    TRL pads prompts on the left and passes an attention mask alone. GPT-2 would then count the padding, and TRL would score a
+    padded completion under another distribution than the one that it was drawn from. Relative positions need no help.
+    """
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
+    if tables and "position_ids" in inspect.signature(model.forward).parameters:
+        model.register_forward_pre_hook(_count_positions, with_kwargs=True)
+
+
+def _count_positions(model, args, kwargs):
+    mask = kwargs.get("attention_mask")
+    if mask is not None and kwargs.get("position_ids") is None and kwargs.get("past_key_values") is None:
+        kwargs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+    return args, kwargs
+
+
+@contextmanager
+def _one_sentence_if_another_process_ends(folder: Path | None) -> Iterator[None]:
+    """They learn of it by a broken connection, or by the launcher's SIGTERM, whichever comes first.
+
+    Said by the first process, and in case that is the one that ended, by the second; not before they know the folder, since
+    what ends the first until then it says itself.
+    """
+    state = PartialState()
+    speaks = folder is not None and state.process_index < 2
+    sentence = (
+        "Another process of this run has ended, or this one was told to; what it had to say stands above. "
+        f"The same command with --resume --output-dir {folder} goes on from the last checkpoint"
+    )
+
+    def end(signum, frame):
+        raise ConnectionError(sentence)
+
+    previous = signal.signal(signal.SIGTERM, end) if speaks else None
+    try:
+        yield
+    except RuntimeError as error:
+        if state.num_processes == 1 or not any(word in str(error) for word in ("Connection closed", "reset by peer", "NCCL")):
+            raise
+        raise (ConnectionError(sentence) if speaks else SystemExit(1)) from error
+    finally:
+        if speaks:
+            signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,404 @@
+"""The same run by TRL: every field of the configuration, one process and two, a killed one, the same files.
+
+Two processes are real ones, on the CPU, over gloo; for the update ``python -m tests.test_trl_engine FOLDER`` is launched.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from minigrpo import cli, exact_answer, load_policy, runs, to_trl, trl_engine
+from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.metrics import METRICS
+from minigrpo.tasks import clock_task
+from minigrpo.training import TrainState, train
+
+ROOT = Path(__file__).parents[1]
+# --multi_gpu is accelerate's word for several processes on one machine; without it and without GPUs it starts a single one.
+TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+
+
+def launch(*argv, wait=True):
+    """Two processes of ``python -m ARGV``; with ``wait`` their exit code and all that they say."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([*TWO, "-m", *argv], cwd=ROOT, env=environment, **pipes)
+    if not wait:
+        return process
+    said, _ = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+# --- the configuration --------------------------------------------------------------------------------------------------
+
+TRANSLATED = {  # field: (value that is not the default, TRL's field, TRL's value)
+    "kl_estimator": ("k3", "use_bias_correction_kl", False),
+    "sync_ref_model": (True, "sync_ref_model", True),
+    "output_dir": ("there", "output_dir", "there"),
+}
+OTHER_VALUES = {
+    "bf16": True, "seed": 7, "max_steps": 3, "save_steps": 2, "generation_batch_size": 24, "num_generations": 4,
+    "num_iterations": 3, "max_completion_length": 9, "temperature": 0.7, "learning_rate": 1e-3, "adam_epsilon": 1e-5,
+    "max_grad_norm": 0.5, "beta": 0.1, "ref_model_sync_steps": 11, "loss_type": "dr_grpo",
+    "importance_sampling_level": "sequence", "scale_rewards": "none", "epsilon": 0.1, "epsilon_high": 0.28,
+    "reward_weights": [2.0],
+}  # fmt: skip
+REFUSED = {
+    "triples": ({"triples": "bundled"}, "no training on records"),
+    "triples_estimator": ({"triples": "bundled", "triples_estimator": "policy_gradient"}, "no training on records"),
+    "kl_in_reward": ({"kl_in_reward": True}, "no kl_in_reward"),
+    "kl_estimator": ({"kl_estimator": "k1"}, "no kl_estimator k1: k3 or k3_ratio"),
+    "importance_sampling_level": ({"importance_sampling_level": "sequence"}, "take k3 or beta 0"),
+    "device": ({"device": "cuda:1"}, "accelerate gives each process its own"),
+}
+HANDED_OVER = {"model", "task", "reward_funcs", "reward_model", "engine"}  # to the trainer, by the runner
+
+
+def test_no_field_is_forgotten():
+    assert set(OTHER_VALUES) == set(trl_engine.SAME_NAME)
+    ours = {field.name for field in dataclasses.fields(GRPOConfig)}
+    assert ours == set(OTHER_VALUES) | set(TRANSLATED) | set(REFUSED) | HANDED_OVER
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_a_field_that_has_its_name_there_arrives(name):
+    assert getattr(GRPOConfig(), name) != OTHER_VALUES[name]
+    extra = {"beta": 0.0} if name == "importance_sampling_level" else {}
+    assert getattr(to_trl(GRPOConfig(**{name: OTHER_VALUES[name]}, **extra)), name) == OTHER_VALUES[name]
+    assert getattr(to_trl(GRPOConfig()), name) == getattr(GRPOConfig(), name)
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_a_field_that_is_called_otherwise_there_arrives(name):
+    value, theirs, wanted = TRANSLATED[name]
+    assert getattr(to_trl(GRPOConfig(**{name: value})), theirs) == wanted
+    assert getattr(to_trl(GRPOConfig()), theirs) != wanted
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_field_that_trl_has_nothing_for_is_refused_in_a_sentence(name):
+    change, sentence = REFUSED[name]
+    with pytest.raises(BadInput, match=sentence):
+        to_trl(GRPOConfig(**change))
+
+
+def test_what_has_no_field_here_is_what_this_package_does():
+    args = to_trl(GRPOConfig())
+    assert args.lr_scheduler_type == "constant"
+    assert args.warmup_steps == args.weight_decay == 0
+    assert (args.adam_beta1, args.adam_beta2) == (0.9, 0.999)  # torch's
+    assert args.disable_dropout
+    assert (args.top_p, args.top_k, args.min_p, args.repetition_penalty) == (1.0, 0, None, 1.0)
+    assert args.steps_per_generation == args.gradient_accumulation_steps == 1  # a rollout is one batch
+    assert args.per_device_train_batch_size == 64
+    assert args.ref_model_mixup_alpha == 1.0
+    assert args.report_to == []
+    assert args.use_cpu
+
+
+def test_trls_own_fields_have_the_last_word():
+    args = to_trl(GRPOConfig(), per_device_train_batch_size=16, gradient_accumulation_steps=4, top_p=0.9)
+    assert (args.steps_per_generation, args.top_p) == (4, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, "a multiple of the number of processes, 3,"),
+        ({"loss_type": "bnpo", "generation_batch_size": 24}, "dapo divides by"),
+    ],
+)
+def test_what_three_processes_cannot_share_is_refused(monkeypatch, change, sentence):
+    to_trl(GRPOConfig(**change))
+    monkeypatch.setattr(trl_engine, "num_processes", lambda config: 3)
+    with pytest.raises(BadInput, match=sentence):
+        to_trl(GRPOConfig(**change))
+
+
+def test_without_trl_one_sentence_says_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.delitem(sys.modules, "minigrpo.trl_engine")
+    monkeypatch.delattr("minigrpo.trl_engine")
+    monkeypatch.setitem(sys.modules, "trl", None)
+    assert cli.main(["train", "--engine", "trl", "--output-dir", str(tmp_path / "run")]) == 2
+    assert 'python -m pip install -e ".[scale]"' in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+# --- what TRL's trainer does differently ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trainer_of(tmp_path, tokenizer):
+    """A trainer as the engine builds it, around a model that was saved (TRL reads its reference from there)."""
+
+    def build(model, monkeypatch):
+        model.save_pretrained(tmp_path / "start")
+        tokenizer.save_pretrained(tmp_path / "start")
+        model, tokens = load_policy(str(tmp_path / "start"))
+        built = []
+        monkeypatch.setattr(trl_engine.Trainer, "train", lambda self, **_: built.append(self))
+        config = GRPOConfig(generation_batch_size=8, num_generations=2)
+        trl_engine.train(config, model, tokens, clock_task().train, [exact_answer], folder=tmp_path)
+        return built[0]
+
+    return build
+
+
+def scored(trainer, model, prompts, completions):
+    """(B, C) log-probs as TRL scores them, prompts padded on the left."""
+    rows = [torch.tensor(trainer.processing_class(p)["input_ids"]) for p in prompts]
+    answers = [torch.tensor(trainer.processing_class(c)["input_ids"]) for c in completions]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True, padding_side="left")
+    ids, mask = torch.cat([ids, torch.stack(answers)], 1), torch.cat([mask, torch.ones(len(rows), len(answers[0]))], 1)
+    with torch.no_grad():
+        return trainer._get_per_token_logps_and_entropies(model, ids, mask.long(), len(answers[0]))[0]
+
+
+def test_padding_on_the_left_does_not_change_what_a_token_is_worth(trainer_of, random_model, monkeypatch):
+    trainer = trainer_of(random_model, monkeypatch)
+    prompts, completions = ["1+2=", "4*2+9+7*1*4="], ["345", "678"]
+    for model in (trainer.model, trainer.ref_model):
+        together = scored(trainer, model, prompts, completions)
+        alone = [scored(trainer, model, [p], [c])[0] for p, c in zip(prompts, completions, strict=True)]
+        torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-5)
+    kept = trainer.model._forward_pre_hooks.copy()
+    trainer.model._forward_pre_hooks.clear()
+    assert (scored(trainer, trainer.model, prompts, completions)[0] - alone[0]).abs().max() > 0.1  # so TRL by itself is off
+    trainer.model._forward_pre_hooks.update(kept)
+
+
+def test_the_saved_model_is_a_plain_one(trainer_of, random_model, monkeypatch, tmp_path):
+    trainer_of(random_model, monkeypatch)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "model"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_there_is_no_dropout_although_trl_trains_in_train_mode(trainer_of, random_model, monkeypatch):
+    assert random_model.config.resid_pdrop > 0
+    trainer = trainer_of(random_model, monkeypatch)
+    trainer.model.train()
+    once, again = (scored(trainer, trainer.model, ["1+2="], ["345"]) for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(trainer_of, random_model, monkeypatch):
+    trainer = trainer_of(random_model, monkeypatch)
+    with pytest.raises(FloatingPointError, match="gradient norm at step 0 is nan"):
+        trainer.log({"loss": 1.0, "grad_norm": math.nan})
+
+
+# --- one update, three ways ---------------------------------------------------------------------------------------------------
+
+
+def settings(loss_type):
+    """Two updates on one rollout, so that ratio and KL count; an epsilon under which AdamW does not blow up rounding."""
+    sizes = {"generation_batch_size": 16, "num_generations": 4, "num_iterations": 2, "max_steps": 2, "save_steps": 100}
+    high = 5.0 if loss_type == "cispo" else None
+    return GRPOConfig(loss_type=loss_type, epsilon_high=high, learning_rate=1e-2, adam_epsilon=1e-3, **sizes)
+
+
+def replay(folder: Path):
+    """TRL's updates on the rollout in ``folder``, in however many processes this is one of."""
+    rollout = json.loads((folder / "rollout.json").read_text())
+    model, tokenizer = load_policy("tiny")
+    answers = {tuple(tokenizer(prompt)["input_ids"]): itertools.cycle(ids) for prompt, ids in rollout["completions"].items()}
+
+    def written_before(self, prompt_ids, *args, **kwargs):
+        return [next(answers[tuple(ids)]) for ids in prompt_ids], None
+
+    trl_engine.Trainer._generate_single_turn = written_before
+    config = settings(rollout["loss_type"])
+    out = folder / f"processes-{trl_engine.num_processes(config)}"
+    trl_engine.train(config, model, tokenizer, clock_task().train.select(range(4)), [exact_answer], folder=out)
+
+
+def written(folder: Path, loss_type: str) -> dict[str, torch.Tensor]:
+    """A rollout of ours into ``folder``; the weights after our own updates on it."""
+    config = settings(loss_type)
+    state = TrainState.start(*load_policy("tiny"), config)
+    for _ in train(state, clock_task().train.select(range(4)), [exact_answer], config):
+        pass
+    rollout, completions = state.batch.rollout, {}
+    for prompt, ids, counts in zip(rollout.prompts, rollout.completion_ids, rollout.completion_mask, strict=True):
+        completions.setdefault(prompt, []).append(ids[counts].tolist())
+    assert len({len(ids) for group in completions.values() for ids in group}) > 1  # so the processes have unlike many tokens
+    folder.mkdir(exist_ok=True)
+    (folder / "rollout.json").write_text(json.dumps({"loss_type": loss_type, "completions": completions}))
+    return state.model.state_dict()
+
+
+def assert_the_same_step(one: dict, other: dict):
+    start = load_policy("tiny")[0].state_dict()
+    names = [name for name in one if name in other]
+    assert len(names) > 20
+    assert max((one[name] - start[name]).abs().max() for name in names) > 5e-3  # the step is a thousand times the tolerance
+    for name in names:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo"])
+def test_trls_update_is_ours(loss_type, tmp_path, monkeypatch):
+    monkeypatch.setattr(trl_engine.Trainer, "_generate_single_turn", None)  # put back at the end
+    ours = written(tmp_path, loss_type)
+    replay(tmp_path)
+    assert_the_same_step(ours, load_file(tmp_path / "processes-1" / "model" / "model.safetensors"))
+
+
+def test_two_processes_make_the_update_of_one(tmp_path, monkeypatch):
+    """A mean of the processes' means, as grpo has it, and a division by the tokens of all, as dapo has it."""
+    monkeypatch.setattr(trl_engine.Trainer, "_generate_single_turn", None)
+    folders = [tmp_path / loss_type for loss_type in ("grpo", "dapo")]
+    for folder in folders:
+        written(folder, folder.name)
+        replay(folder)
+    code, said = launch("tests.test_trl_engine", *map(str, folders))
+    assert code == 0, said
+    for folder in folders:
+        assert_the_same_step(*(load_file(folder / f"processes-{n}" / "model" / "model.safetensors") for n in (1, 2)))
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------------
+
+
+def run(folder, *flags):
+    return cli.main(["train", "--engine", "trl", "--output-dir", str(folder), *flags])
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trl") / "run"
+    assert run(folder, "--max-steps", "5", "--save-steps", "3", "--num-iterations", "2", "--temperature", "0.9") == 0
+    return folder
+
+
+def test_a_run_leaves_the_files_of_a_run(short, capsys):
+    assert {path.name for path in short.iterdir()} == {
+        "config.json", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "model", "checkpoint-3", "checkpoint-5",
+        ".lock",
+    }  # fmt: skip
+    assert cli.main(["generate", "--model", str(short), "1+2+3*4-5+6="]) == 0
+    assert cli.main(["plot", str(short)]) == 0
+
+
+def test_metrics_have_our_names_and_our_meaning(short):
+    rows = runs.read_metrics(short)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert all(set(row) - {"rewards/exact_answer/mean"} == set(METRICS) - {"weighted_logprob"} for row in rows)
+    assert all(row["rewards/exact_answer/mean"] == row["reward"] for row in rows)
+    for first, second in ((0, 1), (2, 3)):  # two updates on one rollout
+        assert rows[first]["reward"] == rows[second]["reward"]
+        assert rows[first]["clip_ratio"] == 0
+        assert rows[first]["sampling/tokens"] == rows[first]["update/tokens"] == rows[second]["update/tokens"]
+        assert rows[second]["sampling/tokens"] == rows[second]["sampling/seconds"] == 0
+    assert all(row["update/seconds"] > 0 for row in rows)
+    samples = json.loads((short / "samples.jsonl").read_text().splitlines()[0])
+    assert samples["step"] == 1
+    assert {len(samples[name]) for name in ("prompts", "completions", "rewards", "advantages")} == {64}
+    assert sum(samples["rewards"]) / 64 == rows[0]["reward"]
+    lengths = [len(text) + 1 for text in samples["completions"]]  # a byte a token, and EOS
+    assert sum(lengths) == rows[0]["update/tokens"]
+    groups = torch.tensor(samples["advantages"]).view(8, 8)
+    torch.testing.assert_close(groups.sum(1), torch.zeros(8), rtol=0, atol=1e-4)
+    assert all(len(set(samples["prompts"][i : i + 8])) == 1 for i in range(0, 64, 8))
+
+
+def test_a_run_keeps_its_engine(short, capsys):
+    assert cli.main(["train", "--resume", "--output-dir", str(short), "--engine", "minigrpo", "--max-steps", "9"]) == 2
+    assert "engine was 'trl', now 'minigrpo'" in capsys.readouterr().err
+
+
+def test_a_run_can_be_written_over_and_a_reward_function_needs_no_room_for_what_trl_adds(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def longer(prompts, completions, answer):\n    return [float(len(c)) if len(c) > 1 else None for c in completions]\n"
+        "def junk(prompts, completions, answer):\n    return ['1'] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    flags = ("--max-steps", "1", "--generation-batch-size", "16", "--reward-funcs", "minigrpo.tasks.exact_answer")
+    assert run("run", *flags, "mine.longer", "--reward-weights", "1", "0.5") == 0
+    row = runs.read_metrics("run")[0]
+    samples = json.loads(Path("run/samples.jsonl").read_text())
+    assert set(row) >= {"rewards/exact_answer/mean", "rewards/longer/mean"}
+    long = [0.5 * len(c) * (len(c) > 1) for c in samples["completions"]]
+    assert all(0 <= reward - extra <= 1 for reward, extra in zip(samples["rewards"], long, strict=True))
+    assert run("run", *flags, "mine.longer", "--overwrite") == 0
+    assert run("run", *flags, "mine.junk", "--overwrite") == 2
+    assert "The reward function junk returned '1' for completion 0" in capsys.readouterr().err
+
+
+def test_a_reference_that_has_moved_is_not_in_a_checkpoint(short, tmp_path):
+    config = GRPOConfig(engine="trl", sync_ref_model=True, ref_model_sync_steps=3, max_steps=9)
+    with pytest.raises(BadInput, match="such a run cannot be resumed"):
+        trl_engine.latest_checkpoint(short, config)
+
+
+@pytest.mark.parametrize(("rank", "waited"), [("0", []), ("1", [3])])
+def test_what_every_process_finds_the_first_says_before_the_others(rank, waited, monkeypatch, capsys):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setenv("RANK", rank)
+    assert cli.main(["train", "--engine", "trl", "--beta", "-1"]) == 2
+    assert capsys.readouterr().err.startswith("minigrpo: beta must be 0 or a positive number")
+    assert slept == waited
+
+
+# --- two processes ------------------------------------------------------------------------------------------------------------
+
+
+def lines(folder):
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_two_processes_learn_one_is_killed_and_the_run_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    flags = ("minigrpo", "train", "--engine", "trl", "--output-dir", str(folder))
+    process = launch(*flags, wait=False)
+    while process.poll() is None and lines(folder) < 45:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    next(child for child in children if child.environ().get("RANK") == "1").send_signal(signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "processes: 2" in said
+    assert said.count("minigrpo: Another process of this run has ended") == 1
+    assert f"with --resume --output-dir {folder} goes on" in said
+    assert 45 <= lines(folder) < 120
+
+    code, said = launch(*flags)
+    assert code != 0
+    assert said.count("minigrpo: ") == said.count("minigrpo: The folder") == 1  # one sentence, although two processes end
+    assert "[rank" not in said  # which stands in front of a traceback
+
+    code, said = launch(*flags, "--resume")
+    assert code == 0, said
+    assert "Going on after step 40." in said
+    assert [row["step"] for row in runs.read_metrics(folder)] == list(range(1, 121))
+    summary = runs.read_json(folder / "summary.json")
+    assert summary["steps"] == 120
+    assert summary["before"]["accuracy"] < 0.5
+    assert summary["after"]["accuracy"] >= 0.90
+    assert (folder / "curves.png").stat().st_size > 10_000
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    Accelerator.end_training = lambda self: None  # it parts the processes, and there is more than one training here
+    for folder in sys.argv[1:]:
+        replay(Path(folder))
