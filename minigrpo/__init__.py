@@ -23,7 +23,8 @@ _HOME = {
     "shift_logits": "logprobs",
     "token_logprobs": "logprobs",
     "token_entropies": "logprobs",
-    "completion_logits": "logprobs",
+    "completion_logits": "scoring",
+    "completion_logprobs": "scoring",
     "kl_k1": "kl",
     "kl_k2": "kl",
     "kl_k3": "kl",
@@ -53,6 +54,7 @@ _HOME = {
     "pair_accuracy": "reward_model",
     "TrainState": "training",
     "train": "training",
+    "to_trl": "trl_engine",
     "save_checkpoint": "checkpoints",
     "load_checkpoint": "checkpoints",
     "evaluate": "evaluation",
@@ -70,7 +72,8 @@ _HOME = {
     "show_tokens": "tokens",
     "completion_tokens": "tokens",
     "seeded": "training",
-    "policy_logits": "training",
+    "policy_logits": "scoring",
+    "policy_logprobs": "scoring",
 }
 __all__ = sorted(_HOME)
 

@@ -14,16 +14,17 @@ from minigrpo.config import BadInput, first_line
 TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
 
 
-def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a policy in float32, in eval mode: dropout would make the policy that is scored another than the one that sampled.
 
     Args:
         name: "tiny" for the bundled GPT-2, a folder written by ``save_pretrained``, the folder of a finished run, or a name
             on the hub such as "gpt2".
+        device: where the model goes, such as "cuda"; everything else follows it.
     Returns:
         The model, and its tokenizer, which pads on the left and has a pad and an EOS token.
     Raises:
-        BadInput: nothing is there, or it lacks a tokenizer or an EOS token.
+        BadInput: nothing is there, or it lacks a tokenizer or an EOS token; or there is no such device.
     """
     folder = TINY if name == "tiny" else Path(name)
     if (folder / "model").is_dir():  # the folder of a run
@@ -47,7 +48,10 @@ def load_policy(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedTokenize
         # Harmless: what counts is decided by the first EOS and by lengths, never by the value of a token.
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return fuse_gelu(model).eval(), tokenizer
+    try:
+        return fuse_gelu(model).to(device).eval(), tokenizer
+    except (RuntimeError, AssertionError) as error:  # torch raises either, whether it lacks the device or support for it
+        raise BadInput(f"The device {device!r} cannot be used: {first_line(error)}. A CPU is always there: cpu.") from error
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:

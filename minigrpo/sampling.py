@@ -1,6 +1,6 @@
 """Prompts to completions, with the log-probs that they were drawn with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ class Rollout:
     completion_mask: Tensor  # (B, C) bool, True up to and including the first EOS
     ended: Tensor  # (B,) bool, False where a completion was cut off at max_completion_length
     logprobs: Tensor  # (B, C) nats, under the policy that sampled, at the temperature of sampling; 0 on padding
+
+    def to(self, device: torch.device) -> "Rollout":
+        """The same one with its tensors on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longest: int) -> tuple[Tensor, Tensor]:

@@ -100,29 +100,50 @@ def completion_logprobs(
     none is padded to more than twice its length; the head is applied only where a token counts, a chunk at a time.
 
     Args:
-        completion_mask: (B, C) bool, True up to and including the first EOS. For the others see completion_logits.
+        completion_mask: (B, C) bool, the tokens to score. For the others see completion_logits.
     """
     batch = (prompt_ids, prompt_mask, group_ids, completion_ids)
     if any(getattr(model.config.get_text_config(), name, None) for name in AFTER_THE_HEAD):
         logits = completion_logits(model, *batch)
         both = token_logprobs(logits, completion_ids, temperature), token_entropies(logits.detach(), temperature)
         return tuple(torch.where(completion_mask, x, 0.0) for x in both)
-    rows = torch.cat([group_ids[:, None], torch.where(completion_mask, completion_ids, -1)], dim=1)
-    rows, row_of = torch.unique(rows, dim=0, return_inverse=True)
-    by_length = (rows[:, 1:] >= 0).sum(1).argsort(stable=True)
-    rows, row_of = rows[by_length], by_length.argsort()[row_of]
-    mask = rows[:, 1:] >= 0
+    # A row says all there is to score: the prompt, the tokens, -1 behind the last that counts. One in between that does not
+    # count, as a user's in a chat, is read all the same; as a number below -1 it keeps rows apart whose masks differ.
+    columns = torch.arange(1, completion_ids.shape[1] + 1, device=completion_ids.device)
+    length = (completion_mask * columns).amax(1, keepdim=True)
+    tokens = torch.where(completion_mask, completion_ids, -2 - completion_ids)
+    rows = torch.cat([length, group_ids[:, None], torch.where(columns <= length, tokens, -1)], dim=1)
+    rows, row_of = torch.unique(rows, dim=0, return_inverse=True)  # sorted, so by length
+    length, group_ids, mask = rows[:, 0], rows[:, 1], rows[:, 2:] >= 0
+    ids = torch.where(mask, rows[:, 2:], -2 - rows[:, 2:]).clamp(min=0)
     prompts = read_prompts(model, prompt_ids, prompt_mask)
     hidden, longest = [], 1
-    while longest < 2 * mask.shape[1]:
-        group = ((mask.sum(1) > longest // 2) & (mask.sum(1) <= longest)).nonzero()[:, 0]
-        if len(group):
-            inputs = inputs_after(prompts, rows[group, 0], rows[group, 1 : longest + 1].clamp(min=0))
-            hidden.append(model.base_model(**inputs)[0][mask[group, :longest]])
+    while longest < 2 * len(columns):
+        alike = ((length > longest // 2) & (length <= longest)).nonzero()[:, 0]
+        if len(alike):
+            inputs = inputs_after(prompts, group_ids[alike], ids[alike, :longest])
+            hidden.append(model.base_model(**inputs)[0][mask[alike, :longest]])
         longest *= 2
     head = model.get_output_embeddings()
-    flat = ChunkedHead.apply(torch.cat(hidden), head.weight, head.bias, rows[:, 1:][mask], temperature)
+    flat = ChunkedHead.apply(torch.cat(hidden), head.weight, head.bias, ids[mask], temperature)
     return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x)[row_of] for x in flat)
+
+
+def policy_logits(model: PreTrainedModel, rollout) -> Tensor:
+    """(B, C, V) logits that predict each completion token of a sampling.Rollout."""
+    return completion_logits(model, rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids, rollout.completion_ids)
+
+
+def policy_logprobs(model: PreTrainedModel, rollout, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(B, C) log-probs of a rollout's tokens with gradient, (B, C) entropies without, in nats and 0 on padding."""
+    read = rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids
+    return completion_logprobs(model, *read, rollout.completion_ids, rollout.completion_mask, temperature)
+
+
+@torch.no_grad()
+def fixed_logprobs(model: PreTrainedModel, rollout, temperature: float = 1.0) -> Tensor:
+    """(B, C) nats without gradient, 0 on padding: under the reference, say."""
+    return policy_logprobs(model, rollout, temperature)[0]
 
 
 class ChunkedHead(torch.autograd.Function):

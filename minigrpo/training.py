@@ -20,7 +20,7 @@ from minigrpo.loss import grpo_loss
 from minigrpo.metrics import masked_mean, rollout_metrics
 from minigrpo.rewards import RewardFunction, combine, score
 from minigrpo.sampling import Rollout, sample_completions
-from minigrpo.scoring import completion_logits, completion_logprobs
+from minigrpo.scoring import fixed_logprobs, policy_logits, policy_logprobs
 from minigrpo.triples import logged_rollout, optimum_weights
 
 
@@ -94,10 +94,11 @@ def train(
         fresh = state.step % config.num_iterations == 0
         if fresh:
             index = state.step // config.num_iterations
-            if config.triples:
-                state.batch = read_batch(state, dataset, index, config)
-            else:
-                state.batch = make_batch(state, step_prompts(dataset, index, config), reward_fns, config, advantages_fn)
+            with mixed_precision(state, config):
+                if config.triples:
+                    state.batch = read_batch(state, dataset, index, config)
+                else:
+                    state.batch = make_batch(state, step_prompts(dataset, index, config), reward_fns, config, advantages_fn)
         middle = time.perf_counter()
         metrics = update(state, config, logprobs_fn, kl_fn, loss_fn)
         end = time.perf_counter()
@@ -115,6 +116,11 @@ def train(
             "update/tokens": tokens,
             "update/seconds": end - middle,
         }
+
+
+def mixed_precision(state: TrainState, config: GRPOConfig) -> torch.autocast:
+    """Matrix products in bfloat16, if the configuration says so; for forward passes, whose backward passes follow them."""
+    return torch.autocast(state.model.device.type, dtype=torch.bfloat16, enabled=config.bf16)
 
 
 def step_prompts(dataset: Dataset, index: int, config: GRPOConfig) -> dict[str, list]:
@@ -155,12 +161,13 @@ def make_batch(
         temperature=config.temperature,
         generator=seeded(config.seed, 2, state.step, device=state.model.device),
     )
-    columns = {name: _repeat(column, config.num_generations) for name, column in columns.items() if name != "prompt"}
+    times = range(config.num_generations)
+    columns = {name: [value for value in column for _ in times] for name, column in columns.items() if name != "prompt"}
     scores = torch.stack([score(fn, rollout.prompts, rollout.completions, columns) for fn in reward_fns], dim=1)
     rewards = combine(scores, config.reward_weights).to(state.model.device)
     ref_logprobs = None
     if state.reference is not None:
-        ref_logprobs = fixed_logprobs(state.reference, rollout, config)
+        ref_logprobs = fixed_logprobs(state.reference, rollout, config.temperature)
     penalized = rewards
     if config.kl_in_reward and config.beta:
         penalized = kl_penalized_rewards(rewards, rollout.logprobs, ref_logprobs, rollout.completion_mask, config.beta)
@@ -172,38 +179,23 @@ def make_batch(
 def read_batch(state: TrainState, records: Dataset, index: int, config: GRPOConfig) -> Batch:
     """The same batch from records: responses that others wrote, with the advantages that triples.prepare gave them."""
     columns = step_prompts(records, index, config)
-    rollout = logged_rollout(state.tokenizer, columns, state.model.config.max_position_embeddings)
+    device = state.model.device
+    rollout = logged_rollout(state.tokenizer, columns, state.model.config.max_position_embeddings).to(device)
     if state.pass_start is not None:
         if index % (len(records) // config.generation_batch_size) == 0:
             state.pass_start.load_state_dict(state.model.state_dict())
-        rollout = replace(rollout, logprobs=fixed_logprobs(state.pass_start, rollout, config))
-    return Batch(rollout, {}, torch.tensor(columns["reward"]), torch.tensor(columns["advantage"]), None)
-
-
-def _repeat(column: list, times: int) -> list:
-    return [value for value in column for _ in range(times)]
+        rollout = replace(rollout, logprobs=fixed_logprobs(state.pass_start, rollout, config.temperature))
+    rewards, advantages = (torch.tensor(columns[name], device=device) for name in ("reward", "advantage"))
+    return Batch(rollout, {}, rewards, advantages, None)
 
 
 def update(
     state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None, loss_fn: Callable
 ) -> dict[str, float]:
     """Log-probs, loss, backward, step: one optimizer update on the state's batch."""
-    rollout, mask = state.batch.rollout, state.batch.rollout.completion_mask
-    exact = state.reference is not None and kl_fn is None and (config.kl_estimator == "exact" or config.triples is not None)
-    logits = policy_logits(state.model, rollout) if exact or logprobs_fn is not token_logprobs else None
-    if logits is None:
-        logprobs, entropies = policy_logprobs(state.model, rollout, config.temperature)
-    else:
-        logprobs = logprobs_fn(logits, rollout.completion_ids, config.temperature)
-        entropies = token_entropies(logits.detach(), config.temperature)
-    # With one update a rollout the policy that is trained is the one that sampled: a ratio of exactly 1, free of the
-    # rounding between sampling and scoring. Weighted records have no other policy either, and their weights hold the KL.
-    weighted = config.triples is not None and config.triples_estimator == "weighted"
-    on_policy = weighted or (config.num_iterations == 1 and state.pass_start is None)
-    old_logprobs = logprobs.detach() if on_policy else rollout.logprobs
-    kl = None
-    if state.reference is not None and not weighted:
-        kl = _penalty(state, config, kl_fn, logits if exact else None, logprobs, old_logprobs)
+    mask = state.batch.rollout.completion_mask
+    with mixed_precision(state, config):
+        logprobs, old_logprobs, kl, entropies = _under_the_policy(state, config, logprobs_fn, kl_fn)
     in_loss = kl is not None and not config.kl_in_reward
     result = loss_fn(
         logprobs,
@@ -220,9 +212,33 @@ def update(
     )
     grad_norm = _descend(state, config, result.loss)
     metrics = {"loss": result.loss.item(), "clip_ratio": result.clip_fraction.item(), "grad_norm": grad_norm}
-    metrics |= {"entropy": masked_mean(entropies, mask)}
     metrics |= {"kl": masked_mean(kl, mask)} if kl is not None else {}
-    return metrics | {"learning_rate": config.learning_rate}
+    return metrics | {"entropy": masked_mean(entropies, mask), "learning_rate": config.learning_rate}
+
+
+def _under_the_policy(
+    state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """What the loss needs of the batch's tokens: log-probs, old log-probs, KL; and entropies. (B, C) nats each."""
+    rollout = state.batch.rollout
+    weighted = config.triples is not None and config.triples_estimator == "weighted"
+    penalized = state.reference is not None and not weighted  # the weights of weighted records hold the KL
+    # Records hold no draws of the policy to estimate a KL from.
+    exact = penalized and kl_fn is None and (config.kl_estimator == "exact" or config.triples is not None)
+    logits, kl = None, None
+    if exact or logprobs_fn is not token_logprobs:
+        logits = policy_logits(state.model, rollout)
+        logprobs = logprobs_fn(logits, rollout.completion_ids, config.temperature)
+        entropies = token_entropies(logits.detach(), config.temperature)
+    else:
+        logprobs, entropies = policy_logprobs(state.model, rollout, config.temperature)
+    # With one update a rollout the policy that is trained is the one that sampled: a ratio of exactly 1, free of the
+    # rounding between sampling and scoring. Weighted records have no other policy either.
+    on_policy = weighted or (config.num_iterations == 1 and state.pass_start is None)
+    old_logprobs = logprobs.detach() if on_policy else rollout.logprobs
+    if penalized:
+        kl = _penalty(state, config, kl_fn, logits if exact else None, logprobs, old_logprobs)
+    return logprobs, old_logprobs, kl, entropies
 
 
 def _descend(state: TrainState, config: GRPOConfig, loss: Tensor) -> float:
@@ -237,23 +253,6 @@ def _descend(state: TrainState, config: GRPOConfig, loss: Tensor) -> float:
         )
     state.optimizer.step()
     return grad_norm
-
-
-def policy_logits(model: PreTrainedModel, rollout: Rollout) -> Tensor:
-    """(B, C, V) logits that predict each completion token of a rollout."""
-    return completion_logits(model, rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids, rollout.completion_ids)
-
-
-def policy_logprobs(model: PreTrainedModel, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
-    """(B, C) log-probs of a rollout's tokens with gradient, (B, C) entropies without, in nats; the fast way."""
-    read = rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids
-    return completion_logprobs(model, *read, rollout.completion_ids, rollout.completion_mask, temperature)
-
-
-@torch.no_grad()
-def fixed_logprobs(model: PreTrainedModel, rollout: Rollout, config: GRPOConfig) -> Tensor:
-    """(B, C) nats under a model that is not trained."""
-    return policy_logprobs(model, rollout, config.temperature)[0]
 
 
 def _penalty(
@@ -273,10 +272,9 @@ def batch_metrics(state: TrainState, config: GRPOConfig) -> dict[str, float]:
     rollout = state.batch.rollout
     if not config.triples:
         return rollout_metrics(state.batch.rewards, state.batch.scores, rollout)
-    with torch.no_grad():
-        logprobs = token_logprobs(policy_logits(state.model, rollout), rollout.completion_ids)
     weights = optimum_weights(state.batch.rewards, config.beta or 1.0) / len(state.batch.rewards)
-    metrics = {"weighted_logprob": (weights * torch.where(rollout.completion_mask, logprobs, 0.0).sum(1)).sum().item()}
+    logprobs = fixed_logprobs(state.model, rollout, 1.0)
+    metrics = {"weighted_logprob": (weights * logprobs.sum(1)).sum().item()}
     if state.reference is not None:
         metrics |= fresh_metrics(state, config)
     return metrics

@@ -4,7 +4,7 @@ import torch
 from minigrpo.config import BadInput
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import load_policy
-from minigrpo.sampling import encode_prompts, sample_completions
+from minigrpo.sampling import _draw, encode_prompts, sample_completions
 from minigrpo.scoring import completion_logits
 
 RAGGED = ["7*3+5*8-2+9=", "1 + 1 = ?", "1 + 1等于几?", "2"]
@@ -157,3 +157,11 @@ def test_the_real_gpt2_goes_through_the_same_code(tmp_path, random_model, tokeni
     mask = rollout.completion_mask
     torch.testing.assert_close(score(model, rollout)[mask], rollout.logprobs[mask], rtol=0, atol=1e-4)
     assert torch.equal(mask, completion_mask(rollout.completion_ids, loaded.eos_token_id))
+
+
+def test_a_draw_is_the_token_whose_share_holds_the_number(monkeypatch):
+    """Shares of 0, 1/4, 0, 3/4 and 0: the borders of a token of no probability are never its own."""
+    logits = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).log().clamp(min=-1e4)
+    for number, token in ((0.0, 1), (0.2, 1), (0.25, 3), (0.26, 3), (1 - 2**-53, 3)):
+        monkeypatch.setattr(torch, "rand", lambda *size, x=number, **kwargs: torch.full(size, x, dtype=torch.float64))
+        assert _draw(logits[None], 1.0, None).tolist() == [[token]]

@@ -13,7 +13,7 @@ PROMPTS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
 # Of each prompt some; the second and the fourth are the same but for what stands behind the end.
 COMPLETIONS = {
     0: [[11, 12, 13, 14, 15, 16, 17, 18, 19], [11, EOS, 1, 1, 1, 1, 1, 1, 1], [20, 21, 22, EOS, 0, 0, 0, 0, 0]],
-    1: [[11, EOS, 9, 9, 9, 9, 9, 9, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19]],
+    1: [[11, EOS, 9, 9, 9, 9, 9, 9, 9], [11, 12, 13, 14, 15, 16, 17, 18, 19], [11, 12, 13, 14, 15, 16, 17, 18, 19]],
     2: [[EOS, 5, 5, 5, 5, 5, 5, 5, 5], [20, 21, 22, 23, EOS, 0, 0, 0, 0]],
 }
 REPEATED = ([11, EOS, 77, 77, 77, 77, 77, 77, 77], 0)
@@ -27,7 +27,9 @@ def batch():
     prompt_mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in PROMPTS])
     rows = [(ids, group) for group, several in COMPLETIONS.items() for ids in several] + [REPEATED]
     ids = torch.tensor([ids for ids, _ in rows])
-    return prompt_ids, prompt_mask, torch.tensor([group for _, group in rows]), ids, completion_mask(ids, EOS)
+    mask = completion_mask(ids, EOS)
+    mask[5, 2:5] = False  # a chat's other voice: read, but not scored
+    return prompt_ids, prompt_mask, torch.tensor([group for _, group in rows]), ids, mask
 
 
 def gradient(model, total):
@@ -70,7 +72,7 @@ def test_what_is_left_out(random_model, batch):
         hook.remove()
     prompts, *groups = read
     assert prompts == (3, 4)  # all but the last token
-    assert groups == [(1, 1), (2, 2), (1, 4), (1, 8), (2, 9)]  # one token; two; four; five, of at most 8; nine
+    assert groups == [(1, 1), (2, 2), (1, 4), (1, 8), (3, 9)]  # one token; two; four; five, of at most 8; nine
     assert scored == [int(mask.sum()) - 2]  # without those of the row that is there twice
 
 

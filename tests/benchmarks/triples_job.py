@@ -40,7 +40,7 @@ def run(folder: Path, *flags: str) -> dict:
     command = [sys.executable, "-m", "minigrpo", "train", "--triples", "--output-dir", str(folder), *flags]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     wall = time.perf_counter() - start
-    clock = evaluate(*load_policy(str(folder)), load_task("clock"))["accuracy"]
+    clock = evaluate(*load_policy(str(folder)), load_task("clock"), num_generations=16)["accuracy"]
     return read_json(folder / "summary.json") | {"wall": wall, "clock": clock, "kl": read_metrics(folder)[-1]["kl"]}
 
 
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--variants", action="store_true", help="also the variants, with the first seed")
     parser.add_argument("--keep", type=Path, help="a folder for each run's metrics.jsonl")
     args = parser.parse_args()
-    clock_before = evaluate(*load_policy("tiny"), load_task("clock"))["accuracy"]
+    clock_before = evaluate(*load_policy("tiny"), load_task("clock"), num_generations=16)["accuracy"]
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| | full score | greedy | clock task | KL (nats a token) | training | whole command |")
     print("|---|---|---|---|---|---|---|")

@@ -73,9 +73,7 @@ def load(setting: Setting):
     GPT2LMHeadModel(sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     draw = random.Random(0)
-    prompts = [
-        " ".join(f"w{draw.randrange(setting.vocabulary - 1)}" for _ in range(setting.prompt_length)) for _ in range(64)
-    ]
+    prompts = [" ".join(f"w{draw.randrange(setting.vocabulary - 1)}" for _ in range(setting.prompt_length)) for _ in range(64)]
     return *load_policy(folder), Dataset.from_dict({"prompt": prompts}), variety
 
 
@@ -290,7 +288,9 @@ def print_row(row: dict) -> None:
           f"wall ratio {row['wall_ratio_median']:.3f}")  # fmt: skip
     print(f"{'':10}{'sampling':>18}{'update':>18}{'step':>18}{'tokens / CPU s':>16}{'peak above, MB':>16}")
     for who in ("ours", "trl"):
-        cells = [f"{row[f'{who}_{part}_cpu_s']:.4f} / {row[f'{who}_{part}_wall_s']:.4f}" for part in ("sampling", "update", "step")]
+        cells = [
+            f"{row[f'{who}_{part}_cpu_s']:.4f} / {row[f'{who}_{part}_wall_s']:.4f}" for part in ("sampling", "update", "step")
+        ]
         peak = f"{row[f'{who}_peak_mb']:.0f}" if f"{who}_peak_mb" in row else "-"
         print(f"{who:10}" + "".join(f"{cell:>18}" for cell in cells) + f"{row[f'{who}_tokens_per_cpu_s']:>16.0f}{peak:>16}")
     if "matrix_products_share" in row:
