@@ -155,27 +155,25 @@ class ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, token_ids, temperature):
-        logprobs, entropies, normalizers = [], [], []
+        logprobs, entropies = [], []
         for part in _chunks(len(hidden), len(weight)):
-            logits = _logits(hidden[part], weight, bias, temperature)
-            normalizers.append(logits.logsumexp(-1, keepdim=True))
-            logits -= normalizers[-1]
-            logprobs.append(logits.gather(1, token_ids[part, None])[:, 0])
-            entropies.append(-(logits.exp() * logits).sum(1))
+            chunk = torch.log_softmax(_logits(hidden[part], weight, bias, temperature), dim=-1)
+            logprobs.append(chunk.gather(1, token_ids[part, None])[:, 0])
+            entropies.append(-torch.linalg.vecdot(chunk.exp(), chunk))
+        ctx.save_for_backward(hidden, weight, bias, token_ids)
         ctx.temperature, entropies = temperature, torch.cat(entropies)
-        ctx.save_for_backward(hidden, weight, bias, token_ids, torch.cat(normalizers))
         ctx.mark_non_differentiable(entropies)
         return torch.cat(logprobs), entropies
 
     @staticmethod
     def backward(ctx, gradient, _):
         """d log p(token) / d logits = onehot(token) - p."""
-        hidden, weight, bias, token_ids, normalizers = ctx.saved_tensors
+        hidden, weight, bias, token_ids = ctx.saved_tensors
         for_hidden, for_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         for_bias = None if bias is None else torch.zeros_like(bias)
         for part in _chunks(len(hidden), len(weight)):
             pull = gradient[part, None] / ctx.temperature
-            for_logits = (_logits(hidden[part], weight, bias, ctx.temperature) - normalizers[part]).exp_().mul_(-pull)
+            for_logits = torch.softmax(_logits(hidden[part], weight, bias, ctx.temperature), dim=-1).mul_(-pull)
             for_logits.scatter_add_(1, token_ids[part, None], pull)
             for_hidden[part] = for_logits @ weight
             for_weight.addmm_(for_logits.T, hidden[part].to(weight.dtype))

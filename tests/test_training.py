@@ -88,14 +88,15 @@ def test_with_several_updates_a_rollout_the_old_log_probs_stay_the_samplers():
     assert rows[0]["reward"] == rows[2]["reward"]
 
 
-def test_the_temperature_of_sampling_is_that_of_scoring():
+@pytest.mark.parametrize("own", [{}, {"logprobs_fn": lambda *args: token_logprobs(*args)}], ids=["ours", "a learner's"])
+def test_the_temperature_of_sampling_is_that_of_scoring(own):
     """With another temperature in one of them the first ratio would be far from 1."""
 
     def spy(logprobs, old_logprobs, advantages, mask, **kwargs):
         assert (logprobs - old_logprobs)[mask].abs().max() < 1e-5
         return grpo_loss(logprobs, old_logprobs, advantages, mask, **kwargs)
 
-    run(config(temperature=0.7, num_iterations=2, max_steps=1), loss_fn=spy)
+    run(config(temperature=0.7, num_iterations=2, max_steps=1), loss_fn=spy, **own)
 
 
 @pytest.mark.parametrize("estimator", ["k3_ratio", "exact"])

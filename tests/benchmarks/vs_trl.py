@@ -6,8 +6,8 @@ Prints CPU and wall seconds a step, split into sampling (reward, reference and a
 tokens a CPU second, the peak memory above weights, gradients and optimizer (of processes of their own), and the ratio of CPU
 seconds, ours / TRL's, with its minimum, median and maximum over the pairs of steps. Linux only: /proc tells the peak memory.
 
-TRL is given what is fastest for it here: one batch a rollout, no gradient checkpointing, no logging, no saving, no dropout, no
-profiling, the fused AdamW. Both are in float32.
+TRL is given what is fastest for it here: one batch a rollout, no gradient checkpointing, no logging, no saving, no dropout, the
+fused AdamW, and the model as load_policy gives it, with GELU in one operation. Both are in float32.
 """
 
 import argparse
@@ -94,11 +94,11 @@ class Clock:
 
         return call
 
-    def end_step(self, tokens: int) -> None:
+    def end_step(self, tokens: int, begun: list[int] = ()) -> None:
         """A step is what ``timed("step", ...)`` saw; what is not sampling in it is the update."""
         for kind in ("cpu", "wall"):
             self.part[f"update {kind}"] = self.part[f"step {kind}"] - self.part[f"sampling {kind}"]
-        self.steps.append(self.part | {"tokens": tokens})
+        self.steps.append(self.part | {"tokens": tokens, "begun": begun})
         self.part = {}
 
 
@@ -115,20 +115,31 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
         learning_rate=setting.learning_rate,
         max_steps=steps,
     )
-    original = training.make_batch
-    training.make_batch = clock.timed("sampling", original)
-    step = clock.timed("step", train(TrainState.start(model, tokenizer, config), dataset, [reward], config).__next__)
+    training.make_batch = clock.timed("sampling", training.make_batch)
+    state = TrainState.start(model, tokenizer, config)
+    step = clock.timed("step", train(state, dataset, [reward], config).__next__)
 
     def one() -> None:
-        clock.end_step(step()["update/tokens"])
+        clock.end_step(step()["update/tokens"], different_beginnings(state.batch.rollout))
 
     return one
+
+
+def different_beginnings(rollout) -> list[int]:
+    """How many different texts have t completion tokens, and go on, for t = 0, 1 ...: what nobody can avoid reading."""
+    rows = zip(
+        rollout.group_ids.tolist(), rollout.completion_ids.tolist(), rollout.completion_mask.sum(1).tolist(), strict=True
+    )
+    texts = [(group, *ids[:length]) for group, ids, length in rows]
+    return [len({text[: t + 1] for text in texts if len(text) > t + 1}) for t in range(max(map(len, texts)) - 1)]
 
 
 def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after_step: Callable = lambda: None):
     """TRL's trainer, which calls ``after_step`` between its own steps; run it by ``train()``."""
     import transformers
     import trl
+
+    from minigrpo.policy import fuse_gelu
 
     model, tokenizer, dataset, reward = load(setting)
     args = trl.GRPOConfig(
@@ -165,6 +176,9 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
             after_step()
 
     trainer = trl.GRPOTrainer(model, reward, args, processing_class=tokenizer, train_dataset=dataset, callbacks=[Watch()])
+    trainer.remove_callback(transformers.PrinterCallback)
+    if trainer.ref_model is not None:
+        fuse_gelu(trainer.ref_model)
     trainer._generate_and_score_completions = clock.timed("sampling", trainer._generate_and_score_completions)
     return trainer
 
@@ -182,7 +196,7 @@ def race(setting: Setting, beta: float, threads: int, steps: int) -> tuple[list[
 
 
 def peak_memory(setting: Setting, beta: float, who: str) -> float:
-    """MB at the peak of two steps, above what the imports and the weights (with a reference: twice), gradients and moments take."""
+    """MB at the peak of two steps, above imports and weights (with a reference: twice), gradients and moments."""
     import torch
     import transformers
     import trl  # noqa: F401
@@ -191,43 +205,40 @@ def peak_memory(setting: Setting, beta: float, who: str) -> float:
 
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    before = _status("VmRSS")
+    before = status("VmRSS")
     if who == "ours":
         step = our_steps(setting, beta, 2, Clock())
         step()
         step()
     else:
         their_trainer(setting, beta, 2, Clock()).train()
-    peak = _status("VmHWM")
+    peak = status("VmHWM")
     weights = sum(p.numel() * p.element_size() for p in load(setting)[0].parameters()) / 1e6
     return peak - before - weights * (5 if beta else 4)
 
 
-def _status(name: str) -> float:
+def status(name: str) -> float:
     """MB, of this process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def unavoidable(setting: Setting, lengths: list[int], threads: int) -> float:
-    """CPU seconds of the products with the weights alone, for a step whose completions have these lengths, at beta 0.
+def unavoidable(setting: Setting, begun: list[int], threads: int) -> float:
+    """CPU seconds of the products with the weights alone, of a step at beta 0, see ``different_beginnings``.
 
-    Each prompt is read once to sample and once to learn, each completion token once, and each product of the update has two
-    more in its backward; the head is multiplied only where a completion token is predicted. Attention is left out.
+    Each prompt is read once to sample and once to learn, each beginning too, and each product of the update has two more in its
+    backward pass. The head is multiplied where a completion token is predicted. Attention is left out.
     """
     import torch
 
     torch.set_num_threads(threads)
     model, tokenizer, dataset, _ = load(setting)
-    width, layers, vocabulary = model.config.n_embd, model.config.n_layer, model.config.vocab_size
+    width, vocabulary = model.config.n_embd, model.config.vocab_size
     prompts = tokenizer(dataset["prompt"][: setting.num_prompts])["input_ids"]
-    inside = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * layers
-    head = (width, vocabulary)
-    read, written = sum(len(ids) - 1 for ids in prompts), sum(lengths)
-    products = [(read, shape) for shape in inside] * 2 + [(written, shape) for shape in [*inside, head]]
-    backward = [(read + written, shape) for shape in inside] * 2 + [(written, head)] * 2
-    running = [sum(length > t for length in lengths) for t in range(max(lengths))]
-    products += backward + [(rows, shape) for rows in running for shape in [*inside, head]]
+    layers = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * model.config.n_layer
+    head, read = [(width, vocabulary)], sum(len(ids) - 1 for ids in prompts)
+    products = [(read, shape) for shape in layers] + [(rows, shape) for rows in begun for shape in layers + head]
+    products += 3 * ([(read + sum(begun), shape) for shape in layers] + [(sum(begun), shape) for shape in head])
     matrices = {shape: torch.randn(shape) for _, shape in products}
     seconds = []
     for _ in range(5 if setting.vocabulary is None else 2):
@@ -271,21 +282,14 @@ def compare(name: str, beta: float, threads: int, steps: int | None) -> dict:
     if "ours_peak_mb" in row:
         row["memory_ratio"] = row["ours_peak_mb"] / row["trl_peak_mb"]
     if not beta:
-        tokens = round(statistics.mean(s["tokens"] for s in ours))
-        lengths = _spread(tokens, setting)
-        row["matrix_products_share"] = alone(unavoidable, setting, lengths, threads) / row["ours_step_cpu_s"]
+        middle = sorted(ours, key=lambda step: sum(step["begun"]))[len(ours) // 2]
+        row["matrix_products_share"] = alone(unavoidable, setting, middle["begun"], threads) / row["ours_step_cpu_s"]
     return row
 
 
-def _spread(tokens: int, setting: Setting) -> list[int]:
-    """Lengths that sum to about ``tokens``: all the same."""
-    rows = setting.num_prompts * setting.num_generations
-    return [tokens // rows + (row < tokens % rows) for row in range(rows)]
-
-
 def print_row(row: dict) -> None:
-    print(f"\n{row['name']}: CPU ratio {row['cpu_ratio_median']:.3f} ({row['cpu_ratio_min']:.3f} to {row['cpu_ratio_max']:.3f}), "
-          f"wall ratio {row['wall_ratio_median']:.3f}")  # fmt: skip
+    low, middle, high = (row[f"cpu_ratio_{name}"] for name in ("min", "median", "max"))
+    print(f"\n{row['name']}: CPU ratio {middle:.3f} ({low:.3f} to {high:.3f}), wall ratio {row['wall_ratio_median']:.3f}")
     print(f"{'':10}{'sampling':>18}{'update':>18}{'step':>18}{'tokens / CPU s':>16}{'peak above, MB':>16}")
     for who in ("ours", "trl"):
         cells = [
