@@ -69,6 +69,8 @@ _HOME = {
     "plot_shares": "plots",
     "compare_runs": "plots",
     "watch": "plots",
+    "plot_prefix_tree": "diagrams",
+    "plot_chunked_head": "diagrams",
     "show_tokens": "tokens",
     "completion_tokens": "tokens",
     "seeded": "training",

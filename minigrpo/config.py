@@ -53,7 +53,7 @@ class GRPOConfig:
     engine: Literal["minigrpo", "trl"] = _field(
         "minigrpo", "Who trains: this package, in one process; or TRL, under accelerate launch (pip install 'minigrpo[scale]')."
     )
-    device: str = _field("cpu", "Where the model is: cpu, to the same last bit each time, or cuda, cuda:1, mps.")
+    device: str = _field("cpu", "Where the model is: cpu, to the same last bit each time, or cuda, cuda:1.")
     bf16: bool = _field(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
 
     # TRL trains for epochs and saves every 500 steps; here a run is done within 120.

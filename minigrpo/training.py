@@ -273,11 +273,10 @@ def batch_metrics(state: TrainState, config: GRPOConfig) -> dict[str, float]:
     if not config.triples:
         return rollout_metrics(state.batch.rewards, state.batch.scores, rollout)
     weights = optimum_weights(state.batch.rewards, config.beta or 1.0) / len(state.batch.rewards)
-    logprobs = fixed_logprobs(state.model, rollout, 1.0)
-    metrics = {"weighted_logprob": (weights * logprobs.sum(1)).sum().item()}
-    if state.reference is not None:
-        metrics |= fresh_metrics(state, config)
-    return metrics
+    with mixed_precision(state, config):
+        logprobs = fixed_logprobs(state.model, rollout)
+        metrics = {"weighted_logprob": (weights * logprobs.sum(1)).sum().item()}
+        return metrics | (fresh_metrics(state, config) if state.reference is not None else {})
 
 
 def fresh_metrics(state: TrainState, config: GRPOConfig, num_prompts: int = 32) -> dict[str, float]:

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2LMHeadModel
 
 from minigrpo.config import BadInput
 from minigrpo.policy import TINY, load_policy
@@ -139,3 +140,20 @@ def test_pretraining_never_sees_a_held_out_problem(tokenizer):
             prompt = tokenizer.decode(ids[: int((label != -100).nonzero()[0])])
             assert prompt not in held_out
             assert not is_held_out(prompt)  # of the other problems too: two draws of a clock problem hardly ever meet
+
+
+def test_a_device_that_is_not_there_is_refused_in_a_sentence():
+    for device in ("cuda:99", "abacus"):
+        with pytest.raises(BadInput, match=f"The device '{device}' cannot be used: .* A CPU is always there"):
+            load_policy(device=device)
+
+
+def test_gelu_in_one_operation_is_gelu(folder):
+    """The model that transformers makes of the same files, with its own GELU: outputs to rounding, and the same files again."""
+    ours, tokenizer = load_policy(str(folder))
+    theirs = GPT2LMHeadModel.from_pretrained(folder).eval()
+    ids = tokenizer("7*3+5*8", return_tensors="pt")["input_ids"]
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+    assert isinstance(ours.transformer.h[0].mlp.act, torch.nn.GELU)
+    ours.save_pretrained(folder / "again")
+    assert (folder / "again" / "config.json").read_text() == (folder / "config.json").read_text()

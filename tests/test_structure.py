@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "checkpoints": {"config", "policy", "sampling", "training"},
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
     "plots": {"advantages", "config", "kl", "loss"},
+    "diagrams": {"plots"},
     "tokens": set(),
     "runs": {"config"},
     "trl_engine": {"config", "rewards", "runs"},

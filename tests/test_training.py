@@ -16,6 +16,7 @@ from minigrpo.policy import load_policy
 from minigrpo.runs import checkpoints
 from minigrpo.tasks import clock_task, exact_answer
 from minigrpo.training import TrainState, policy_logits, step_prompts, train
+from minigrpo.triples import load_triples, prepare
 
 TASK = clock_task()
 
@@ -437,3 +438,22 @@ def test_nothing_in_a_checkpoint_is_unpickled(tmp_path):
     with pytest.raises(BadInput, match="is damaged"):
         load_checkpoint(folder, start(settings))
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("triples", [None, "bundled"])
+def test_in_bf16_products_are_bfloat16_and_weights_float32(triples):
+    settings = GRPOConfig.for_triples(bf16=True, max_steps=1) if triples else config(bf16=True)
+    state, seen = start(settings), set()
+    for layer in state.model.transformer.h:
+        layer.mlp.c_fc.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    data = prepare(load_triples(triples), settings) if triples else TASK.train
+    rows = list(train(state, data, [] if triples else [exact_answer], settings))
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in state.model.parameters()} == {torch.float32}
+    assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+
+
+def test_bf16_follows_float32_to_its_rounding():
+    rough, exact = (run(config(bf16=bf16, max_steps=1))[1][0] for bf16 in (True, False))
+    assert rough["entropy"] == pytest.approx(exact["entropy"], rel=0.05)
+    assert rough["entropy"] != exact["entropy"]
