@@ -45,6 +45,10 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     Raises:
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
     """
+    if config.engine != "trl" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise BadInput(
+            "Several processes were launched, each of which would do the same run; --engine trl shares one among them."
+        )
     first = config.engine != "trl" or _trl().join(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)

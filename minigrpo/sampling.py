@@ -118,10 +118,11 @@ def _decode(
         going_on = (drawn[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
         if len(going_on) == 0:
             break
+        # Texts of one more token: each is the node that it goes on from, and that token.
         running, child = running[going_on], (node * logits.shape[1] + drawn[:, 0])[going_on]
         child, node = torch.unique(child, return_inverse=True)
         parent, token = child // logits.shape[1], child[:, None] % logits.shape[1]
-        cache, position = select_rows(cache, parent), position[parent]
+        cache, position = select_rows(cache, parent, len(mask)), position[parent]
         mask = torch.cat([mask[parent], mask.new_ones(len(parent), 1)], dim=1)
     counts = completion_mask(ids, tokenizer.eos_token_id)
     width = int(counts.any(0).sum())

@@ -2,6 +2,7 @@
 
 import copy
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,8 @@ from transformers import Cache, PreTrainedModel
 
 from minigrpo.logprobs import token_entropies, token_logprobs
 
-CELLS = 2**24  # logits that are held at once: 64 MB in float32
-# What some models do to the head's output. Of such a model the logits are taken as they come out of it.
-AFTER_THE_HEAD = (
-    "final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier",
-)  # fmt: skip
+LOGITS_AT_ONCE = 2**24  # 64 MB in float32
+_head_is_all: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 class Prompts(NamedTuple):
@@ -53,18 +51,18 @@ def inputs_after(prompts: Prompts, group_ids: Tensor, completion_ids: Tensor) ->
         # Nothing attends to what comes later, so padding on the right needs no mask.
         "attention_mask": torch.cat([mask, mask.new_ones(len(mask), num_tokens - 1)], dim=1),
         "position_ids": prompts.position[group_ids] + torch.arange(num_tokens, device=mask.device),
-        "past_key_values": select_rows(prompts.cache, group_ids),
+        "past_key_values": select_rows(prompts.cache, group_ids, len(prompts.mask)),
         "use_cache": True,
     }
 
 
-def select_rows(cache: Cache | None, rows: Tensor) -> Cache | None:
-    """A cache of these rows of another, which stays as it is."""
+def select_rows(cache: Cache | None, rows: Tensor, num_rows: int) -> Cache | None:
+    """A cache of these rows of another, which has ``num_rows`` and stays as it is."""
     if cache is None:
         return None
     selected = copy.copy(cache)
     selected.layers = [copy.copy(layer) for layer in cache.layers]
-    if not torch.equal(rows, torch.arange(len(cache.layers[0].keys), device=rows.device)):
+    if not torch.equal(rows, torch.arange(num_rows, device=rows.device)):
         selected.batch_select_indices(rows)
     return selected
 
@@ -78,7 +76,7 @@ def completion_logits(
         model: a causal language model of transformers.
         prompt_ids: (P, L), padded on the left. prompt_mask: (P, L) bool, False on padding.
         group_ids: (B,) the row of prompt_ids that a completion answers.
-        completion_ids: (B, C), padded on the right with anything.
+        completion_ids: (B, C), padded on the right with any tokens.
     Returns:
         (B, C, V); behind a completion's end they mean nothing.
     """
@@ -102,23 +100,21 @@ def completion_logprobs(
     Args:
         completion_mask: (B, C) bool, the tokens to score. For the others see completion_logits.
     """
-    batch = (prompt_ids, prompt_mask, group_ids, completion_ids)
-    if any(getattr(model.config.get_text_config(), name, None) for name in AFTER_THE_HEAD):
-        logits = completion_logits(model, *batch)
+    if not completion_mask.any() or not head_is_all(model):
+        logits = completion_logits(model, prompt_ids, prompt_mask, group_ids, completion_ids)
         both = token_logprobs(logits, completion_ids, temperature), token_entropies(logits.detach(), temperature)
         return tuple(torch.where(completion_mask, x, 0.0) for x in both)
-    # A row says all there is to score: the prompt, the tokens, -1 behind the last that counts. One in between that does not
-    # count, as a user's in a chat, is read all the same; as a number below -1 it keeps rows apart whose masks differ.
-    columns = torch.arange(1, completion_ids.shape[1] + 1, device=completion_ids.device)
+    # A row says all there is to score: its length, its prompt, the tokens up to the last that counts, and which of them count
+    # (those of a user in a chat are only read).
+    width = completion_ids.shape[1]
+    columns = torch.arange(1, width + 1, device=completion_ids.device)
     length = (completion_mask * columns).amax(1, keepdim=True)
-    tokens = torch.where(completion_mask, completion_ids, -2 - completion_ids)
-    rows = torch.cat([length, group_ids[:, None], torch.where(columns <= length, tokens, -1)], dim=1)
-    rows, row_of = torch.unique(rows, dim=0, return_inverse=True)  # sorted, so by length
-    length, group_ids, mask = rows[:, 0], rows[:, 1], rows[:, 2:] >= 0
-    ids = torch.where(mask, rows[:, 2:], -2 - rows[:, 2:]).clamp(min=0)
+    rows = [length, group_ids[:, None], torch.where(columns <= length, completion_ids, 0), completion_mask]
+    rows, row_of = torch.unique(torch.cat(rows, dim=1), dim=0, return_inverse=True)  # sorted, so by length
+    length, group_ids, ids, mask = rows[:, 0], rows[:, 1], rows[:, 2 : 2 + width], rows[:, 2 + width :].bool()
     prompts = read_prompts(model, prompt_ids, prompt_mask)
     hidden, longest = [], 1
-    while longest < 2 * len(columns):
+    while longest < 2 * width:
         alike = ((length > longest // 2) & (length <= longest)).nonzero()[:, 0]
         if len(alike):
             inputs = inputs_after(prompts, group_ids[alike], ids[alike, :longest])
@@ -127,6 +123,20 @@ def completion_logprobs(
     head = model.get_output_embeddings()
     flat = ChunkedHead.apply(torch.cat(hidden), head.weight, head.bias, ids[mask], temperature)
     return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x)[row_of] for x in flat)
+
+
+def head_is_all(model: PreTrainedModel) -> bool:
+    """Whether the head alone makes the logits of what base_model gives; some models cap, scale or transform there.
+
+    Tried on four tokens, once a model. Where it is all, the arithmetic is the same, and so are the bits.
+    """
+    if model not in _head_is_all:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            text, head = torch.arange(4, device=model.device)[None], model.get_output_embeddings()
+            hidden = model.base_model(text, use_cache=False)[0]
+            fits = isinstance(head, nn.Linear) and hidden.shape[-1] == head.in_features
+            _head_is_all[model] = fits and torch.equal(head(hidden), model(text, use_cache=False).logits)
+    return _head_is_all[model]
 
 
 def policy_logits(model: PreTrainedModel, rollout) -> Tensor:
@@ -150,7 +160,8 @@ class ChunkedHead(torch.autograd.Function):
     """(N, D) hidden states and (N,) ids -> (N,) log-probs and (N,) entropies, without ever holding (N, V) logits.
 
     The logits are made a chunk at a time, once forward and once more backward: a third more work for the head, whose memory
-    no longer grows with the number of tokens. The entropies carry no gradient. Always in the head's own precision.
+    no longer grows with the number of tokens. The entropies carry no gradient. Autocast or not, products are of the weight's
+    precision, and what follows is at least float32.
     """
 
     @staticmethod
@@ -174,7 +185,7 @@ class ChunkedHead(torch.autograd.Function):
         for part in _chunks(len(hidden), len(weight)):
             pull = gradient[part, None] / ctx.temperature
             for_logits = torch.softmax(_logits(hidden[part], weight, bias, ctx.temperature), dim=-1).mul_(-pull)
-            for_logits.scatter_add_(1, token_ids[part, None], pull)
+            for_logits = for_logits.scatter_add_(1, token_ids[part, None], pull).to(weight.dtype)
             for_hidden[part] = for_logits @ weight
             for_weight.addmm_(for_logits.T, hidden[part].to(weight.dtype))
             if bias is not None:
@@ -183,10 +194,11 @@ class ChunkedHead(torch.autograd.Function):
 
 
 def _chunks(num_tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, CELLS // vocabulary)
+    size = max(1, LOGITS_AT_ONCE // vocabulary)
     return [slice(start, start + size) for start in range(0, num_tokens, size)]
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
-        return nn.functional.linear(hidden.to(weight.dtype), weight, bias).div_(temperature)
+        logits = nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+    return (logits if logits.dtype == torch.float64 else logits.float()).div_(temperature)

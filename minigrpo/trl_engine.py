@@ -83,20 +83,16 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
         penalty and config.importance_sampling_level == "sequence" and config.kl_estimator == "k3_ratio",
         "k3_ratio with importance_sampling_level sequence: it would weigh the KL with the sequence's ratio; take k3 or beta 0",
     )
-    refuse(
-        config.device not in ("cpu", "cuda", "mps"),
-        f"device {config.device!r}: accelerate gives each process its own; take cpu, cuda or mps",
-    )
+    kinds = ("cpu", "cuda", "mps")
+    refuse(config.device not in kinds, f"device {config.device!r}: accelerate gives each process its own; cpu, cuda or mps")
     refuse(
         processes > 1 and config.loss_type == "bnpo",
         f"loss_type bnpo in {processes} processes, each of which would divide by its own tokens; dapo divides by those of all, "
         "and is the same where a rollout is one batch",
     )
     if config.generation_batch_size % processes:
-        raise BadInput(
-            f"generation_batch_size must be a multiple of the number of processes, {processes}, which share a rollout; "
-            f"got {config.generation_batch_size}."
-        )
+        got = f"which share a rollout; got {config.generation_batch_size}"
+        raise BadInput(f"generation_batch_size must be a multiple of the number of processes, {processes}, {got}.")
 
 
 def num_processes(config: GRPOConfig) -> int:
@@ -105,8 +101,10 @@ def num_processes(config: GRPOConfig) -> int:
 
 
 def join(config: GRPOConfig) -> bool:
-    """Meet the other processes of this run; True for the first. Raises BadInput for what to_trl refuses."""
+    """Meet the other processes of this run; True for the first. Raises BadInput for what to_trl refuses, or no such device."""
     to_trl(config)
+    if (found := PartialState().device.type) != config.device:
+        raise BadInput(f"device is {config.device}, but accelerate finds none here; it would take {found}.")
     return PartialState().is_main_process
 
 

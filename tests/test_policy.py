@@ -143,7 +143,7 @@ def test_pretraining_never_sees_a_held_out_problem(tokenizer):
 
 
 def test_a_device_that_is_not_there_is_refused_in_a_sentence():
-    for device in ("cuda:99", "abacus"):
+    for device in ("cuda:99", "abacus", "meta"):
         with pytest.raises(BadInput, match=f"The device '{device}' cannot be used: .* A CPU is always there"):
             load_policy(device=device)
 

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 
@@ -63,6 +65,36 @@ def test_the_first_token_follows_softmax(tiny, temperature):
     assert 5 <= degrees <= 12
     quantile = {5: 20.5, 6: 22.5, 7: 24.3, 8: 26.1, 9: 27.9, 10: 29.6, 11: 31.3, 12: 32.9}[degrees]
     assert chi_square < quantile
+
+
+@pytest.mark.parametrize("prompt", ["a", "abcde"])
+def test_two_tokens_follow_the_product_of_their_probabilities(random_model, tokenizer, prompt):
+    """Pearson's chi-square over all pairs of six tokens (one of them EOS), each by itself read by the model: the 0.999
+    quantile. The other prompt of the batch is longer or shorter, and most completions share their node with others."""
+    n, tokens = 20_000, [tokenizer.eos_token_id, 97, 98, 99, 100, 101]
+    with torch.no_grad():
+        random_model.lm_head.weight.mul_(0.5)
+        bias = torch.full((len(tokenizer),), -1e4)
+        bias[tokens] = 0.0
+    random_model.lm_head.bias = torch.nn.Parameter(bias)
+
+    def probabilities(text: list[int]):
+        with torch.no_grad():
+            return (random_model(torch.tensor([text])).logits[0, -1].double() / 1.3).softmax(-1)
+
+    text = list(prompt.encode())
+    first = probabilities(text)
+    expected = {(tokens[0],): n * first[tokens[0]].item()}
+    for a in tokens[1:]:
+        second = probabilities([*text, a])
+        expected |= {(a, b): n * (first[a] * second[b]).item() for b in tokens}
+    settings = {"num_generations": n, "max_completion_length": 2, "temperature": 1.3}
+    rollout = sample(random_model, tokenizer, [prompt, "abc"], **settings)
+    rows = zip(rollout.completion_ids[:n].tolist(), rollout.completion_mask[:n].sum(1).tolist(), strict=True)
+    observed = Counter(tuple(ids[:length]) for ids, length in rows)
+    assert set(observed) <= set(expected)
+    assert min(expected.values()) > 5
+    assert sum((observed[pair] - count) ** 2 / count for pair, count in expected.items()) < 59.7  # 30 degrees
 
 
 def test_the_first_eos_counts_and_nothing_follows_it(tiny):

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from minigrpo import scoring
 from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
@@ -41,7 +54,7 @@ def gradient(model, total):
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("cells", [2**24, 257 * 3])
 def test_fast_is_plain_in_value_and_gradient(random_model, batch, temperature, cells, monkeypatch):
-    monkeypatch.setattr(scoring, "CELLS", cells)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", cells)
     model, (*inputs, ids, mask) = random_model.double(), batch
     logits = completion_logits(model, *inputs, ids)
     plain = torch.where(mask, token_logprobs(logits, ids, temperature), 0.0)
@@ -57,6 +70,7 @@ def test_fast_is_plain_in_value_and_gradient(random_model, batch, temperature, c
 def test_what_is_left_out(random_model, batch):
     """Repeated rows, padding beyond twice a completion's length, and the head on padding."""
     *_, mask = batch
+    scoring.head_is_all(random_model)  # reads a text of its own, once
     read, scored = [], []
 
     def note(module, args, inputs):
@@ -87,7 +101,7 @@ def test_the_chunked_head_has_the_gradient_that_finite_differences_have():
 
 
 def test_it_holds_one_chunk_of_logits_at_a_time(monkeypatch):
-    monkeypatch.setattr(scoring, "CELLS", 50)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 50)
     sizes = []
     original = scoring._logits
     monkeypatch.setattr(scoring, "_logits", lambda *args: sizes.append(original(*args).numel()) or original(*args))
@@ -108,3 +122,71 @@ def test_where_a_model_changes_the_logits_behind_its_head_they_are_taken_from_th
     text = torch.tensor([PROMPTS[1] + ids[row].tolist()])
     plain = token_logprobs(shift_logits(model(text).logits, len(PROMPTS[1])), ids[row : row + 1])[0]
     torch.testing.assert_close(completion_logprobs(model, *inputs, ids, mask)[0][row][mask[row]], plain[mask[row]])
+
+
+SIZES = {
+    "vocab_size": 257,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 40,
+    "initializer_range": 0.4,
+}
+FAMILIES = {
+    "a window of 4 tokens": lambda: MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=1, sliding_window=4)),
+    "a window in every second layer": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **SIZES, num_key_value_heads=1, head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
+        )
+    ),
+    "a head with a bias": lambda: PhiForCausalLM(PhiConfig(**SIZES)),
+    "positions from 2, a head of other width": lambda: OPTForCausalLM(
+        OPTConfig(
+            vocab_size=257,
+            hidden_size=16,
+            ffn_dim=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=40,
+            word_embed_proj_dim=8,
+            init_std=0.4,
+        )
+    ),
+    "a transform before the head": lambda: ModernBertDecoderForCausalLM(
+        ModernBertDecoderConfig(**SIZES, local_attention=8, pad_token_id=0, cls_token_id=1, sep_token_id=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_are_scored_as_one_text_at_a_time_would_be(batch, family):
+    """Against the model's own logits for a text alone: no padding, no cache, no shared prompt; value and gradient."""
+    *inputs, ids, mask = batch
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = FAMILIES[family]().double().eval()
+    rows = []
+    for row, group in zip(ids, inputs[2].tolist(), strict=True):
+        text = torch.tensor([PROMPTS[group] + row.tolist()])
+        logits = shift_logits(model(text, use_cache=False).logits, len(PROMPTS[group]))
+        rows.append(token_logprobs(logits.double(), row[None], 0.7)[0])
+    plain = torch.where(mask, torch.stack(rows), 0.0)
+    logprobs, _ = completion_logprobs(model, *inputs, ids, mask, 0.7)
+    torch.testing.assert_close(logprobs, plain, rtol=1e-5, atol=0, check_dtype=False)
+    weights = torch.randn(ids.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one, other = gradient(model, (plain * weights).sum()), gradient(model, (logprobs * weights).sum())
+    assert (other - one).abs().max() < 1e-5 * one.abs().max()
+
+
+def test_log_probs_are_float32_whatever_the_weights_are(random_model, batch):
+    *inputs, ids, mask = batch
+    model = random_model.bfloat16()
+    logprobs, _ = completion_logprobs(model, *inputs, ids, mask)
+    plain = token_logprobs(completion_logits(model, *inputs, ids), ids)
+    assert logprobs.dtype == plain.dtype == torch.float32
+
+
+def test_where_nothing_is_scored_all_is_zero(random_model, batch):
+    *inputs, ids, mask = batch
+    assert not completion_logprobs(random_model, *inputs, ids, torch.zeros_like(mask))[0].any()

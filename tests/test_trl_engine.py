@@ -402,3 +402,17 @@ if __name__ == "__main__":
     Accelerator.end_training = lambda self: None  # it parts the processes, and there is more than one training here
     for folder in sys.argv[1:]:
         replay(Path(folder))
+
+
+def test_a_device_that_accelerate_does_not_find_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(BadInput, match="device is cuda, but accelerate finds none here; it would take cpu"):
+        trl_engine.join(GRPOConfig(engine="trl", device="cuda"))
+
+
+def test_several_processes_of_the_same_run_are_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["train", "--output-dir", str(tmp_path / "run")]) == 2
+    assert "--engine trl shares one among them" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
