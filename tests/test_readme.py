@@ -4,6 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from accelerate.commands.launch import launch_command_parser
+
 import minigrpo
 from minigrpo.config import GRPOConfig
 from minigrpo.tasks import clock_steps, exact_answer, is_held_out
@@ -29,6 +31,8 @@ def test_every_flag_and_field_exists():
     text = "".join(path.read_text(encoding="utf-8") for path in parsers)
     known = {f.name for f in fields(GRPOConfig)} | {"help"} | set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
     known |= set(re.findall(r'_add\(\w+, "(\w+)"', text))
+    launcher = launch_command_parser()
+    known |= {option.lstrip("-") for action in launcher._actions for option in action.option_strings}
     assert flags <= known
 
 

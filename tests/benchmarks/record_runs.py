@@ -72,8 +72,8 @@ def answer_anywhere(prompts: list[str], completions: list[str], answer: list[str
 FAILURES: dict = {  # notebook 07; beta 1e-4 is too weak to be felt, and there so that the KL is measured
     "failure-leaky": (GRPOConfig(max_steps=80, max_completion_length=10), {"reward_fns": [answer_anywhere]}),
     "failure-cut-off": (GRPOConfig(max_steps=80, max_completion_length=8), {}),
-    "failure-high-lr": (GRPOConfig(max_steps=80, learning_rate=1e-2, beta=1e-4), {}),
-    "failure-collapse": (GRPOConfig(max_steps=80, learning_rate=3e-3, beta=1e-4), {}),
+    "failure-high-lr": (GRPOConfig(max_steps=80, learning_rate=3e-3, beta=1e-4), {}),
+    "failure-collapse": (GRPOConfig(max_steps=80, learning_rate=1e-2, beta=1e-4), {}),
     "failure-cured": (GRPOConfig(max_steps=80, beta=1e-4), {}),
 }
 # Notebook 08. Four updates a rollout, or the ratio is 1 and clips are all the same. GSPO's paper has epsilons of 3e-4 and 4e-4,
