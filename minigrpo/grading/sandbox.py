@@ -4,7 +4,9 @@ The parent talks to a worker by lines of JSON, never waits longer than a deadlin
 """
 
 import contextlib
+import ctypes
 import json
+import math
 import os
 import random
 import selectors
@@ -14,15 +16,29 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from minigrpo.config import BadInput
 
 WORKER = Path(__file__).with_name("worker.py")
 LONGEST_REPLY = 16_000_000  # bytes
 MEMORY = 4_000_000_000  # bytes of address space a process; torch alone takes some two
+RESIDENT = 4_000_000_000  # bytes that all processes of a worker take together; what forks share counts for each
+LOOK = 0.2  # seconds between two looks at what they take
 DISK = 16_000_000  # bytes
 PROCESSES = 32  # and threads
+WRITABLE = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # for everybody
+# Before the worker: if memory runs out the kernel is to end it and not the grader; files in memory count as open files only.
+START = ["/bin/sh", "-c", 'echo 1000 >/proc/self/oom_score_adj; ulimit -n 64; exec "$@"', "sh"]
+# The first cell where nothing but the user keeps a worker in: no program may lend it other rights, and its files are so small
+# that they cannot fill a disk quickly.
+TIGHTEN = """
+assert __import__("ctypes").CDLL(None).prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+__import__("resource").setrlimit(__import__("resource").RLIMIT_FSIZE, (4096, 4096))
+__import__("resource").setrlimit(__import__("resource").RLIMIT_MSGQUEUE, (0, 0))
+"""
 
 
 class WorkerDied(Exception):
@@ -41,18 +57,28 @@ def isolation(trust: bool) -> str:
     """
     if _bubblewrap_works():
         return "bubblewrap"
-    if _is_root():
+    if _another_user_works():
         return "another user"
     if trust:
         return "none"
     raise BadInput(
-        "Nothing here can keep a stranger's code in: install bubblewrap (Debian: apt-get install bubblewrap), "
-        "or give --trust for work that you trust as you trust your own."
+        "Nothing here can keep a stranger's code in: install bubblewrap, 0.7 or later (Debian: apt-get install bubblewrap; who "
+        "is not root needs user namespaces for it), or be root with a Python that every user may read, or give --trust for "
+        "work that you trust as you trust your own."
     )
 
 
 def _is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def _another_user_works() -> bool:
+    """Whether this is root on Linux, and another user may read this Python, and not just go on with what root has loaded."""
+    if not _is_root() or not Path("/proc/self/status").exists():
+        return False
+    become = "import os, sys; os.setgroups([]); os.setgid(200_000); os.setuid(200_000)"
+    trial = f"{become}; import statistics, importlib.util as u; sys.exit(u.find_spec('torch') is None)"
+    return subprocess.run([sys.executable, "-I", "-c", trial], cwd="/", capture_output=True, timeout=20).returncode == 0
 
 
 def _bubblewrap_works() -> bool:
@@ -86,11 +112,13 @@ def _walls() -> list[str]:
         link = Path(os.path.join(link.parent, os.readlink(link)))
     if not any(link.is_relative_to(p) for p in (*prefixes, Path("/usr"))):
         command += ["--ro-bind", str(link), str(link)]
-    for site in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
-        for package in ("minigrpo", "trl"):
-            folder = Path(site) / package
-            command += ["--tmpfs", str(folder)] if folder.is_dir() else []
+    sites = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    hidden = [str(folder) for site in sites for name in ("minigrpo", "trl") if (folder := Path(site, name)).is_dir()]
+    for folder in hidden:
+        command += ["--tmpfs", folder]
     command += ["--ro-bind", str(WORKER), "/worker.py"]
+    for folder in (*hidden, "/dev", "/"):  # where these are the worker's own they would hold half of the memory
+        command += ["--remount-ro", folder]
     command += ["--setenv", "HOME", "/tmp", "--setenv", "OMP_NUM_THREADS", "1", "--chdir", "/tmp"]
     return command
 
@@ -99,16 +127,16 @@ class Worker:
     """A process that runs a learner's cells and calls the functions they define."""
 
     def __init__(self, how: str, *, seconds: float = 60.0):
-        self.deadline, self.count, self.inside = time.monotonic() + seconds, 0, None
+        self.deadline, self.count, self.inside, self.namespace = math.inf, 0, None, None
         # A user that is nobody else's, so that all it started can be ended.
         self.uid = random.SystemRandom().randrange(200_000, 1_000_000) if _is_root() and how != "none" else None
         command, options, info = [sys.executable, "-I", str(WORKER)], {}, None
         if how == "bubblewrap":
             info, theirs = os.pipe()
             options = {"pass_fds": (theirs,)}
-            command = [*_walls(), "--info-fd", str(theirs), sys.executable, "-I", "/worker.py"]
+            command = [*START, *_walls(), "--info-fd", str(theirs), sys.executable, "-I", "/worker.py"]
         elif how == "another user":
-            command = [sys.executable, "-I", "-c", WORKER.read_text(encoding="utf-8")]
+            command = [*START, sys.executable, "-I", "-c", WORKER.read_text(encoding="utf-8")]
         environment = {"OMP_NUM_THREADS": "1", "PATH": os.defpath, "HOME": "/nonexistent"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, **pipes, **options)
@@ -119,15 +147,24 @@ class Worker:
         for pipe in (self.process.stdin, self.process.stdout):
             os.set_blocking(pipe.fileno(), False)
         limits = {"memory": MEMORY, "seconds": int(seconds) + 5, "uid": self.uid}
+        self._start(how, {**limits, "processes": PROCESSES if self.uid else 512})
+        self.deadline = time.monotonic() + seconds  # from here on: that torch loads slowly is not the learner's time
+
+    def _start(self, how: str, limits: dict) -> None:
         try:
-            self._send({**limits, "processes": PROCESSES if self.uid else 512}, 30)
-            ready = self._receive(30)
+            self._send(limits, 30)
+            ready = self._receive(30) == {"ready": True}
+            if ready and how == "another user":
+                ready = self.ask({"cell": TIGHTEN}, 30).get("error") is None
         except WorkerDied as error:
             self.close()
             raise GraderError(f"The worker does not start ({how}): {error}") from error
-        if ready != {"ready": True}:
+        if not ready:
             self.close()
             raise GraderError(f"The worker does not start ({how}).")
+        if self.inside is not None and self.uid is None:  # all that is in there is of this very user
+            with contextlib.suppress(OSError):
+                self.namespace = os.readlink(f"/proc/{self.inside}/ns/pid")
 
     def ask(self, request: dict, seconds: float) -> dict:
         """One request, one reply. Raises WorkerDied, after which only ``close`` may be called."""
@@ -144,8 +181,7 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdin, selectors.EVENT_WRITE)
             while left:
-                if time.monotonic() > until or not selector.select(max(0.0, until - time.monotonic())):
-                    raise WorkerDied(f"it did not listen for {seconds:.0f} s")
+                self._wait(selector, until, f"it did not listen for {seconds:.0f} s")
                 try:
                     left = left[os.write(self.process.stdin.fileno(), left[: 1 << 16]) :]
                 except BlockingIOError:
@@ -158,9 +194,7 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while b"\n" not in self.buffer:
-                left = until - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    raise WorkerDied(f"it did not answer within {seconds:.0f} s")
+                self._wait(selector, until, f"it did not answer within {seconds:.0f} s")
                 chunk = self.process.stdout.read(1 << 16)
                 if chunk == b"":
                     raise WorkerDied("it ended")
@@ -173,6 +207,23 @@ class Worker:
         except (ValueError, RecursionError):
             raise WorkerDied("it answered something that is no reply") from None
 
+    def _wait(self, selector: selectors.BaseSelector, until: float, late: str) -> None:
+        """Until the pipe is ready; now and then look at the memory of all processes, of which the limit binds each alone."""
+        while (left := until - time.monotonic()) > 0:
+            if selector.select(min(left, LOOK)):
+                return
+            taken = sum(status.memory for status in _processes() if self._is_mine(status))
+            if taken > RESIDENT:
+                raise WorkerDied(f"its processes took {taken / 1e9:.1f} GB of memory")
+        raise WorkerDied(late)
+
+    def _is_mine(self, status) -> bool:
+        if self.uid is not None:
+            return self.uid in status.users
+        with contextlib.suppress(OSError):
+            return self.namespace is not None and os.readlink(f"/proc/{status.pid}/ns/pid") == self.namespace
+        return False
+
     def close(self) -> None:
         """End the worker and whatever it started."""
         if self.inside is not None:  # the first process of its own process space: with it all others end
@@ -182,6 +233,8 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         if self.uid is not None:
             _end_all_of(self.uid)
+            if self.inside is None:  # else all that it wrote was in the sandbox
+                _remove_all_of(self.uid)
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -198,17 +251,45 @@ def _pid_inside(info: int) -> int | None:
             return None  # bwrap failed: the worker will not say that it is ready
 
 
+class Status(NamedTuple):
+    """Of a process that is no zombie."""
+
+    pid: int
+    users: set[int]  # real, effective, saved
+    memory: int  # bytes that are no file's
+
+
+def _processes() -> Iterator[Status]:
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            field = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+            if field["State"].split()[0] not in "ZX":
+                memory = sum(int(field.get(name, "0").split()[0]) for name in ("RssAnon", "RssShmem"))
+                yield Status(int(path.parent.name), set(map(int, field["Uid"].split())), 1024 * memory)
+
+
 def _end_all_of(uid: int) -> None:
-    """Kill every process of a user, until none is left: one that forks is faster than one look."""
+    """Kill every process of a user at once: one that forks is faster than looks and signals one after another."""
+    own = uid + 1_000_000  # who kills is for the kernel another user than who is killed, and cannot be stopped by them
+    kill = f"import os; os.setresuid({own}, {uid}, {own}); os.kill(-1, 9)"
     for _ in range(100):
-        found = []
-        for path in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                if path.name.isdigit() and path.stat().st_uid == uid:
-                    found.append(int(path.name))
-        for pid in found:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        if not found:
+        subprocess.run([sys.executable, "-I", "-S", "-c", kill], cwd="/", stderr=subprocess.DEVNULL)
+        if not any(uid in status.users for status in _processes()):
             return
         time.sleep(0.02)
+
+
+def _remove_all_of(uid: int) -> None:
+    """What outlives the processes that made it: files, shared memory, semaphores and queues."""
+    folders = [folder for folder in WRITABLE if Path(folder).is_dir()]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {"PATH": os.defpath}}
+    others = ["-type", "d", "!", "-perm", "-0002", "!", "-uid", str(uid)]  # nothing of the user's can be below
+    its = ["-uid", str(uid), "-prune", "-exec", "rm", "-rf", "{}", "+"]
+    subprocess.run(["find", *folders, "-xdev", *others, "-prune", "-o", *its], **quiet)
+    for kind, creator in (("shm", 9), ("msg", 9), ("sem", 6)):
+        table = Path("/proc/sysvipc", kind)
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            fields = line.split()
+            if int(fields[creator]) == uid:
+                getattr(ctypes.CDLL(None), f"{kind}ctl")(int(fields[1]), 0, 0)  # IPC_RMID
