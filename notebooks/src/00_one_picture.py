@@ -233,7 +233,7 @@ assert abs(scores[1] - scores[0]) < 0.08  # within the noise of 640 samples
 # | `reduce="batchmean"` | a mean over batch, length *and vocabulary*: beta is hundreds of times too weak | [03](03_kl.ipynb): nats a token |
 # | `log(softmax(x))` | minus infinity where a probability underflows | [01](01_logprobs.ipynb): `log_softmax` |
 #
-# On the same records, with the same optimizer and steps, [notebook 06](06_triples.ipynb) takes the share of full equations from 0.3 to more than 0.95.
+# On the same records, with the same optimizer and steps, [notebook 06](06_triples.ipynb) takes the share of full equations from 0.3 to 0.95.
 #
 # **The moral: a loss that goes down is no evidence.** Ask what the gradient depends on. Turn the reward around; if nothing changes, nothing is learnt.
 #

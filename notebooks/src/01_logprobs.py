@@ -36,7 +36,7 @@ policy, tokenizer = load_policy("tiny")
 # %%
 # NBVAL_CHECK_OUTPUT
 problem = "4*2+9+7*1*4="
-generator = torch.Generator().manual_seed(3)
+generator = torch.Generator().manual_seed(238)
 rollout = sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
@@ -96,8 +96,8 @@ print(
 assert wrong.mean() < sum(slow) / len(slow) - 2
 
 # %% [markdown]
-# Nothing crashes. The numbers are merely those of a model that finds its own text absurd. In the package, the shift stands in one place,
-# [`shift_logits`](../minigrpo/logprobs.py), and the rest of the code never shifts.
+# Nothing crashes. The numbers are merely those of a model that finds its own text absurd. In the package, the shift is
+# [`shift_logits`](../minigrpo/logprobs.py); the fast way of notebook [08](08_further.ipynb) makes it by what the model is fed, in [`inputs_after`](../minigrpo/scoring.py); and the rest of the code never shifts.
 #
 # ## The gather, and why not `log(softmax(x))`
 #
@@ -181,7 +181,7 @@ cold = sample_completions(
     num_generations=4,
     max_completion_length=16,
     temperature=0.5,
-    generator=torch.Generator().manual_seed(3),
+    generator=torch.Generator().manual_seed(238),
 )
 with torch.no_grad():
     logits = minigrpo.policy_logits(policy, cold)

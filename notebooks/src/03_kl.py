@@ -112,7 +112,7 @@ assert sum(rewards[-5:]) > sum(rewards[:5]) + 1
 
 # %%
 problem = "4*2+9+7*1*4="
-generator = torch.Generator().manual_seed(3)
+generator = torch.Generator().manual_seed(238)
 rollout = minigrpo.sample_completions(
     reference, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
@@ -135,7 +135,7 @@ plt.show()
 
 # %% [markdown]
 # All four completions have the same value in the first column, because the KL belongs to the *position*, here the `=`, and not to the token that was drawn. The policy has changed its
-# mind about how to begin, which the reward asked for. After that the two models go on nearly alike.
+# mind about how to begin, which the reward asked for. At the tokens after it the two models differ by less, and at most of them hardly at all.
 #
 # ## Three estimates from one token
 #
@@ -386,14 +386,14 @@ for name in ("k3_ratio", "k3"):
     push[name] = -leaf.grad * mask.sum()  # dapo divides by the number of tokens; undo that
 expected = (advantages.unsqueeze(1) - 0.04 * (logprobs - ref_logprobs)) * mask
 torch.testing.assert_close(push["k3_ratio"], expected, rtol=1e-4, atol=1e-5)
-assert push["k3"][2, 0] > push["k3_ratio"][2, 0]
+assert push["k3"][3, 0] > 2 * push["k3_ratio"][3, 0]
 print("advantages         ", [round(x, 2) for x in advantages.tolist()])
 for name in ("k3_ratio", "k3"):
     print(f"with {name:9} first token", [round(x, 2) for x in push[name][:, 0].tolist()])
 
 # %% [markdown]
 # The first row of pushes is the advantages with a small correction: the leash takes a little from the thinker, who has become likelier, and gives a little to the guesses, which have become
-# rarer. With k3 alone the correction is as lopsided as its slopes: completion 2, the wrong `8`, is here pushed *up*.
+# rarer. With k3 alone the correction is as lopsided as its slopes: the lucky `6`, which has become rarest, is pushed up with three times its advantage.
 #
 # ## What beta means
 #
@@ -411,11 +411,11 @@ print(f"possible only where the reference gives it less than {math.exp(-balance)
 # Probabilities end at 1, so no token that the reference ever writes can get there. This leash does not hold back a clear reward. It works where no advantage speaks: in silent groups, and on tokens
 # that were dragged along without need.
 #
-# And how far does a policy go on such a leash? In the recorded run with beta 0.04, whose estimator is `k3_ratio`, multiplied by the length:
+# And how far does a policy go on such a leash? In the five recorded runs with beta 0.04, whose estimator is `k3_ratio`, multiplied by the length:
 
 # %%
-run = minigrpo.read_metrics("runs/seed-0.jsonl")[-40:]
-nats = torch.tensor([row["kl"] * row["completions/mean_length"] for row in run])
+runs = [minigrpo.read_metrics(f"runs/seed-{seed}.jsonl")[-40:] for seed in range(5)]
+nats = torch.tensor([row["kl"] * row["completions/mean_length"] for run in runs for row in run])
 print(
     f"last 40 steps, nats a completion: median {nats.median():.1f}, mean {nats.mean():.1f}, largest {nats.max():.1f}"
 )
@@ -425,7 +425,7 @@ r = ref_logits[0, 0].softmax(-1)[
 print(
     f"always to think, where the reference does so in {r:.0%}: KL {-r.log():.2f}, k3 at the token '<' {r - 1 - r.log():.2f}"
 )
-assert nats.mean() > 1.5 * nats.median()
+assert nats.mean() > 1.3 * nats.median()
 assert (nats.median() - (r - 1 - r.log())).abs() < 0.2
 
 # %% [markdown]

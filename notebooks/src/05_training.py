@@ -7,7 +7,7 @@
 # **You need** notebooks [01](01_logprobs.ipynb) to [04](04_loss.ipynb). **Time** 25 minutes.
 #
 # **Worth the trip:** one update on four completions makes the right digit of a *lucky* guess likelier, and thinking too. The step cannot tell
-# luck from thought. Sixty steps can: the model goes from 38 right answers in 100 to more than 90, and all the while
+# luck from thought. Sixty steps can: the model goes from 37 right answers in 100 to more than 90, and all the while
 # the loss says next to nothing.
 
 # %%
@@ -44,7 +44,7 @@ task = clock_task()
 # %%
 # NBVAL_CHECK_OUTPUT
 problem, answer = "4*2+9+7*1*4=", "6"
-generator = torch.Generator().manual_seed(3)
+generator = torch.Generator().manual_seed(238)
 first = sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
@@ -170,11 +170,18 @@ state = TrainState.start(*load_policy("tiny"), config)
 metrics = next(train(state, task.train, [task.reward], config))
 torch.testing.assert_close(my_loss, metrics["loss"], rtol=1e-5, atol=1e-7)
 torch.testing.assert_close(my_grad_norm, metrics["grad_norm"], rtol=1e-5, atol=1e-7)
+compared, weights = 0, sum(p.numel() for p in mine.parameters())
 for ours, theirs in zip(mine.parameters(), state.model.parameters(), strict=True):
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-print(sum(p.numel() for p in mine.parameters()), "weights, all the same after the step")
+    clear = ours.grad.abs() > 1e-7  # more than rounding
+    torch.testing.assert_close(ours[clear], theirs[clear], rtol=0, atol=1e-6)
+    compared += int(clear.sum())
+print(f"{compared / weights:.0%} of the {weights} weights have a gradient, and end up the same")
+assert compared > 0.8 * weights
 
 # %% [markdown]
+# The others have no gradient (bytes and positions that did not occur), or one that is nothing but rounding, such as the biases of the keys, which a softmax does not see. `train` gets the same log-probs in a shorter way
+# ([08](08_further.ipynb)), which rounds otherwise; and AdamW, which divides each gradient by its own size, makes a whole step even of rounding.
+#
 # `train` is a generator: it yields a dict of numbers after each update. Progress bars, plots, stopping early: all of that stands in *your* `for` loop.
 #
 # ## One rollout, several updates: `num_iterations`
@@ -212,17 +219,17 @@ for name, value in before.items():
 assert 0.3 < before["accuracy"] < 0.45
 
 # %% [markdown]
-# Right in 38 of 100 samples. Now look at `accuracy_greedy`: if we always take the *likeliest* first token, it nearly always is `<`, because the other three quarters are
+# Right in 37 of 100 samples. Now look at `accuracy_greedy`: if we always take the *likeliest* first token, it nearly always is `<`, because the other three quarters are
 # spread over ten digits. **The ability is there before training; what GRPO changes is how often it is used.** Keep this in
 # mind when you read that reinforcement learning "taught" a model something.
 #
-# We train with a seed of our own (5), and every ten steps ask for `4*2+9+7*1*4=` again: four samples, always from the same generator.
+# We train with a seed of our own (6), and every ten steps ask for `4*2+9+7*1*4=` again: four samples, always from the same generator.
 
 
 # %%
 def ask(model):
     """The probability that the answer starts with a thought, and four samples."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(238)
     rollout = sample_completions(
         model, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
     )
@@ -232,12 +239,12 @@ def ask(model):
 
 
 # %%
-config = GRPOConfig(seed=5, max_steps=60)
+config = GRPOConfig(seed=6, max_steps=60)
 state = TrainState.start(*load_policy("tiny"), config)
 live = []
 print("step  0 ", ask(state.model))
 for metrics in minigrpo.watch(
-    train(state, clock_task(5).train, [task.reward], config), ["reward", "kl"], every=10
+    train(state, clock_task(6).train, [task.reward], config), ["reward", "kl"], every=10
 ):
     completions = state.batch.rollout.completions
     live.append(metrics | {"thinking": sum(map(task.thinks, completions)) / len(completions)})
@@ -306,7 +313,7 @@ plt.show()
 # - **Groups that agree** have advantage 0 and teach nothing. Few at the start; most of them at the end, when all eight answers are right. At 1 the run is over, whatever
 #   `max_steps` says.
 #
-# **Claim: our run is one of the family.** Seed 5 was not recorded, so it may leave the range of the five here and there, but not by much:
+# **Claim: our run is one of the family.** Seed 6 was not recorded, so it may leave the range of the five here and there, but not by much:
 
 # %%
 from minigrpo.plots import moving_mean  # the smoothing of the figure

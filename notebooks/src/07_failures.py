@@ -6,8 +6,8 @@
 #
 # **You need** notebooks [01](01_logprobs.ipynb) to [05](05_training.ipynb). **Time** 30 minutes.
 #
-# **Worth the trip:** one of the runs below reaches a mean reward of 1.00, as good as the best, and of its last 640 answers 7 are right.
-# Whoever guesses as this model guesses is right in about 100.
+# **Worth the trip:** one of the runs below reaches a mean reward of 0.98, as good as the best, and of its last 640 answers 9 are right.
+# Whoever guesses as this model guesses is right in more than 100.
 
 # %%
 import matplotlib.pyplot as plt
@@ -34,7 +34,7 @@ task = clock_task()
 # %%
 # NBVAL_CHECK_OUTPUT
 problem = "4*2+9+7*1*4="
-generator = torch.Generator().manual_seed(3)
+generator = torch.Generator().manual_seed(238)
 sampling = {"num_generations": 4, "max_completion_length": 16, "generator": generator}
 rollout = sample_completions(policy, tokenizer, [problem], **sampling)
 ids, mask, old_logprobs = rollout.completion_ids, rollout.completion_mask, rollout.logprobs
@@ -228,7 +228,7 @@ for name, other in (("without positions", naive), ("with positions", told)):
 assert (naive - alone)[alone > -5].abs().max() > 0.5
 
 # %% [markdown]
-# No warning, no error, plausible answers. **Cure:** `position_ids` from the attention mask, as in [`read_prompts`](../minigrpo/logprobs.py). **Check:** a prompt must score the same alone and
+# No warning, no error, plausible answers. **Cure:** `position_ids` from the attention mask, as in [`read_prompts`](../minigrpo/scoring.py). **Check:** a prompt must score the same alone and
 # in a batch. (Models with rotary embeddings see only distances, and are spared.)
 #
 # ### Which standard deviation?
@@ -272,7 +272,7 @@ for loss_type in ("grpo", "dapo", "dr_grpo"):
 #
 # ## Whole runs that go wrong
 #
-# Each of these runs has been made once, with seed 0 and one or two settings changed. One run is an anecdote (notebook 05), but what you will see is far larger than the 0.10 that lay
+# Each of these runs has been made once, with seed 0 and one or two settings changed. One run is an anecdote (notebook 05), but what you will see is far larger than the 0.09 that lay
 # between two seeds there. The blue line is always the healthy run.
 
 
@@ -378,32 +378,37 @@ assert abs(sum(live[15:]) - sum(recorded[15:])) / 10 < 0.1
 # %% [markdown]
 # ### KL explodes
 #
-# The learning rate is 0.01, fifty times the usual one; and beta, 0.0001, is too weak to be felt. (At beta 0 the KL would not even be measured.)
+# The learning rate is 0.003, fifteen times the usual one; and beta, 0.0001, is too weak to be felt. (At beta 0 the KL would not even be measured.)
 
 # %%
-names = {"healthy": "seed-0", "learning rate 0.01": "failure-high-lr", "weak beta alone": "failure-cured"}
-titles = ["mean reward", "KL (nats a token)", "entropy (nats a token)", "gradient norm"]
-draw(names, ["reward", "kl", "entropy", "grad_norm"], titles)
+names = {"healthy": "seed-0", "learning rate 0.003": "failure-high-lr", "weak beta alone": "failure-cured"}
+titles = ["mean reward", "KL (nats a token)", "completions that think first", "gradient norm"]
+draw(names, ["reward", "kl", "thinking", "grad_norm"], titles)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for label, name in names.items():
-    print(f"{label:18} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} nats a token")
-high = [row["step"] for row in load("failure-high-lr") if row["kl"] > 1]
+    print(f"{label:19} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} nats a token")
+rows = load("failure-high-lr")
+high = [row["step"] for row in rows if row["kl"] > 1]
 print("KL above 1 in", len(high), "of 80 steps, for the first time at step", high[0])
-assert end("failure-high-lr", "kl") > 5
+for step in (4, 10):
+    reward, thinking = rows[step - 1]["reward"], rows[step - 1]["thinking"]
+    print(f"step {step:2}: reward {reward:.2f}, {thinking:.0%} think first")
+assert end("failure-high-lr", "kl") > 3
 assert end("failure-cured", "reward") > 0.95
 
 # %% [markdown]
-# Within ten steps the policy writes what the reference would never write, and no answer is right any more. So all groups agree, the gradient is 0, and it does not come back. **The cure is the learning rate**: the third run has the same
-# weak beta, and lies on the healthy one. The KL is the earliest warning. A single spike is harmless; above 1 nat a token for several steps in a row, stop.
+# After three updates nine answers in ten are right, sooner than in any healthy run; six updates later it is one in ten, as if it guessed. It still thinks first, nearly every time and for forty steps, but the steps are made up. Most groups then agree that all is wrong, so
+# there is little left to learn from, and it does not come back. **The cure is the learning rate**: the third run has the same weak beta, and lies on the healthy one. The warning is a KL that climbs while the reward falls. A single spike is
+# harmless; above 1 nat a token for several steps in a row, stop.
 #
 # ### Entropy collapses
 #
-# The learning rate is 0.003, fifteen times the usual one, with the same weak beta. This one does not explode. It freezes.
+# The learning rate is 0.01, fifty times the usual one, with the same weak beta. This one explodes within three steps, and then freezes.
 
 # %%
-names = {"healthy": "seed-0", "learning rate 0.003": "failure-collapse", "cured: 0.0002": "failure-cured"}
+names = {"healthy": "seed-0", "learning rate 0.01": "failure-collapse", "cured: 0.0002": "failure-cured"}
 titles = ["mean reward", "entropy (nats a token)", "groups that agree (share)", "length (tokens)"]
 draw(names, ["reward", "entropy", "frac_reward_zero_std", "completions/mean_length"], titles)
 
@@ -421,9 +426,9 @@ assert end("failure-collapse", "frac_reward_zero_std") > 0.95
 assert end("failure-collapse", "reward") < 0.3
 
 # %% [markdown]
-# The policy answers at once, with two tokens, and all eight answers to a problem are the same. Nothing new is tried, so nothing is learnt, right or wrong.
+# The policy answers at once, with two tokens, and all eight answers to a problem are the same digit, right one time in ten. Nothing new is tried, so nothing is learnt, right or wrong.
 # Notice that the healthy run ends with a low entropy and groups that agree too, and that the second panel alone cannot tell the two apart! **The same numbers mean success with a high reward, and death with a low one.** What
-# gives it away early is the third panel: after ten steps most groups agree, and the reward is near 0. Cure: a lower learning rate, as the third run shows.
+# gives it away early is the third panel beside the first: after ten steps most groups agree, and few of their answers are right. Cure: a lower learning rate, as the third run shows.
 #
 # ## First aid, as a function
 #
@@ -478,7 +483,7 @@ for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "
 # 3. Mean ratio 1.00, and still the temperature is missing. Which statistic would have shown it?
 #    <details><summary>Answer</summary>The largest difference, or the mean *absolute* difference, between the sampler's and the scored log-probs. Neither can be 0 on average by cancelling.</details>
 # 4. Your run has exploded at step 9. Does it help to go on with a lower learning rate from there?
-#    <details><summary>Answer</summary>Hardly: all groups agree at reward 0, so there is no gradient but the KL's. Go back to a checkpoint from before, and lower it there.</details>
+#    <details><summary>Answer</summary>Hardly: most groups agree that all is wrong, so there is next to no gradient but the KL's. Go back to a checkpoint from before, and lower it there.</details>
 # 5. Why does the package refuse old log-probs that carry a gradient?
 #    <details><summary>Answer</summary>The ratio would be exp(x - x): 1 in value, and with a gradient of exactly 0. The run would stand still with finite, plausible numbers.</details>
 #
