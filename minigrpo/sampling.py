@@ -106,7 +106,7 @@ def _decode(
     """
     cache, token, mask, position = read
     ids = torch.full((len(group_ids), max_completion_length), tokenizer.pad_token_id, device=token.device)
-    logprobs = torch.zeros(ids.shape, device=token.device)
+    logprobs = torch.zeros(ids.shape, device=token.device, dtype=torch.promote_types(model.dtype, torch.float32))
     running, node = torch.arange(len(ids), device=token.device), group_ids  # completions that go on, and the node of each
     for t in range(max_completion_length):
         inputs = {"attention_mask": mask, "position_ids": position + t, "past_key_values": cache, "use_cache": True}

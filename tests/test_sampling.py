@@ -197,3 +197,10 @@ def test_a_draw_is_the_token_whose_share_holds_the_number(monkeypatch):
     for number, token in ((0.0, 1), (0.2, 1), (0.25, 3), (0.26, 3), (1 - 2**-53, 3)):
         monkeypatch.setattr(torch, "rand", lambda *size, x=number, **kwargs: torch.full(size, x, dtype=torch.float64))
         assert _draw(logits[None], 1.0, None).tolist() == [[token]]
+
+
+def test_a_float64_model_samples_in_float64(random_model, tokenizer):
+    rollout = sample(random_model.double(), tokenizer)
+    assert rollout.logprobs.dtype == torch.float64
+    mask = rollout.completion_mask
+    torch.testing.assert_close(score(random_model, rollout)[mask], rollout.logprobs[mask])

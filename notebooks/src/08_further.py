@@ -407,7 +407,6 @@ print(f"sampling: {each} tokens if each completion is read for itself, {read} he
 # to more than twice its length. Eight problems, eight answers each, against the slow way, which repeats the prompt for each completion and pads all to the longest:
 
 # %%
-# NBVAL_CHECK_OUTPUT
 exact = copy.deepcopy(policy).double()  # float64, so that the comparison can be strict
 prompts = task.train["prompt"][:8]
 batch = sample_completions(policy, tokenizer, prompts, **eight, generator=minigrpo.seeded(0))
@@ -421,9 +420,8 @@ def one_by_one():
     return torch.where(batch.completion_mask, token_logprobs(logits, batch.completion_ids), 0.0)
 
 
-minigrpo.policy_logprobs(
-    exact, batch
-)  # the first time, it also tries on four tokens whether the model's head is an ordinary one
+# %%
+# NBVAL_CHECK_OUTPUT
 assert minigrpo.scoring.head_is_all(exact)  # tried once a model, on four tokens that are not counted here
 slow, slow_read = tokens_read(exact, one_by_one)
 fast, fast_read = tokens_read(exact, lambda: minigrpo.policy_logprobs(exact, batch)[0])
