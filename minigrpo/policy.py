@@ -49,10 +49,11 @@ def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedMode
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     try:
-        torch.rand(1, dtype=torch.float64, device=device, generator=torch.Generator(device))  # what sampling needs of it
-        return fuse_gelu(model).to(device).eval(), tokenizer
+        model = fuse_gelu(model).to(device).eval()
+        torch.rand(1, dtype=torch.float64, device=device, generator=torch.Generator(device))  # sampling draws so
     except (RuntimeError, AssertionError, TypeError) as error:  # as the device is unknown, not there, or without float64
         raise BadInput(f"The device {device!r} cannot be used: {first_line(error)}. A CPU is always there: cpu.") from error
+    return model, tokenizer
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
