@@ -258,7 +258,7 @@ def _grade(argv: list[str]) -> int:
         from minigrpo.runs import write_text
 
         write_text(Path(args.output), text)
-    points = sum(report.points for report in graded)
+    points = sum(report.points for report in reports.counted(graded))
     return 1 if args.min_score is not None and points < args.min_score else 0
 
 

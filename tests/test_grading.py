@@ -206,3 +206,21 @@ def test_a_sandbox_that_does_not_start_is_nobodys_zero(monkeypatch, capsys):
 @pytest.mark.skipif(not os.environ.get("REQUIRE_SANDBOX"), reason="set where the sandbox must be there")
 def test_the_sandbox_is_there():
     assert sandbox.isolation(False) == "bubblewrap"
+
+
+@needs_walls
+def test_handing_in_twice_earns_nothing(tmp_path, capsys):
+    """The same right notebook twice in one person's folder; and two people's files of one name, named one by one."""
+    for place in ("ann/ex01_logprobs.ipynb", "ann/ex01_again.ipynb", "bob/ex01_logprobs.ipynb"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(SOLUTIONS / "ex01_logprobs.ipynb", tmp_path / place)
+    whole = str(sum(q.points for q in questions("ex01")))
+    named = [str(tmp_path / person / "ex01_logprobs.ipynb") for person in ("ann", "bob")]
+    assert cli.main(["grade", *named, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["points"] for row in rows] == [whole] * 2
+    assert cli.main(["grade", str(tmp_path), "--format", "csv"]) == 0
+    rows = {row["person"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert {person: (row["points"], row["of"]) for person, row in rows.items()} == dict.fromkeys(("ann", "bob"), (whole, whole))
+    assert cli.main(["grade", str(tmp_path / "ann"), "--format", "gradescope"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == int(whole)

@@ -11,8 +11,8 @@ from minigrpo.grading.submission import Report, grade_file
 def find(paths: list[Path]) -> list[tuple[str, Path]]:
     """(person, notebook) of every notebook named, or in a folder that is named.
 
-    In a folder, submissions/ann/ex03_kl.ipynb is ann's; a file that lies in the folder itself is its own person. Links are not
-    followed.
+    In a folder, submissions/ann/ex03_kl.ipynb is ann's; a file that lies in the folder itself, or is named, is its own person.
+    Links are not followed.
 
     Raises:
         BadInput: if a path does not exist, or no notebook is found.
@@ -25,7 +25,7 @@ def find(paths: list[Path]) -> list[tuple[str, Path]]:
             inside = sorted(p for p in path.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
             found += [(_person(p, path), p) for p in inside]
         else:
-            found.append((path.stem, path))
+            found.append((path.stem if sum(p.stem == path.stem for p in paths) == 1 else str(path.with_suffix("")), path))
     if not found:
         raise BadInput(f"There is no notebook (.ipynb) in {', '.join(map(str, paths))}.")
     return found
