@@ -14,6 +14,7 @@ from minigrpo.loss import grpo_loss
 from minigrpo.metrics import METRICS
 from minigrpo.policy import load_policy
 from minigrpo.runs import checkpoints
+from minigrpo.scoring import head_is_all
 from minigrpo.tasks import clock_task, exact_answer
 from minigrpo.training import TrainState, policy_logits, step_prompts, train
 from minigrpo.triples import load_triples, prepare
@@ -444,6 +445,7 @@ def test_nothing_in_a_checkpoint_is_unpickled(tmp_path):
 def test_in_bf16_products_are_bfloat16_and_weights_float32(triples):
     settings = GRPOConfig.for_triples(bf16=True, max_steps=1) if triples else config(bf16=True)
     state, seen = start(settings), set()
+    head_is_all(state.model)  # tried once, in float32
     for layer in state.model.transformer.h:
         layer.mlp.c_fc.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     data = prepare(load_triples(triples), settings) if triples else TASK.train
