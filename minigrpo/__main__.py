@@ -1,5 +1,5 @@
 import sys
 
-from minigrpo.cli import main
+from minigrpo.run.cli import main
 
 sys.exit(main())

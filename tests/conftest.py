@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from minigrpo.policy import load_policy
-from minigrpo.pretrain import byte_tokenizer
+from tests.tools.pretrain import byte_tokenizer
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

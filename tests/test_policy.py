@@ -7,8 +7,9 @@ from transformers import GPT2LMHeadModel
 
 from minigrpo.config import BadInput
 from minigrpo.policy import TINY, load_policy
-from minigrpo.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
 from minigrpo.triples import PLAIN_CHAT_TEMPLATE
+from tests.tools import pretrain as tool
+from tests.tools.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
 
 
 def test_the_bundled_model_is_a_gpt2_of_a_megabyte(tiny):
@@ -157,3 +158,23 @@ def test_gelu_in_one_operation_is_gelu(folder):
     assert isinstance(ours.transformer.h[0].mlp.act, torch.nn.GELU)
     ours.save_pretrained(folder / "again")
     assert (folder / "again" / "config.json").read_text() == (folder / "config.json").read_text()
+
+
+def test_the_pretraining_command_writes_a_model_with_its_card(tmp_path):
+    tool.main([str(tmp_path / "new"), "--steps", "10"])
+    card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
+    assert "10 steps of AdamW" in card
+    assert "| sums | 0.000 | 0.000 | - |" in card
+    load_policy(str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["taken"], ["new", "--steps", "9"], ["--replace-bundled", "--steps", "10"], ["new", "--replace-bundled"]]
+)
+def test_the_pretraining_command_replaces_nothing_unasked(argv, tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        tool.main(argv)
+    assert ended.value.code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]

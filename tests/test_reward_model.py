@@ -4,7 +4,6 @@ import pytest
 import torch
 from datasets import Dataset
 
-from minigrpo import cli, runs
 from minigrpo.config import BadInput
 from minigrpo.policy import load_policy
 from minigrpo.reward_model import (
@@ -15,6 +14,7 @@ from minigrpo.reward_model import (
     split_by_prompt,
     start_reward_model,
 )
+from minigrpo.run import cli, folders
 from minigrpo.triples import load_triples
 
 RECORDS = Dataset.from_dict(
@@ -72,7 +72,7 @@ def test_it_starts_from_the_policys_backbone():
 
 @pytest.mark.parametrize("objective", ["regression", "bradley_terry"])
 def test_it_orders_pairs_of_prompts_that_it_never_saw(trained, objective):
-    accuracy = runs.read_json(trained / objective / "summary.json")["held_out_pair_accuracy"]
+    accuracy = folders.read_json(trained / objective / "summary.json")["held_out_pair_accuracy"]
     assert accuracy["before"] < 0.9
     assert accuracy["after"] >= 0.95
 
@@ -90,7 +90,7 @@ def test_as_a_reward_function_it_prefers_what_people_did(trained):
 def test_a_run_on_its_reward_logs_the_true_one_beside_it_and_raises_it(trained, tmp_path):
     flags = ["--task", "sums", "--max-steps", "60", "--output-dir", str(tmp_path / "run")]
     assert cli.main(["train", "--reward-model", str(trained / "regression"), *flags]) == 0
-    summary, rows = runs.read_json(tmp_path / "run" / "summary.json"), runs.read_metrics(tmp_path / "run")
+    summary, rows = folders.read_json(tmp_path / "run" / "summary.json"), folders.read_metrics(tmp_path / "run")
     assert summary["after"]["accuracy"] > summary["before"]["accuracy"] + 0.15
     assert rows[0]["reward"] == pytest.approx(rows[0]["rewards/reward_model/mean"], abs=1e-5)
     assert rows[-1]["rewards/sum_rubric/mean"] > rows[0]["rewards/sum_rubric/mean"]

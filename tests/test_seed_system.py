@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minigrpo import cli, runs
 from minigrpo.config import GRPOConfig
 from minigrpo.evaluation import evaluate
 from minigrpo.kl import kl_exact
 from minigrpo.metrics import METRICS
 from minigrpo.policy import load_policy
+from minigrpo.run import cli, folders
 from minigrpo.sampling import sample_completions
 from minigrpo.tasks import is_held_out, load_task
 from minigrpo.training import TrainState, policy_logits, seeded, train
@@ -170,10 +170,10 @@ def test_the_command_leaves_the_files_of_a_run(tmp_path, capsys):
     assert command(tmp_path / "run") == 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names >= {"config.json", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "model", "checkpoint-8"}
-    summary = runs.read_json(tmp_path / "run" / "summary.json")
+    summary = folders.read_json(tmp_path / "run" / "summary.json")
     assert {"accuracy", "accuracy_greedy", "mean_length"} <= set(summary["before"]) & set(summary["after"])
     assert "400 records, scored on 80 held-out problems" in capsys.readouterr().out
-    for row in runs.read_metrics(tmp_path / "run"):
+    for row in folders.read_metrics(tmp_path / "run"):
         assert row["kl"] >= 0
         assert row["clip_ratio"] == 0
 
@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path, estimator)
     assert cli.main(["train", "--resume", "--output-dir", str(tmp_path / "parts"), "--max-steps", "8"]) == 0
     whole, parts = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert [row["step"] for row in runs.read_metrics(tmp_path / "parts")] == list(range(1, 9))
+    assert [row["step"] for row in folders.read_metrics(tmp_path / "parts")] == list(range(1, 9))
 
 
 def test_policy_gradient_compares_with_the_policy_at_the_start_of_each_pass():
@@ -204,7 +204,7 @@ def test_records_of_ones_own_are_scored_on_their_own_prompts(tmp_path, capsys):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows * 4), encoding="utf-8")
     flags = ["--max-steps", "2", "--generation-batch-size", "4", "--num-generations", "2"]
     assert cli.main(["train", "--triples", str(path), "--output-dir", str(tmp_path / "run"), *flags]) == 0
-    summary = runs.read_json(tmp_path / "run" / "summary.json")
+    summary = folders.read_json(tmp_path / "run" / "summary.json")
     assert set(summary["after"]) == {"mean_length"}
     assert [example["prompt"] for example in summary["examples"]] == ["user: 1 + 2 = ?\nassistant: ", "1 + 1 = ?"]
     assert "scored on 2 prompts of their own" in capsys.readouterr().out

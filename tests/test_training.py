@@ -6,14 +6,14 @@ import torch
 from datasets import Dataset
 
 from minigrpo.advantages import compute_advantages
-from minigrpo.checkpoints import load_checkpoint, save_checkpoint
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import estimate_kl, kl_exact
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import grpo_loss
 from minigrpo.metrics import METRICS
 from minigrpo.policy import load_policy
-from minigrpo.runs import checkpoints
+from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint
+from minigrpo.run.folders import checkpoints
 from minigrpo.scoring import head_is_all
 from minigrpo.tasks import clock_task, exact_answer
 from minigrpo.training import TrainState, policy_logits, step_prompts, train

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from minigrpo.config import BadInput
 from minigrpo.logprobs import token_logprobs
-from minigrpo.pretrain import byte_tokenizer
 from minigrpo.scoring import completion_logits
 from minigrpo.triples import baseline_advantages, encode_record, group_ids, load_triples, logged_rollout, optimum_weights
+from tests.tools.pretrain import byte_tokenizer
 
 ROWS = [
     {"prompt": "1 + 1 = ?", "response": "1 + 1 = 2", "reward": 5},

@@ -272,7 +272,7 @@ titles, styles = ("without the clip", "with the clip"), ("-", "--", ":", "-.")
 for ax, ratios, title in zip(axes, (free, held), titles, strict=True):
     for row, style in enumerate(styles):
         label = f"'{tokens[row][0]}'  A = {advantages[row]:+.2f}"
-        ax.plot(ratios[:, row], style, color=minigrpo.plots.COLORS[row], label=label)
+        ax.plot(ratios[:, row], style, color=minigrpo.view.plots.COLORS[row], label=label)
     ax.axhspan(0.8, 1.2, color="grey", alpha=0.15)
     ax.set(title=title, xlabel="updates on the same rollout")
 axes[0].set_ylabel("ratio of the first token")

@@ -316,7 +316,7 @@ plt.show()
 # **Claim: our run is one of the family.** Seed 6 was not recorded, so it may leave the range of the five here and there, but not by much:
 
 # %%
-from minigrpo.plots import moving_mean  # the smoothing of the figure
+from minigrpo.view.plots import moving_mean  # the smoothing of the figure
 
 curves = torch.stack([torch.tensor(moving_mean([row["reward"] for row in rows[:60]])) for rows in runs])
 mine = torch.tensor(moving_mean(rewards))

@@ -348,7 +348,7 @@ assert distance[-1] > 2 * max(logged)
 
 # %%
 _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-blue, orange = minigrpo.plots.COLORS[:2]
+blue, orange = minigrpo.view.plots.COLORS[:2]
 ax.plot(range(1, 25), distance, "--", color=orange, label="to the model of the start")
 ax.plot(range(24), logged, ".-", color=blue, label="logged: to the latest reference")
 ax.set(xlabel="updates done", ylabel="KL (nats a token)")
@@ -383,7 +383,7 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from minigrpo.diagrams import beginnings
+from minigrpo.view.diagrams import beginnings
 
 
 def tokens_read(model, run):

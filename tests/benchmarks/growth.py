@@ -32,7 +32,7 @@ def draw(by_group: list[dict], by_vocabulary: list[dict], path: Path) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-    from minigrpo.plots import BLUE, ORANGE
+    from minigrpo.view.plots import BLUE, ORANGE
 
     figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex="col", layout="constrained")
     columns = (("num_generations", "completions a prompt, G", by_group), ("vocabulary", "vocabulary", by_vocabulary))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from minigrpo.evaluation import evaluate
 from minigrpo.policy import load_policy
-from minigrpo.runs import read_json, read_metrics
+from minigrpo.run.folders import read_json, read_metrics
 from minigrpo.tasks import load_task
 
 VARIANTS = {

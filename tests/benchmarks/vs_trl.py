@@ -107,7 +107,7 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
     import torch
 
     from minigrpo import GRPOConfig, TrainState, train, training
-    from minigrpo.runner import FEW_PARAMETERS
+    from minigrpo.run.runner import FEW_PARAMETERS
 
     model, tokenizer, dataset, reward = load(setting)
     config = GRPOConfig(

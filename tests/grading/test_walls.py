@@ -21,9 +21,9 @@ import yaml
 
 import minigrpo
 from minigrpo.grading import sandbox
-from tests.test_hostile import MASK, SHIFT, snapshot, write_notebook
+from tests.grading.test_hostile import MASK, SHIFT, snapshot, write_notebook
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEMPLATES = Path(minigrpo.__file__).parent / "grading" / "templates"
 SITE = f"python/lib/python{sysconfig.get_python_version()}/site-packages"
 IGNORE = shutil.ignore_patterns("__pycache__")
@@ -35,7 +35,7 @@ SIZE = 3_000_000 + secrets.randbits(20)  # of the shared memory that they leave
 # The command with less patience than the real one, and without the slow import that keeps transformers quiet.
 COMMAND = """
 import sys
-from minigrpo import cli
+from minigrpo.run import cli
 cli._quiet = lambda: None
 from minigrpo.grading import sandbox, submission
 submission.CELL_SECONDS = submission.CALL_SECONDS = 2.0

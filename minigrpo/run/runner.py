@@ -14,13 +14,13 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from minigrpo import runs
-from minigrpo.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import load_policy
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
+from minigrpo.run import folders
+from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
 from minigrpo.training import Batch, TrainState, step_prompts, train
@@ -66,14 +66,14 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         return 0
     if resume:
         folder = Path(config.output_dir)
-        if runs.is_finished(folder, config.max_steps):
+        if folders.is_finished(folder, config.max_steps):
             raise BadInput(f"The run in {str(folder)!r} is finished; a --max_steps above {config.max_steps} goes on with it.")
-        with runs.locked(folder):  # raises while that run is still going on
-            runs.write_json(folder / "config.json", config.to_dict())
+        with folders.locked(folder):  # raises while that run is still going on
+            folders.write_json(folder / "config.json", config.to_dict())
     else:
-        folder = runs.new_run(config, overwrite=overwrite)
+        folder = folders.new_run(config, overwrite=overwrite)
     try:
-        with runs.locked(folder):
+        with folders.locked(folder):
             _check_space(folder, model, config)
             return _run_in(folder, model, tokenizer, task, reward_fns, config, resume)
     except KeyboardInterrupt:
@@ -81,11 +81,11 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         return 130
     finally:
         if not (folder / "metrics.jsonl").exists():
-            runs.restore_overwritten(folder)
+            folders.restore_overwritten(folder)
 
 
 def _trl():
-    from minigrpo import trl_engine  # TRL is an extra, and takes seconds to import
+    from minigrpo.run import trl_engine  # TRL is an extra, and takes seconds to import
 
     return trl_engine
 
@@ -140,7 +140,7 @@ def _reward_function(path: str) -> RewardFunction:
 def _check_space(folder: Path, model, config: GRPOConfig) -> None:
     """A checkpoint is the weights and AdamW's two moments; better no run than one that dies at its first checkpoint."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    to_come = 1 + config.max_steps // config.save_steps - len(runs.checkpoints(folder))
+    to_come = 1 + config.max_steps // config.save_steps - len(folders.checkpoints(folder))
     needed = weights * (1 + 3 * max(1, to_come))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -152,7 +152,7 @@ def _check_space(folder: Path, model, config: GRPOConfig) -> None:
 
 def _load_latest(folder: Path, state: TrainState) -> None:
     """The latest checkpoint that can be read; step 0 if the run was stopped before its first."""
-    found = runs.checkpoints(folder)
+    found = folders.checkpoints(folder)
     for checkpoint in found:
         try:
             load_checkpoint(checkpoint, state)
@@ -167,7 +167,7 @@ def _load_latest(folder: Path, state: TrainState) -> None:
 
 def _go_on_after(step: int, folder: Path) -> None:
     for name in ("metrics.jsonl", "samples.jsonl"):
-        runs.forget_after(folder / name, step)
+        folders.forget_after(folder / name, step)
     print(f"Going on after step {step}.")
 
 
@@ -176,7 +176,7 @@ class _Log:
 
     def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
         self.folder, self.task, self.step, self.silent = folder, task, step, 0
-        self.before, self.start = runs.seconds_so_far(folder), time.perf_counter()
+        self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
         self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
 
     def __call__(self, metrics: dict, samples: dict[str, list]) -> None:
@@ -184,10 +184,10 @@ class _Log:
         self.step = metrics["step"]
         if self.task.thinks is not None:
             metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
-        runs.append_line(self.folder / "metrics.jsonl", metrics)
-        runs.forget_overwritten(self.folder)
+        folders.append_line(self.folder / "metrics.jsonl", metrics)
+        folders.forget_overwritten(self.folder)
         if self.step == 1 or self.step % SAMPLES_EVERY == 0:
-            runs.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
+            folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
         shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
         self.bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
         self.bar.update()
@@ -254,14 +254,14 @@ def _finish(folder: Path, task: Task, summary: dict) -> None:
     import matplotlib
 
     matplotlib.use("Agg")  # draws into files, also where there is no screen
-    from minigrpo.plots import plot_runs, save_figure
+    from minigrpo.view.plots import plot_runs, save_figure
 
     before, after, examples = summary["before"], summary["after"], summary["examples"]
     title = task.name
     if task.reward:
         title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
-    save_figure(plot_runs([runs.read_metrics(folder)], title=title)[0].figure, folder / "curves.png")
-    runs.write_json(folder / "summary.json", summary)
+    save_figure(plot_runs([folders.read_metrics(folder)], title=title)[0].figure, folder / "curves.png")
+    folders.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
     width = max(len(example["before"]) for example in examples)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from minigrpo.diagrams import beginnings, plot_chunked_head, plot_prefix_tree
-from minigrpo.plots import BLUE, ORANGE
 from minigrpo.sampling import sample_completions
-from minigrpo.tokens import completion_tokens
+from minigrpo.view.diagrams import beginnings, plot_chunked_head, plot_prefix_tree
+from minigrpo.view.plots import BLUE, ORANGE
+from minigrpo.view.tokens import completion_tokens
 
 TOKENS = [["a", "b", "."], ["d", "."], ["a", "c", "."], ["a", "b", "."]]
 

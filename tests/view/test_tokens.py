@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minigrpo.sampling import sample_completions
-from minigrpo.tokens import completion_tokens, show_tokens
+from minigrpo.view.tokens import completion_tokens, show_tokens
 
 
 @pytest.fixture

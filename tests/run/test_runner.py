@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from minigrpo import cli, runner, runs
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.run import cli, folders, runner
 
 SMALL = ["--generation-batch-size", "16", "--num_generations", "4", "--max-steps", "12", "--save_steps", "4"]
 FILES = {"config.json", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "model"}
@@ -27,7 +27,7 @@ def train(folder, *flags):
 
 
 def steps(folder):
-    return [row["step"] for row in runs.read_metrics(folder)]
+    return [row["step"] for row in folders.read_metrics(folder)]
 
 
 def started(folder, *flags, until):
@@ -63,30 +63,30 @@ def test_a_run_leaves_its_files_and_says_where(uninterrupted, tmp_path, capsys):
 
 
 def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
-    summary = runs.read_json(uninterrupted / "summary.json")
+    summary = folders.read_json(uninterrupted / "summary.json")
     keys = {"accuracy", "accuracy_greedy", "thinking", "mean_length"}
     assert keys <= summary["before"].keys()
     assert keys <= summary["after"].keys()
     assert summary["steps"] == 12
     assert summary["seconds"] > 0
     assert steps(uninterrupted) == list(range(1, 13))
-    assert "thinking" in runs.read_metrics(uninterrupted)[0]
+    assert "thinking" in folders.read_metrics(uninterrupted)[0]
     samples = [json.loads(line) for line in (uninterrupted / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [s["step"] for s in samples] == [1, 10]
     assert {len(samples[0][k]) for k in ("prompts", "completions", "rewards", "advantages")} == {16}
-    assert GRPOConfig(**runs.read_json(uninterrupted / "config.json")).max_steps == 12
+    assert GRPOConfig(**folders.read_json(uninterrupted / "config.json")).max_steps == 12
 
 
 def test_a_reward_that_is_missing_is_null_in_the_line(tmp_path):
-    runs.append_line(tmp_path / "metrics.jsonl", {"step": 1, "reward": float("nan"), "rewards": [float("nan"), 0.5]})
-    assert runs.read_metrics(tmp_path) == [{"step": 1, "reward": None, "rewards": [None, 0.5]}]
+    folders.append_line(tmp_path / "metrics.jsonl", {"step": 1, "reward": float("nan"), "rewards": [float("nan"), 0.5]})
+    assert folders.read_metrics(tmp_path) == [{"step": 1, "reward": None, "rewards": [None, 0.5]}]
 
 
 def test_the_same_command_works_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = []
     for _ in range(2):
-        names.append(runs.new_run(GRPOConfig(seed=3)).as_posix())
+        names.append(folders.new_run(GRPOConfig(seed=3)).as_posix())
     assert names == ["runs/clock-3", "runs/clock-3-2"]
 
 
@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(uninterrupted, tmp_path, lines
     assert steps(folder) == list(range(1, 13))
     whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    after = [runs.read_json(f / "summary.json")["after"] for f in (uninterrupted, folder)]
+    after = [folders.read_json(f / "summary.json")["after"] for f in (uninterrupted, folder)]
     assert after[0] == after[1]
 
 
@@ -132,7 +132,7 @@ def test_a_half_written_checkpoint_and_a_cut_line_are_left_out(uninterrupted, tm
 def test_what_stands_behind_the_step_is_forgotten_and_what_stands_before_is_kept(behind, tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n' + behind)
-    runs.forget_after(path, 2)
+    folders.forget_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
@@ -144,7 +144,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
     assert process.returncode == 130
     assert f"minigrpo train --resume --output-dir {folder}" in said
     reached = steps(folder)[-1]
-    assert [p.name for p in runs.checkpoints(folder)] == [f"checkpoint-{reached}"]
+    assert [p.name for p in folders.checkpoints(folder)] == [f"checkpoint-{reached}"]
     assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
     whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -163,7 +163,7 @@ def test_ctrl_c_in_the_last_evaluation_loses_nothing(uninterrupted, tmp_path, mo
     monkeypatch.setattr(runner, "evaluate", interrupted)
     assert train(folder, "--save_steps", "100") == 130
     assert f"Go on with: minigrpo train --resume --output-dir {folder}" in capsys.readouterr().out
-    assert [p.name for p in runs.checkpoints(folder)] == ["checkpoint-12"]
+    assert [p.name for p in folders.checkpoints(folder)] == ["checkpoint-12"]
     assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
     whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (uninterrupted, folder))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -194,7 +194,7 @@ def test_a_finished_run_can_be_made_longer(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, folder)
     assert cli.main(["train", "--resume", "--output-dir", str(folder), "--max_steps", "14"]) == 0
     assert steps(folder) == list(range(1, 15))
-    assert runs.read_json(folder / "config.json")["max_steps"] == 14
+    assert folders.read_json(folder / "config.json")["max_steps"] == 14
 
 
 # --- what is refused, in a sentence, with exit code 2 and nothing lost --------------------------------------------------
@@ -342,7 +342,7 @@ def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path, monkeypat
     def full(path, value):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(runs, "append_line", full)
+    monkeypatch.setattr(folders, "append_line", full)
     assert train(tmp_path / "run") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("minigrpo: No space left on device: ")
@@ -418,15 +418,10 @@ def test_plot_draws_one_run_and_several(uninterrupted, tmp_path, monkeypatch, ca
         (["evaluate", "--max-completion-length", "300"], ["max_completion_length"]),
         (["plot", "nowhere"], ["holds no metrics.jsonl"]),
         (["plot", "run", "--output", "curves.abc"], ["'curves.abc' does not end like a picture"]),
-        (["pretrain", "--steps", "2"], ["needs --output_dir"]),
-        (["pretrain", "--steps", "0", "--output-dir", "new"], ["steps must be at least 1"]),
-        (["pretrain", "--output-dir", "taken"], ["not an empty folder"]),
         (["dance"], ["dance"]),
     ],
 )
 def test_the_other_commands_refuse_in_a_sentence(argv, parts, tmp_path, monkeypatch, capsys):
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").write_text("")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
     monkeypatch.chdir(tmp_path)
@@ -438,14 +433,6 @@ def test_lines_that_are_not_json_are_named_by_number(tmp_path, capsys):
     refused(capsys, ["plot", str(tmp_path)], "line 2, is not JSON")
     (tmp_path / "metrics.jsonl").write_text("")
     refused(capsys, ["plot", str(tmp_path)], "has not finished a step")
-
-
-def test_pretrain_writes_a_model_with_its_card(tmp_path, capsys):
-    assert cli.main(["pretrain", "--steps", "2", "--output-dir", str(tmp_path / "new")]) == 0
-    card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
-    assert "2 steps of AdamW" in card
-    assert "| clock | 0.000 |" in card
-    assert cli.main(["generate", "--model", str(tmp_path / "new"), "1+1"]) == 0
 
 
 def test_every_field_is_a_flag_in_both_spellings(capsys):
@@ -477,7 +464,7 @@ def test_bad_input_is_a_value_error():
 def test_a_run_that_is_still_going_on_is_left_alone(uninterrupted, tmp_path, capsys, flag):
     folder = shutil.copytree(uninterrupted, tmp_path / "run")
     before = (folder / "config.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()
-    with runs.locked(folder):
+    with folders.locked(folder):
         assert cli.main(["train", flag, "--output-dir", str(folder), "--max-steps", "13"]) == 2
     assert "is going on in another process" in capsys.readouterr().err
     assert before == ((folder / "config.json").read_bytes(), (folder / "metrics.jsonl").read_bytes())
@@ -501,7 +488,7 @@ def test_a_damaged_summary_is_no_summary(uninterrupted, tmp_path, content):
     (folder / "summary.json").write_text(content)
     (folder / "checkpoint-²").mkdir()  # no number, though str.isdigit says so
     assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
-    assert runs.read_json(folder / "summary.json")["steps"] == 12
+    assert folders.read_json(folder / "summary.json")["steps"] == 12
 
 
 @pytest.mark.parametrize(
@@ -509,6 +496,6 @@ def test_a_damaged_summary_is_no_summary(uninterrupted, tmp_path, content):
 )
 def test_a_configuration_of_wrong_kinds_is_refused_by_name(uninterrupted, tmp_path, capsys, change):
     folder = shutil.copytree(uninterrupted, tmp_path / "run")
-    runs.write_json(folder / "config.json", runs.read_json(folder / "config.json") | change)
+    folders.write_json(folder / "config.json", folders.read_json(folder / "config.json") | change)
     assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 2
     assert f"{next(iter(change))} must be" in capsys.readouterr().err

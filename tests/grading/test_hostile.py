@@ -19,7 +19,7 @@ from minigrpo.grading import sandbox, submission
 from minigrpo.grading.check import questions
 from minigrpo.grading.compare import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SITE = Path(sysconfig.get_path("purelib"))
 LONGEST = 25  # seconds for one submission, with the limits below
 

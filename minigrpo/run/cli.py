@@ -1,4 +1,4 @@
-"""The command line: minigrpo train | generate | evaluate | plot | pretrain. Flags, files and sentences; no algebra."""
+"""The command line: minigrpo train | generate | evaluate | plot ... Flags, files and sentences; no algebra."""
 
 import argparse
 import os
@@ -16,7 +16,6 @@ COMMANDS = {
     "plot": "draw the curves of one run, or of several with their band",
     "reward-model": "train a reward model on scored records",
     "grade": "grade exercises, in a sandbox",
-    "pretrain": "make the bundled GPT-2 again from nothing",
 }
 
 
@@ -102,20 +101,20 @@ def _train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
         return parse(triples_defaults(known.triples) if known.triples else {})
     if known.output_dir is None:
         raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
-    from minigrpo import runs
+    from minigrpo.run import folders
 
-    saved = runs.saved_config(known.output_dir)
+    saved = folders.saved_config(known.output_dir)
     config, flags = parse({**saved, "output_dir": known.output_dir})
     if flags.overwrite:
         raise BadInput("--resume goes on with the run, --overwrite deletes it; give one of the two.")
-    runs.check_resumable(saved, config)
+    folders.check_resumable(saved, config)
     return config, flags
 
 
 def _train(argv: list[str]) -> int:
     config, flags = _train_config(argv)
     _quiet()
-    from minigrpo.runner import run
+    from minigrpo.run.runner import run
 
     return run(config, resume=flags.resume, overwrite=flags.overwrite)
 
@@ -157,7 +156,7 @@ def _evaluate(argv: list[str]) -> None:
     _quiet()
     from minigrpo.evaluation import evaluate
     from minigrpo.policy import load_policy
-    from minigrpo.runner import print_table
+    from minigrpo.run.runner import print_table
     from minigrpo.tasks import load_task
 
     model, tokenizer = load_policy(args.model)
@@ -189,8 +188,8 @@ def _plot(argv: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from minigrpo.plots import plot_runs, save_figure
-    from minigrpo.runs import read_metrics
+    from minigrpo.run.folders import read_metrics
+    from minigrpo.view.plots import plot_runs, save_figure
 
     rows = [read_metrics(run) for run in args.runs]
     inside = len(args.runs) == 1 and Path(args.runs[0]).is_dir()
@@ -217,13 +216,14 @@ def _reward_model(argv: list[str]) -> None:
     _quiet()
     from tqdm import tqdm
 
-    from minigrpo import reward_model, runs
+    from minigrpo import reward_model
+    from minigrpo.run import folders
     from minigrpo.triples import load_triples
 
     train, held_out = reward_model.split_by_prompt(load_triples(args.triples))
     model, tokenizer = reward_model.start_reward_model(args.model)
     before = reward_model.pair_accuracy(model, tokenizer, held_out)
-    folder = runs.new_folder(args.output_dir, "reward-model")
+    folder = folders.new_folder(args.output_dir, "reward-model")
     settings = {"objective": args.objective, "steps": args.max_steps, "learning_rate": args.learning_rate, "seed": args.seed}
     for row in (bar := tqdm(reward_model.train_reward_model(model, tokenizer, train, **settings), total=args.max_steps)):
         bar.set_postfix(loss=f"{row['loss']:.3f}")
@@ -231,7 +231,7 @@ def _reward_model(argv: list[str]) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     summary = {"triples": args.triples, **settings, "held_out_pair_accuracy": {"before": before, "after": after}}
-    runs.write_json(folder / "summary.json", summary)
+    folders.write_json(folder / "summary.json", summary)
     print(f"{len(train)} records; pairs of held-out prompts in the right order: {before:.3f} before, {after:.3f} after.")
     print(f"Use it: minigrpo train --task sums --reward-model {folder}")
 
@@ -255,33 +255,8 @@ def _grade(argv: list[str]) -> int:
     if args.output is None:
         print(text, end="")
     else:
-        from minigrpo.runs import write_text
+        from minigrpo.run.folders import write_text
 
         write_text(Path(args.output), text)
     points = sum(report.points for report in reports.counted(graded))
     return 1 if args.min_score is not None and points < args.min_score else 0
-
-
-def _pretrain(argv: list[str]) -> None:
-    parser = _parser("pretrain")
-    _add(parser, "output_dir", help="a new folder; WITHOUT THIS the bundled model itself is replaced")
-    _add(parser, "steps", type=int, default=None, help="fewer for a try")
-    args = parser.parse_args(argv)
-    _quiet()
-    from tqdm import tqdm
-
-    from minigrpo import pretrain, runs
-    from minigrpo.policy import TINY
-
-    output = TINY if args.output_dir is None else runs.new_folder(args.output_dir, "")
-    steps = pretrain.STEPS if args.steps is None else args.steps
-    if args.steps is not None and args.output_dir is None:
-        raise BadInput("--steps is for a try, and needs --output_dir: the bundled model is replaced by a whole one only.")
-    if steps < 1:
-        raise BadInput(f"steps must be at least 1, got {steps}.")
-    with tqdm(total=steps, unit="step") as bar:
-        for row in pretrain.pretrain(steps):
-            bar.update()
-            bar.set_postfix(loss=f"{row['loss']:.3f}")
-    pretrain.save(row["model"], row["tokenizer"], output, steps)
-    print(output)

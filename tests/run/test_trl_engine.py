@@ -1,6 +1,6 @@
 """The same run by TRL: every field of the configuration, one process and two, a killed one, the same files.
 
-Two processes are real ones, on the CPU, over gloo; for the update ``python -m tests.test_trl_engine FOLDER`` is launched.
+Two processes are real ones, on the CPU, over gloo; for the update ``python -m tests.run.test_trl_engine FOLDER`` is launched.
 """
 
 import dataclasses
@@ -20,13 +20,14 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from minigrpo import cli, exact_answer, load_policy, runs, to_trl, trl_engine
+from minigrpo import exact_answer, load_policy, to_trl
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.metrics import METRICS
+from minigrpo.run import cli, folders, trl_engine
 from minigrpo.tasks import clock_task
 from minigrpo.training import TrainState, train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # --multi_gpu is accelerate's word for several processes on one machine; without it and without GPUs it starts a single one.
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
 
@@ -131,8 +132,8 @@ def test_what_three_processes_cannot_share_is_refused(monkeypatch, change, sente
 
 
 def test_without_trl_one_sentence_says_what_to_install(monkeypatch, tmp_path, capsys):
-    monkeypatch.delitem(sys.modules, "minigrpo.trl_engine")
-    monkeypatch.delattr("minigrpo.trl_engine")
+    monkeypatch.delitem(sys.modules, "minigrpo.run.trl_engine")
+    monkeypatch.delattr("minigrpo.run.trl_engine")
     monkeypatch.setitem(sys.modules, "trl", None)
     assert cli.main(["train", "--engine", "trl", "--output-dir", str(tmp_path / "run")]) == 2
     assert 'python -m pip install -e ".[scale]"' in capsys.readouterr().err
@@ -268,7 +269,7 @@ def test_two_processes_make_the_update_of_one(tmp_path, monkeypatch):
     for folder in folders:
         written(folder, folder.name)
         replay(folder)
-    code, said = launch("tests.test_trl_engine", *map(str, folders))
+    code, said = launch("tests.run.test_trl_engine", *map(str, folders))
     assert code == 0, said
     for folder in folders:
         assert_the_same_step(*(load_file(folder / f"processes-{n}" / "model" / "model.safetensors") for n in (1, 2)))
@@ -298,7 +299,7 @@ def test_a_run_leaves_the_files_of_a_run(short, capsys):
 
 
 def test_metrics_have_our_names_and_our_meaning(short):
-    rows = runs.read_metrics(short)
+    rows = folders.read_metrics(short)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(set(row) - {"rewards/exact_answer/mean"} == set(METRICS) - {"weighted_logprob"} for row in rows)
     assert all(row["rewards/exact_answer/mean"] == row["reward"] for row in rows)
@@ -332,7 +333,7 @@ def test_a_run_can_be_written_over_and_a_reward_function_needs_no_room_for_what_
     monkeypatch.chdir(tmp_path)
     flags = ("--max-steps", "1", "--generation-batch-size", "16", "--reward-funcs", "minigrpo.tasks.exact_answer")
     assert run("run", *flags, "mine.longer", "--reward-weights", "1", "0.5") == 0
-    row = runs.read_metrics("run")[0]
+    row = folders.read_metrics("run")[0]
     samples = json.loads(Path("run/samples.jsonl").read_text())
     assert set(row) >= {"rewards/exact_answer/mean", "rewards/longer/mean"}
     long = [0.5 * len(c) * (len(c) > 1) for c in samples["completions"]]
@@ -389,8 +390,8 @@ def test_two_processes_learn_one_is_killed_and_the_run_goes_on(tmp_path):
     code, said = launch(*flags, "--resume")
     assert code == 0, said
     assert "Going on after step 40." in said
-    assert [row["step"] for row in runs.read_metrics(folder)] == list(range(1, 121))
-    summary = runs.read_json(folder / "summary.json")
+    assert [row["step"] for row in folders.read_metrics(folder)] == list(range(1, 121))
+    summary = folders.read_json(folder / "summary.json")
     assert summary["steps"] == 120
     assert summary["before"]["accuracy"] < 0.5
     assert summary["after"]["accuracy"] >= 0.90

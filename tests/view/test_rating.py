@@ -5,8 +5,8 @@ import json
 import pytest
 
 from minigrpo.config import BadInput
-from minigrpo.rating import Ratings, rate
 from minigrpo.triples import load_triples
+from minigrpo.view.rating import Ratings, rate
 
 RECORDS = [{"prompt": "1 + 1等于几?", "response": f"<b>{i}</b>"} for i in range(3)]
 

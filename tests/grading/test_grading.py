@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from minigrpo import BadInput, check, cli, hint
+from minigrpo import BadInput, check, hint
 from minigrpo.grading import check as checking
 from minigrpo.grading import sandbox
 from minigrpo.grading.check import grade, questions
 from minigrpo.grading.compare import difference
 from minigrpo.grading.worker import Outcome, decode, encode, flatten, run
+from minigrpo.run import cli
 from tests.tools.build_notebooks import EXERCISES, SOLUTIONS
 
 WALLED = shutil.which("bwrap") is not None

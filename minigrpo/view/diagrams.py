@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from minigrpo.plots import BLUE, GREY, ORANGE
+from minigrpo.view.plots import BLUE, GREY, ORANGE
 
 
 def beginnings(tokens: list[list[str]]) -> list[set[tuple[str, ...]]]:

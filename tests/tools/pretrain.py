@@ -1,19 +1,26 @@
 """How the bundled GPT-2 was made: a corpus drawn on the spot, a tokenizer of bytes, plain next-token training.
 
+    python -m tests.tools.pretrain FOLDER           into a new folder, in 9 minutes of one core
+    python -m tests.tools.pretrain FOLDER --steps 20         a try
+    python -m tests.tools.pretrain --replace-bundled         in place of the model that the package comes with
+
 The corpus has three parts: clock problems, answered at once in three cases of four and with the steps written down
 first in one, all of them right; sums, answered in four manners, good and bad; and chats of several sums.
 """
 
+import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from minigrpo.evaluation import evaluate
+from minigrpo.policy import TINY
 from minigrpo.tasks import clock_problem, clock_steps, clock_thought, is_held_out, load_task, sum_question
 from minigrpo.triples import PLAIN_CHAT_TEMPLATE
 
@@ -31,9 +38,9 @@ of 256 tokens) with a tokenizer of bytes (256 bytes, EOS, pad; every Unicode tex
 
 ## How it was made
 
-`minigrpo pretrain` makes it again from nothing: fresh weights, {steps} steps of AdamW on batches of {rows} rows that are drawn
-on the spot ({clock} clock problems, {sums} sums, {chat} chats), next-token loss on what follows a prompt. On one machine the
-result is the same to the last bit.
+`python -m tests.tools.pretrain` makes it again from nothing: fresh weights, {steps} steps of AdamW on batches
+of {rows} rows that are drawn on the spot ({clock} clock problems, {sums} sums, {chat} chats), next-token loss on what follows
+a prompt. On one machine the result is the same to the last bit.
 
 - Clock problems such as `7*3+5*8-2+9=`: three answers in four come at once (`5`), one in four after its steps
   (`<1,6,8,6,5>5`). All of them are right in the corpus; the model is often wrong when it answers at once, because five
@@ -194,3 +201,28 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
         sums_length=sums["mean_length"],
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, help="a new folder")
+    parser.add_argument("--replace-bundled", action="store_true", help="write into the package itself")
+    parser.add_argument("--steps", type=int, default=STEPS, help="fewer for a try (default %(default)s)")
+    args = parser.parse_args(argv)
+    if (args.folder is None) != args.replace_bundled:
+        parser.error("name a folder, or give --replace-bundled.")
+    if args.folder is not None and args.folder.exists():
+        parser.error(f"{args.folder} is there already; name a new folder.")
+    if args.steps < 10:
+        parser.error(f"--steps must be at least 10, the learning rate's rise and fall, got {args.steps}.")
+    if args.replace_bundled and args.steps != STEPS:
+        parser.error("--steps is for a try, and the bundled model is replaced by a whole one only.")
+    with tqdm(total=args.steps, unit="step") as bar:
+        for row in pretrain(args.steps):
+            bar.update()
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+    save(row["model"], row["tokenizer"], args.folder or TINY, args.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,9 +17,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
-from minigrpo import runs
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.rewards import RewardFunction, combine, score
+from minigrpo.run import folders
 
 try:
     import trl
@@ -114,9 +114,9 @@ def latest_checkpoint(folder: Path, config: GRPOConfig) -> tuple[Path | None, in
     Raises:
         BadInput: if what it would go on with is not in it.
     """
-    for checkpoint in runs.checkpoints(folder):
+    for checkpoint in folders.checkpoints(folder):
         try:
-            step = runs.read_json(checkpoint / "trainer_state.json")["global_step"]  # TRL writes it last
+            step = folders.read_json(checkpoint / "trainer_state.json")["global_step"]  # TRL writes it last
         except (OSError, ValueError, KeyError):
             continue
         if config.sync_ref_model and config.beta and step >= config.ref_model_sync_steps:

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from minigrpo import plots
-from minigrpo.plots import PANELS, moving_mean, plot_clipping, plot_metric, plot_runs
+from minigrpo.view import plots
+from minigrpo.view.plots import PANELS, moving_mean, plot_clipping, plot_metric, plot_runs
 
 
 @pytest.fixture(autouse=True)
