@@ -6,9 +6,7 @@ log-likelihood and so projects the policy onto it. *policy_gradient* treats the 
 For records from elsewhere, the distribution that wrote them takes the reference's place in all of this.
 """
 
-import csv
 import difflib
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,21 +16,14 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from minigrpo.chat import encode_chat
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.files import read_rows
 from minigrpo.sampling import Rollout
 
 EPS = 1e-4
 BUNDLED = Path(__file__).parent / "assets" / "sums.jsonl"
 ROLES = ("system", "user", "assistant")
-# For a tokenizer that brings no template of its own: a line a turn, the assistant's ended by EOS.
-PLAIN_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}assistant: "
-    "{% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\\n' }}"
-    "{% else %}{{ message.role }}: {{ message.content }}\n{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -51,44 +42,13 @@ def load_triples(source: str | Path | Dataset | Iterable[dict]) -> Dataset:
     """
     source = BUNDLED if isinstance(source, str) and source == "bundled" else source
     name = str(source) if isinstance(source, str | Path) else "the records"
-    rows = list(_read(Path(source)) if isinstance(source, str | Path) else enumerate(source, 1))
+    rows = list(read_rows(Path(source)) if isinstance(source, str | Path) else enumerate(source, 1))
     if not rows:
         raise BadInput(f"{name} has no records.")
     records = [_checked(row, f"{name}, row {number}") for number, row in rows]
     if len({record["reward"] for record in records}) == 1:
         raise BadInput(f"All {len(records)} rewards in {name} are {records[0]['reward']}: there is nothing to prefer.")
     return Dataset.from_list(records)
-
-
-def _read(path: Path) -> Iterable[tuple[int, dict]]:
-    """(row number, row) of a file. A row of JSONL is a line; rows of CSV and Parquet are counted from 1."""
-    if not path.is_file():
-        raise BadInput(f"There is no file {str(path)!r}.")
-    if path.suffix == ".parquet":
-        try:
-            yield from enumerate(Dataset.from_parquet(str(path), keep_in_memory=True), 1)
-        except Exception as error:  # whatever a damaged file makes the reader raise
-            raise BadInput(f"{path} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from error
-        return
-    if path.suffix not in (".jsonl", ".json", ".csv"):
-        raise BadInput(f"{path} ends with {path.suffix!r}; records are read from .jsonl, .csv and .parquet.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise BadInput(f"{path}, row {row}, is not UTF-8; save it in that encoding.") from error
-    if path.suffix == ".csv":
-        try:
-            yield from enumerate(csv.DictReader(text.splitlines(keepends=True), strict=True), 1)
-        except csv.Error as error:
-            raise BadInput(f"{path} is not CSV: {error}.") from error
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise BadInput(f"{path}, row {number}, is not JSON: {error}.") from error
 
 
 def _checked(row: dict, where: str) -> dict:
@@ -188,39 +148,12 @@ def prepare(records: Dataset, config: GRPOConfig) -> Dataset:
 
 
 def encode_record(tokenizer: PreTrainedTokenizerBase, record: dict) -> tuple[str, list[int], list[int], list[bool]]:
-    """The prompt as text and ids, what follows it, and which of that counts: the response with its EOS, or of a chat what the
-    assistant said, each turn with its EOS.
-
-    Raises:
-        BadInput: if the tokenizer's chat template rewrites earlier turns, so that no turn can be found in the whole.
-    """
+    """The prompt as text and ids, what follows it, and which of that counts: the response with its EOS; of a chat see
+    ``encode_chat``."""
     if record["messages"] is None:
         prompt, response = (tokenizer(record[name], add_special_tokens=False)["input_ids"] for name in ("prompt", "response"))
         return record["prompt"], prompt, [*response, tokenizer.eos_token_id], [True] * (len(response) + 1)
-    template = tokenizer.chat_template or PLAIN_CHAT_TEMPLATE
-    messages = record["messages"]
-
-    def render(turns: list[dict], **kwargs) -> str:
-        return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **kwargs)
-
-    first = next(i for i, m in enumerate(messages) if m["role"] == "assistant")
-    start = render(messages[:first], add_generation_prompt=True)
-    text, ids, counts = start, [], []
-    for i in range(first, len(messages)):
-        opening = render(messages[:i], add_generation_prompt=messages[i]["role"] == "assistant")
-        closing = render(messages[: i + 1])
-        if not (opening.startswith(text) and closing.startswith(opening)):
-            raise BadInput(
-                "The tokenizer's chat template changes earlier turns, so the assistant's cannot be told apart in it."
-            )
-        for piece, learnt in ((opening[len(text) :], False), (closing[len(opening) :], messages[i]["role"] == "assistant")):
-            tokens = tokenizer(piece, add_special_tokens=False)["input_ids"]
-            end = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
-            ids += tokens
-            counts += [learnt and t < end for t in range(len(tokens))]
-        text = closing
-    width = max(t for t, c in enumerate(counts) if c) + 1
-    return start, tokenizer(start, add_special_tokens=False)["input_ids"], ids[:width], counts[:width]
+    return encode_chat(tokenizer, record["messages"])
 
 
 def logged_rollout(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list], longest: int) -> Rollout:

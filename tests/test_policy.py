@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
+from minigrpo.chat import PLAIN_CHAT_TEMPLATE
 from minigrpo.config import BadInput
 from minigrpo.policy import TINY, load_policy
-from minigrpo.triples import PLAIN_CHAT_TEMPLATE
 from tests.tools import pretrain as tool
 from tests.tools.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
 

@@ -21,8 +21,10 @@ MODULES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in F
 # import of ours.
 MAY_IMPORT = {
     "config": set(),
+    "files": {"config"},
     "tasks": set(),
     "policy": {"config"},
+    "chat": {"config"},
     "sampling": {"config", "logprobs", "scoring"},
     "rewards": {"config"},
     "advantages": set(),
@@ -30,7 +32,7 @@ MAY_IMPORT = {
     "scoring": {"logprobs"},
     "kl": set(),
     "loss": set(),
-    "triples": {"config", "sampling"},
+    "triples": {"chat", "config", "files", "sampling"},
     "reward_model": {"config", "policy", "triples"},
     "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "scoring", "triples"},
     "metrics": set(),

@@ -636,7 +636,7 @@ BUGS = [
     Bug("weights by reward times beta", "triples.py",
         "torch.softmax(rewards / beta, dim=0)", "torch.softmax(rewards * beta, dim=0)",
         "tests/test_triples.py::test_the_weights_turn_draws_from_the_reference_into_draws_from_the_optimum"),
-    Bug("the user's turns are learnt too", "triples.py",
+    Bug("the user's turns are learnt too", "chat.py",
         """messages[i]["role"] == "assistant")):
 """, """True)):
 """,

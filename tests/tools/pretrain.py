@@ -19,10 +19,10 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from minigrpo.chat import PLAIN_CHAT_TEMPLATE
 from minigrpo.evaluation import evaluate
 from minigrpo.policy import TINY
 from minigrpo.tasks import clock_problem, clock_steps, clock_thought, is_held_out, load_task, sum_question
-from minigrpo.triples import PLAIN_CHAT_TEMPLATE
 
 THINKING_SHARE = 0.25
 STEPS = 4000
