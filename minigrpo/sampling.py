@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -138,3 +139,18 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None)
     cumulated = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
     uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64, device=logits.device)
     return torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
+
+
+def draw_rows(dataset: Dataset, index: int, num_rows: int, seed: int) -> dict[str, list]:
+    """The columns of draw ``index``: the next rows of a permutation that is drawn anew each time the data set is used up."""
+    epoch, position = divmod(index, len(dataset) // num_rows)
+    order = torch.randperm(len(dataset), generator=seeded(seed, 1, epoch))
+    return dataset[order[position * num_rows : (position + 1) * num_rows].tolist()]
+
+
+def seeded(*numbers: int, device="cpu") -> torch.Generator:
+    """A generator of its own for each tuple of numbers, so that no draw depends on what was drawn before."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    return torch.Generator(device).manual_seed(seed)

@@ -9,6 +9,7 @@ For records from elsewhere, the distribution that wrote them takes the reference
 import difflib
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +20,11 @@ from transformers import PreTrainedTokenizerBase
 from minigrpo.chat import encode_chat
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.files import read_rows
-from minigrpo.sampling import Rollout
+from minigrpo.kl import kl_exact
+from minigrpo.metrics import masked_mean
+from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
+from minigrpo.scoring import fixed_logprobs, policy_logits
+from minigrpo.update import Batch, TrainState, frozen_copy, mixed_precision
 
 EPS = 1e-4
 BUNDLED = Path(__file__).parent / "assets" / "sums.jsonl"
@@ -192,3 +197,63 @@ def logged_rollout(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list],
         ended=torch.ones(len(rows), dtype=torch.bool),
         logprobs=torch.zeros(len(rows), width),
     )
+
+
+# --- training on records --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Records:
+    """Batches of responses that others wrote, with the advantages that ``prepare`` gave them."""
+
+    records: Dataset
+    config: GRPOConfig
+    kl_fn = None  # the exact KL: records hold no draws of the policy to estimate one from
+
+    @property
+    def batch_size(self) -> int:
+        """The configuration's, or fewer records where there are fewer."""
+        return min(self.config.generation_batch_size, len(self.records))
+
+    def next_batch(self, state: TrainState) -> Batch:
+        index = state.step // self.config.num_iterations
+        columns = draw_rows(self.records, index, self.batch_size, self.config.seed)
+        device = state.model.device
+        rollout = logged_rollout(state.tokenizer, columns, state.model.config.max_position_embeddings).to(device)
+        old_logprobs = ref_logprobs = None  # the weights of weighted records hold the KL, and they have no other policy
+        if self.config.triples_estimator == "policy_gradient":
+            if index % (len(self.records) // self.batch_size) == 0:
+                state.old_policy = frozen_copy(state.model)
+            with mixed_precision(state, self.config):
+                old_logprobs = fixed_logprobs(state.old_policy, rollout, self.config.temperature)
+                ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, self.config.temperature)
+        rewards, advantages = (torch.tensor(columns[name], device=device) for name in ("reward", "advantage"))
+        return Batch(rollout, {}, rewards, advantages, old_logprobs, ref_logprobs)
+
+    def metrics(self, state: TrainState) -> dict[str, float]:
+        """How likely the policy makes what was scored high, and what it writes now."""
+        rewards = state.batch.rewards
+        weights = optimum_weights(rewards, self.config.beta or 1.0) / len(rewards)
+        with mixed_precision(state, self.config):
+            logprobs = fixed_logprobs(state.model, state.batch.rollout)
+            metrics = {"weighted_logprob": (weights * logprobs.sum(1)).sum().item()}
+            return metrics | (fresh_metrics(state, self.config) if state.reference is not None else {})
+
+
+def fresh_metrics(state: TrainState, config: GRPOConfig, num_prompts: int = 32) -> dict[str, float]:
+    """KL(policy || reference) at tokens that the policy writes now (at those of the records it would be another number), and
+    the length of what it writes."""
+    prompts = list(dict.fromkeys(state.batch.rollout.prompts))[:num_prompts]
+    longest = state.model.config.max_position_embeddings - state.batch.rollout.prompt_ids.shape[1]
+    fresh = sample_completions(
+        state.model,
+        state.tokenizer,
+        prompts,
+        num_generations=1,
+        max_completion_length=min(config.max_completion_length, longest),
+        generator=seeded(config.seed, 3, state.step, device=state.model.device),
+    )
+    with torch.no_grad():
+        kl = kl_exact(policy_logits(state.model, fresh), policy_logits(state.reference, fresh))
+    lengths = fresh.completion_mask.sum(1).float()
+    return {"kl": masked_mean(kl, fresh.completion_mask), "completions/mean_length": lengths.mean().item()}

@@ -32,18 +32,21 @@ MAY_IMPORT = {
     "scoring": {"logprobs"},
     "kl": set(),
     "loss": set(),
-    "triples": {"chat", "config", "files", "sampling"},
+    "update": {"config", "kl", "logprobs", "metrics", "sampling", "scoring"},
+    "triples": {"chat", "config", "files", "kl", "metrics", "sampling", "scoring", "update"},
     "reward_model": {"config", "policy", "triples"},
-    "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "scoring", "triples"},
+    "training": {
+        "config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "scoring", "triples", "update",
+    },
     "metrics": set(),
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
     # run knows the front room and view.
     "run/__init__": set(),
     "run/folders": {"config"},
-    "run/checkpoints": {"config", "policy", "sampling", "training"},
+    "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/trl_engine": {"config", "rewards", "run/folders"},
     "run/runner": {
-        "config", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples",
+        "config", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples", "update",
         "run/checkpoints", "run/folders", "run/trl_engine", "view/plots",
     },
     # The command alone knows grading, which has its own table below.

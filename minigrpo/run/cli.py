@@ -130,8 +130,7 @@ def _generate(argv: list[str]) -> None:
     _check_sampling(args)
     _quiet()
     from minigrpo.policy import load_policy
-    from minigrpo.sampling import sample_completions
-    from minigrpo.training import seeded
+    from minigrpo.sampling import sample_completions, seeded
 
     model, tokenizer = load_policy(args.model)
     rollout = sample_completions(

@@ -23,8 +23,9 @@ from minigrpo.run import folders
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
-from minigrpo.training import Batch, TrainState, step_prompts, train
+from minigrpo.training import step_prompts, train
 from minigrpo.triples import load_triples, logged_rollout, prepare
+from minigrpo.update import Batch, TrainState
 
 SAMPLES_EVERY = 10  # steps
 # The matrix products of so small a model are too short to be shared: a second thread saves a fifth of the time on idle cores,
@@ -60,7 +61,8 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         reward_fns = [load_reward_model(config.reward_model), *reward_fns]
         config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
     check_weights(config.reward_weights, len(reward_fns))
-    step_prompts(task.train, 0, config)  # raises if there are too few
+    if config.triples is None:
+        step_prompts(task.train, 0, config)  # raises if there are too few
     if not first:  # of several processes; the first alone has a folder and writes
         _trl().train(config, model, tokenizer, task.train, reward_fns)
         return 0
@@ -92,6 +94,7 @@ def _trl():
 
 def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> int:
     what = f"{len(task.train)} records" if config.triples else task.name
+    what += ", all of them in each batch" if len(task.train) < config.generation_batch_size and config.triples else ""
     kind = "held-out problems" if task.reward else "prompts of their own"
     by = f" by TRL, processes: {_trl().num_processes(config)}" if config.engine == "trl" else ""
     print(f"{config.model} on {what}{by}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
