@@ -68,16 +68,10 @@ def update(
         FloatingPointError: if the gradient is not finite; the weights are then as they were.
     """
     batch, mask = state.batch, state.batch.rollout.completion_mask
-    exact_kl = kl_fn is None and batch.ref_logprobs is not None
     with mixed_precision(state, config):
-        logprobs, entropies, logits = under_the_policy(state, config, logprobs_fn, exact_kl)
+        logprobs, entropies, logits = under_the_policy(state, config, logprobs_fn, with_logits=kl_fn is None)
         old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        kl = None
-        if exact_kl:
-            kl = kl_exact(logits, reference_logits(state), config.temperature)
-        elif batch.ref_logprobs is not None:
-            kl = kl_fn(logprobs, batch.ref_logprobs, old_logprobs)
-            check_result("kl_fn", kl_fn, kl, tuple(mask.shape))
+        kl = penalty(state, config, kl_fn, logprobs, old_logprobs, logits)
     in_loss = kl is not None and not config.kl_in_reward
     result = loss_fn(
         logprobs,
@@ -102,10 +96,10 @@ def update(
 def under_the_policy(
     state: TrainState, config: GRPOConfig, logprobs_fn: Callable, with_logits: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Log-probs with gradient and entropies without, (B, C) nats each, of the batch's tokens; and the (B, C, V) logits for a
-    learner's function or the exact KL. Without these the fast way is taken, which never holds all logits at once."""
+    """Log-probs with gradient and entropies without, (B, C) nats each, of the batch's tokens; and the (B, C, V) logits where a
+    learner's function or the exact KL needs them. Otherwise the fast way is taken, which never holds all logits at once."""
     rollout = state.batch.rollout
-    if logprobs_fn is token_logprobs and not with_logits:
+    if logprobs_fn is token_logprobs and not (with_logits and state.batch.ref_logprobs is not None):
         return *policy_logprobs(state.model, rollout, config.temperature), None
     logits = policy_logits(state.model, rollout)
     logprobs = logprobs_fn(logits, rollout.completion_ids, config.temperature)
@@ -113,10 +107,25 @@ def under_the_policy(
     return logprobs, token_entropies(logits.detach(), config.temperature), logits
 
 
-@torch.no_grad()
-def reference_logits(state: TrainState) -> Tensor:
-    """(B, C, V)"""
-    return policy_logits(state.reference, state.batch.rollout)
+def penalty(
+    state: TrainState,
+    config: GRPOConfig,
+    kl_fn: Callable | None,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    logits: Tensor | None,
+) -> Tensor | None:
+    """(B, C) nats: the KL that the loss weighs, or that is only logged where the reward was charged for it."""
+    batch = state.batch
+    if batch.ref_logprobs is None:
+        return None
+    if kl_fn is None:
+        with torch.no_grad():
+            ref_logits = policy_logits(state.reference, batch.rollout)
+        return kl_exact(logits, ref_logits, config.temperature)
+    kl = kl_fn(logprobs, batch.ref_logprobs, old_logprobs)
+    check_result("kl_fn", kl_fn, kl, tuple(logprobs.shape))
+    return kl
 
 
 def descend(state: TrainState, config: GRPOConfig, loss: Tensor) -> float:
@@ -126,12 +135,10 @@ def descend(state: TrainState, config: GRPOConfig, loss: Tensor) -> float:
     grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm).item()
     if not math.isfinite(grad_norm):
         largest = state.batch.advantages.abs().max().item()
-        cure = (
-            "The advantages are that large: scale the rewards." if largest > 1e3 else "A lower learning_rate is the usual cure."
-        )
+        cure = "a lower learning_rate" if largest < 1e3 else "smaller rewards"
         raise FloatingPointError(
-            f"The gradient norm at step {state.step + 1} is {grad_norm}, the loss {loss.item()} and the largest advantage "
-            f"{largest:.3g}; the weights were left as they were. {cure}"
+            f"The gradient norm at step {state.step + 1} is {grad_norm}, the loss {loss.item():.3g} and the largest advantage "
+            f"{largest:.3g}; the weights were left as they were. The usual cure is {cure}."
         )
     state.optimizer.step()
     return grad_norm

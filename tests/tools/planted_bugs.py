@@ -448,7 +448,7 @@ BUGS = [
         "fixed_logprobs(state.reference, rollout, config.temperature)", "fixed_logprobs(state.reference, rollout)",
         "tests/test_training.py::test_at_a_very_high_temperature_every_policy_is_the_uniform_one[k3_ratio]"),
     Bug("temperature left out of the exact KL that trains", "update.py",
-        "kl_exact(logits, reference_logits(state), config.temperature)", "kl_exact(logits, reference_logits(state))",
+        "kl_exact(logits, ref_logits, config.temperature)", "kl_exact(logits, ref_logits)",
         "tests/test_training.py::test_at_a_very_high_temperature_every_policy_is_the_uniform_one[exact]"),
     Bug("temperature left out of the entropy", "update.py",
         "token_entropies(logits.detach(), config.temperature)", "token_entropies(logits.detach())",
