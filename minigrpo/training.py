@@ -18,6 +18,7 @@ from minigrpo.kl import estimate_kl, kl_exact, kl_penalized_rewards
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.loss import grpo_loss
 from minigrpo.metrics import masked_mean, rollout_metrics
+from minigrpo.policy import context_length
 from minigrpo.rewards import RewardFunction, combine, score
 from minigrpo.sampling import Rollout, sample_completions
 from minigrpo.scoring import fixed_logprobs, policy_logits, policy_logprobs
@@ -180,7 +181,7 @@ def read_batch(state: TrainState, records: Dataset, index: int, config: GRPOConf
     """The same batch from records: responses that others wrote, with the advantages that triples.prepare gave them."""
     columns = step_prompts(records, index, config)
     device = state.model.device
-    rollout = logged_rollout(state.tokenizer, columns, state.model.config.max_position_embeddings).to(device)
+    rollout = logged_rollout(state.tokenizer, columns, context_length(state.model)).to(device)
     if state.pass_start is not None:
         if index % (len(records) // config.generation_batch_size) == 0:
             state.pass_start.load_state_dict(state.model.state_dict())
@@ -283,7 +284,7 @@ def fresh_metrics(state: TrainState, config: GRPOConfig, num_prompts: int = 32) 
     """KL(policy || reference) at tokens that the policy writes now (at those of the records it would be another number), and
     the length of what it writes."""
     prompts = list(dict.fromkeys(state.batch.rollout.prompts))[:num_prompts]
-    longest = state.model.config.max_position_embeddings - state.batch.rollout.prompt_ids.shape[1]
+    longest = context_length(state.model) - state.batch.rollout.prompt_ids.shape[1]
     fresh = sample_completions(
         state.model,
         state.tokenizer,

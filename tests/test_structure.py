@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tasks": set(),
     "policy": {"config"},
     "chat": {"config"},
-    "sampling": {"config", "logprobs", "scoring"},
+    "sampling": {"config", "logprobs", "policy", "scoring"},
     "rewards": {"config"},
     "advantages": set(),
     "logprobs": set(),
@@ -34,7 +34,9 @@ MAY_IMPORT = {
     "loss": set(),
     "triples": {"chat", "config", "files", "sampling"},
     "reward_model": {"config", "policy", "triples"},
-    "training": {"config", "advantages", "kl", "logprobs", "loss", "metrics", "rewards", "sampling", "scoring", "triples"},
+    "training": {
+        "config", "advantages", "kl", "logprobs", "loss", "metrics", "policy", "rewards", "sampling", "scoring", "triples",
+    },
     "metrics": set(),
     "evaluation": {"metrics", "rewards", "sampling", "tasks"},
     # run knows the front room and view.

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
-from minigrpo.policy import load_policy
+from minigrpo.policy import context_length, load_policy
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.run import folders
@@ -54,7 +54,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
     if sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS:
         torch.set_num_threads(1)
-    task = _task(config, tokenizer, model.config.max_position_embeddings)
+    task = _task(config, tokenizer, context_length(model))
     reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
     if config.reward_model:
         reward_fns = [load_reward_model(config.reward_model), *reward_fns]
