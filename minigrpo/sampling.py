@@ -10,6 +10,7 @@ from minigrpo.config import BadInput
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import context_length
 from minigrpo.scoring import Prompts, read_prompts, select_rows
+from minigrpo.threads import on_suited_threads
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longe
 
 
 @torch.no_grad()
+@on_suited_threads
 def sample_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

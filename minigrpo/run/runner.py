@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -27,9 +26,6 @@ from minigrpo.training import Batch, TrainState, step_prompts, train
 from minigrpo.triples import load_triples, logged_rollout, prepare
 
 SAMPLES_EVERY = 10  # steps
-# The matrix products of so small a model are too short to be shared: a second thread saves a fifth of the time on idle cores,
-# and costs many times as much on busy ones.
-FEW_PARAMETERS = 10_000_000
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 SILENT_STEPS = 10
 NOTHING_TO_LEARN = (
@@ -52,8 +48,6 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     first = config.engine != "trl" or _trl().join(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
-    if sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS:
-        torch.set_num_threads(1)
     task = _task(config, tokenizer, context_length(model))
     reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
     if config.reward_model:
