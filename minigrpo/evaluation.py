@@ -7,10 +7,12 @@ from minigrpo.metrics import pass_at_k
 from minigrpo.rewards import score
 from minigrpo.sampling import Rollout, sample_completions
 from minigrpo.tasks import Task
+from minigrpo.threads import on_suited_threads
 
 ROWS_AT_ONCE = 1024
 
 
+@on_suited_threads
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -1,5 +1,6 @@
 """The policy: a causal language model and its tokenizer, from the bundled weights, a folder or the hub."""
 
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -54,6 +55,17 @@ def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedMode
     except (RuntimeError, AssertionError, TypeError) as error:  # as the device is unknown, not there, or without float64
         raise BadInput(f"The device {device!r} cannot be used: {first_line(error)}. A CPU is always there: cpu.") from error
     return model, tokenizer
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The most tokens that the model takes, prompt and completion together; sys.maxsize for one that names no limit.
+
+    Bloom and Mamba, say, have no table of positions that could end. A model of several kinds of input has the number in its
+    text part, and MPT under a name of its own.
+    """
+    config = model.config.get_text_config()
+    stated = [getattr(config, name, None) or 0 for name in ("max_position_embeddings", "max_seq_len")]
+    return max(stated) if max(stated) > 0 else sys.maxsize
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:

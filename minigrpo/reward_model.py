@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, first_line
-from minigrpo.policy import check_folder, load_policy, whole_model
+from minigrpo.policy import check_folder, context_length, load_policy, whole_model
+from minigrpo.threads import on_suited_threads, suited_threads
 from minigrpo.triples import encode_record
 
 LEARNING_RATES = {"regression": 3e-3, "bradley_terry": 1e-3}
@@ -29,10 +30,11 @@ def start_reward_model(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedT
     return model.eval(), tokenizer
 
 
+@on_suited_threads
 def score_records(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[dict]) -> Tensor:
     """(N,) scores: the head's number at the last token of each record, its EOS; differentiable."""
     rows = [prompt + rest for _, prompt, rest, _ in (encode_record(tokenizer, record) for record in records)]
-    longest, width = model.config.max_position_embeddings, max(map(len, rows))
+    longest, width = context_length(model), max(map(len, rows))
     if width > longest:
         raise BadInput(f"A record has {width} tokens; the reward model's context takes {longest}.")
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
@@ -106,9 +108,10 @@ def train_reward_model(
             wanted = torch.tensor([row["reward"] for row in drawn])
             loss = ((score_records(model, tokenizer, drawn) - wanted) ** 2).mean()
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        with suited_threads(model):
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
         schedule.step()
         yield {"step": step, "loss": loss.item()}
 

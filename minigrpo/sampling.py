@@ -9,7 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput
 from minigrpo.logprobs import completion_mask, token_logprobs
+from minigrpo.policy import context_length
 from minigrpo.scoring import Prompts, read_prompts, select_rows
+from minigrpo.threads import on_suited_threads
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longe
 
 
 @torch.no_grad()
+@on_suited_threads
 def sample_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,7 +81,7 @@ def sample_completions(
     """
     if model.training:
         raise ValueError("The model is in train mode, where dropout samples from another policy; call model.eval() first.")
-    longest = model.config.max_position_embeddings - max_completion_length
+    longest = context_length(model) - max_completion_length
     prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
     group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
     read = read_prompts(model, prompt_ids, prompt_mask)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from minigrpo.logprobs import token_entropies, token_logprobs
+from minigrpo.threads import on_suited_threads
 
 LOGITS_AT_ONCE = 2**24  # 64 MB in float32
 _head_is_all: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -67,6 +68,7 @@ def select_rows(cache: Cache | None, rows: Tensor, num_rows: int) -> Cache | Non
     return selected
 
 
+@on_suited_threads
 def completion_logits(
     model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_ids: Tensor, completion_ids: Tensor
 ) -> Tensor:
@@ -83,6 +85,7 @@ def completion_logits(
     return model(**inputs_after(read_prompts(model, prompt_ids, prompt_mask), group_ids, completion_ids)).logits
 
 
+@on_suited_threads
 def completion_logprobs(
     model: PreTrainedModel,
     prompt_ids: Tensor,

@@ -18,6 +18,7 @@ from minigrpo.metrics import rollout_metrics
 from minigrpo.rewards import RewardFunction, combine, score
 from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
 from minigrpo.scoring import fixed_logprobs
+from minigrpo.threads import suited_threads
 from minigrpo.triples import Records
 from minigrpo.update import Batch, TrainState, check_result, mixed_precision, name_of, update
 
@@ -52,27 +53,33 @@ def train(
     """
     check_inputs(state, dataset, config, kl_fn)
     source = Records(dataset, config) if config.triples else Rollouts(dataset, reward_fns, config, advantages_fn)
-    kl_fn = kl_fn or source.kl_fn
     while state.step < config.max_steps:
-        start = time.perf_counter()
-        fresh = state.step % config.num_iterations == 0
-        if fresh:
-            state.batch = source.next_batch(state)  # sample, reward, advantage
-        middle = time.perf_counter()
-        metrics = update(state, config, logprobs_fn=logprobs_fn, kl_fn=kl_fn, loss_fn=loss_fn)
-        end = time.perf_counter()
-        state.step += 1
-        move_reference(state, config)
-        tokens = int(state.batch.rollout.completion_mask.sum())
-        yield {
-            "step": state.step,
-            **metrics,
-            **source.metrics(state),
-            "sampling/tokens": tokens if fresh else 0,
-            "sampling/seconds": middle - start,
-            "update/tokens": tokens,
-            "update/seconds": end - middle,
-        }
+        with suited_threads(state.model):
+            metrics = step(state, source, config, logprobs_fn=logprobs_fn, kl_fn=kl_fn or source.kl_fn, loss_fn=loss_fn)
+        yield metrics
+
+
+def step(state: TrainState, source: "Rollouts | Records", config: GRPOConfig, **functions: Callable) -> dict:
+    """A batch where a new one is due, one update on it, and what was measured; ``functions`` are those of ``update``."""
+    start = time.perf_counter()
+    fresh = state.step % config.num_iterations == 0
+    if fresh:
+        state.batch = source.next_batch(state)
+    middle = time.perf_counter()
+    metrics = update(state, config, **functions)
+    end = time.perf_counter()
+    state.step += 1
+    move_reference(state, config)
+    tokens = int(state.batch.rollout.completion_mask.sum())
+    return {
+        "step": state.step,
+        **metrics,
+        **source.metrics(state),
+        "sampling/tokens": tokens if fresh else 0,
+        "sampling/seconds": middle - start,
+        "update/tokens": tokens,
+        "update/seconds": end - middle,
+    }
 
 
 @dataclass(frozen=True)

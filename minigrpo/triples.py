@@ -22,6 +22,7 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.files import read_rows
 from minigrpo.kl import kl_exact
 from minigrpo.metrics import masked_mean
+from minigrpo.policy import context_length
 from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
 from minigrpo.scoring import fixed_logprobs, policy_logits
 from minigrpo.update import Batch, TrainState, frozen_copy, mixed_precision
@@ -219,7 +220,7 @@ class Records:
         index = state.step // self.config.num_iterations
         columns = draw_rows(self.records, index, self.batch_size, self.config.seed)
         device = state.model.device
-        rollout = logged_rollout(state.tokenizer, columns, state.model.config.max_position_embeddings).to(device)
+        rollout = logged_rollout(state.tokenizer, columns, context_length(state.model)).to(device)
         old_logprobs = ref_logprobs = None  # the weights of weighted records hold the KL, and they have no other policy
         if self.config.triples_estimator == "policy_gradient":
             if index % (len(self.records) // self.batch_size) == 0:
@@ -244,7 +245,7 @@ def fresh_metrics(state: TrainState, config: GRPOConfig, num_prompts: int = 32) 
     """KL(policy || reference) at tokens that the policy writes now (at those of the records it would be another number), and
     the length of what it writes."""
     prompts = list(dict.fromkeys(state.batch.rollout.prompts))[:num_prompts]
-    longest = state.model.config.max_position_embeddings - state.batch.rollout.prompt_ids.shape[1]
+    longest = context_length(state.model) - state.batch.rollout.prompt_ids.shape[1]
     fresh = sample_completions(
         state.model,
         state.tokenizer,

@@ -1,13 +1,23 @@
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2LMHeadModel
+from transformers import (
+    BloomConfig,
+    Gemma3Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    MambaConfig,
+    MptConfig,
+)
 
 from minigrpo.chat import PLAIN_CHAT_TEMPLATE
 from minigrpo.config import BadInput
-from minigrpo.policy import TINY, load_policy
+from minigrpo.policy import TINY, context_length, load_policy
 from tests.tools import pretrain as tool
 from tests.tools.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
 
@@ -21,6 +31,21 @@ def test_the_bundled_model_is_a_gpt2_of_a_megabyte(tiny):
     assert len(tokenizer) == 258
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert "tiny-gpt2" in (TINY / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (GPT2Config(n_positions=40), 40),
+        (LlamaConfig(max_position_embeddings=50), 50),
+        (Gemma3Config(text_config={"max_position_embeddings": 60}), 60),  # of several kinds of input: in the text's part
+        (MptConfig(max_seq_len=70), 70),
+        (BloomConfig(), sys.maxsize),
+        (MambaConfig(), sys.maxsize),
+    ],
+)
+def test_the_context_is_what_the_configuration_says_or_without_limit(config, expected):
+    assert context_length(SimpleNamespace(config=config)) == expected
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
-from minigrpo.policy import load_policy
+from minigrpo.policy import context_length, load_policy
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.run import folders
@@ -28,9 +27,6 @@ from minigrpo.triples import load_triples, logged_rollout, prepare
 from minigrpo.update import Batch, TrainState
 
 SAMPLES_EVERY = 10  # steps
-# The matrix products of so small a model are too short to be shared: a second thread saves a fifth of the time on idle cores,
-# and costs many times as much on busy ones.
-FEW_PARAMETERS = 10_000_000
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 SILENT_STEPS = 10
 NOTHING_TO_LEARN = (
@@ -53,9 +49,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     first = config.engine != "trl" or _trl().join(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
-    if sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS:
-        torch.set_num_threads(1)
-    task = _task(config, tokenizer, model.config.max_position_embeddings)
+    task = _task(config, tokenizer, context_length(model))
     reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
     if config.reward_model:
         reward_fns = [load_reward_model(config.reward_model), *reward_fns]

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.rewards import RewardFunction, combine, score
 from minigrpo.run import folders
+from minigrpo.threads import suited_threads
 
 try:
     import trl
@@ -162,7 +163,8 @@ def train(
             follow_padding(trainer.accelerator.unwrap_model(trainer.ref_model))
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        with suited_threads(model):
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         trainer.save_model(str(folder / "model"))
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()

@@ -104,10 +104,9 @@ class Clock:
 
 def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
     """A function that takes one step, on one thread if the model is as small as those that ``minigrpo train`` gives one."""
-    import torch
 
     from minigrpo import GRPOConfig, TrainState, train, training
-    from minigrpo.run.runner import FEW_PARAMETERS
+    from minigrpo.threads import suited_threads
 
     model, tokenizer, dataset, reward = load(setting)
     config = GRPOConfig(
@@ -122,13 +121,9 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
     state = TrainState.start(model, tokenizer, config)
     step = clock.timed("step", train(state, dataset, [reward], config).__next__)
 
-    few = sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS
-
     def one() -> None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1 if few else threads)
-        clock.end_step(step()["update/tokens"], different_beginnings(state.batch.rollout))
-        torch.set_num_threads(threads)
+        with suited_threads(model):
+            clock.end_step(step()["update/tokens"], different_beginnings(state.batch.rollout))
 
     return one
 
