@@ -15,12 +15,12 @@ from minigrpo.kl import estimate_kl, kl_penalized_rewards
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import grpo_loss
 from minigrpo.metrics import rollout_metrics
-from minigrpo.rewards import RewardFunction, combine, score
+from minigrpo.rewards import RewardFunction, check_reward_fns, combine, reward_names, score
 from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
 from minigrpo.scoring import fixed_logprobs
 from minigrpo.threads import suited_threads
 from minigrpo.triples import Records
-from minigrpo.update import Batch, TrainState, check_result, mixed_precision, name_of, update
+from minigrpo.update import Batch, TrainState, check_result, mixed_precision, update
 
 
 def train(
@@ -52,7 +52,9 @@ def train(
         FloatingPointError: if the gradient is not finite; the weights are then still those of the step before.
     """
     check_inputs(state, dataset, config, kl_fn)
-    source = Records(dataset, config) if config.triples else Rollouts(dataset, reward_fns, config, advantages_fn)
+    source = (
+        Records(dataset, config) if config.triples else Rollouts(dataset, check_reward_fns(reward_fns), config, advantages_fn)
+    )
     while state.step < config.max_steps:
         with suited_threads(state.model):
             metrics = step(state, source, config, logprobs_fn=logprobs_fn, kl_fn=kl_fn or source.kl_fn, loss_fn=loss_fn)
@@ -132,7 +134,7 @@ class Rollouts:
         columns = {name: [value for value in column for _ in times] for name, column in columns.items()}
         scores = [score(fn, rollout.prompts, rollout.completions, columns) for fn in self.reward_fns]
         rewards = combine(torch.stack(scores, dim=1), self.config.reward_weights).to(rollout.completion_ids.device)
-        return dict(zip(map(name_of, self.reward_fns), scores, strict=True)), rewards
+        return dict(zip(reward_names(self.reward_fns), scores, strict=True)), rewards
 
     def metrics(self, state: TrainState) -> dict[str, float]:
         """What the latest rollout shows."""

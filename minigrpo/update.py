@@ -13,6 +13,7 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.metrics import masked_mean
+from minigrpo.rewards import short_name
 from minigrpo.sampling import Rollout
 from minigrpo.scoring import policy_logits, policy_logprobs
 
@@ -156,12 +157,12 @@ def check_result(argument: str, function: Callable, result, *shapes: tuple[int, 
     got = f"a tensor of shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"{result!r:.60}"
     wanted = " or ".join(map(str, shapes))
     hint = "; is a return missing?" if result is None else "."
-    raise BadInput(f"{name_of(function)}, given as {argument}, returned {got}; wanted is a tensor of shape {wanted}{hint}")
+    raise BadInput(f"{short_name(function)}, given as {argument}, returned {got}; wanted is a tensor of shape {wanted}{hint}")
 
 
 def check_loss(function: Callable, result) -> None:
     """Raises BadInput unless a learner's function returned a loss that something can be learnt from."""
-    name = f"{name_of(function)}, given as loss_fn,"
+    name = f"{short_name(function)}, given as loss_fn,"
     if not isinstance(getattr(result, "loss", None), Tensor) or not hasattr(result, "clip_fraction"):
         hint = "; is a return missing?" if result is None else "."
         raise BadInput(f"{name} returned {result!r:.60}; wanted is a GRPOLoss, as grpo_loss returns it{hint}")
@@ -170,7 +171,3 @@ def check_loss(function: Callable, result) -> None:
             f"The loss of {name} carries no gradient, so nothing would be learnt; something on the way to it is detached, "
             "such as the log-probs."
         )
-
-
-def name_of(function: Callable) -> str:
-    return getattr(function, "__name__", type(function).__name__)

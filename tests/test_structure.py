@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "scoring": {"logprobs", "threads"},
     "kl": set(),
     "loss": set(),
-    "update": {"config", "kl", "logprobs", "metrics", "sampling", "scoring"},
+    "update": {"config", "kl", "logprobs", "metrics", "rewards", "sampling", "scoring"},
     "triples": {"chat", "config", "files", "kl", "metrics", "policy", "sampling", "scoring", "update"},
     "reward_model": {"config", "policy", "threads", "triples"},
     "training": {

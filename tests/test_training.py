@@ -326,6 +326,38 @@ def test_a_state_without_a_reference_is_not_trained_with_beta():
         run(config(beta=5.0), state)
 
 
+def test_reward_functions_of_one_name_are_logged_apart():
+    def brief(completions, **_):
+        return [-float(len(text)) for text in completions]
+
+    _, rows = run(config(max_steps=1), reward_fns=[brief, lambda completions, **_: [1.0] * len(completions), brief])
+    logged = {name: value for name, value in rows[0].items() if name.startswith("rewards/")}
+    assert len(logged) == 3
+    assert sum(logged.values()) == pytest.approx(rows[0]["reward"])
+
+
+@pytest.mark.parametrize("reward_fns", [[], exact_answer])
+def test_reward_functions_are_a_list_that_is_not_empty(reward_fns):
+    with pytest.raises(BadInput, match="reward_fns is"):
+        next(train(start(config()), TASK.train, reward_fns, config()))
+
+
+def test_small_models_train_on_one_thread_and_the_callers_number_comes_back():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+
+    def spy(*args, **kwargs):
+        seen.append(torch.get_num_threads())
+        return grpo_loss(*args, **kwargs)
+
+    try:
+        for _ in train(start(config()), TASK.train, [exact_answer], config(), loss_fn=spy):
+            seen.append(torch.get_num_threads())
+        assert seen == [1, 2] * 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_rows_that_are_no_data_set_are_refused():
     with pytest.raises(BadInput, match=r"The data are a list; wanted is a Dataset, such as Dataset.from_list\(rows\)"):
         next(train(start(config()), [{"prompt": "1+1="}], [exact_answer], config()))
