@@ -70,7 +70,7 @@ def test_fast_is_plain_in_value_and_gradient(random_model, batch, temperature, c
 def test_what_is_left_out(random_model, batch):
     """Repeated rows, padding beyond twice a completion's length, and the head on padding."""
     *_, mask = batch
-    scoring.head_is_all(random_model)  # reads a text of its own, once
+    scoring.head_is_all(random_model), scoring.cache_has_rows(random_model)  # each reads a text of its own, once
     read, scored = [], []
 
     def note(module, args, inputs):

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "config": set(),
     "files": {"config"},
     "tasks": set(),
-    "policy": {"config"},
+    "policy": {"config", "scoring"},
     "threads": set(),
     "chat": {"config"},
     "sampling": {"config", "logprobs", "policy", "scoring", "threads"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
         "triples",
     },
     "metrics": set(),
-    "evaluation": {"metrics", "rewards", "sampling", "tasks", "threads"},
+    "evaluation": {"config", "metrics", "rewards", "sampling", "tasks", "threads"},
     # run knows the front room and view.
     "run/__init__": set(),
     "run/folders": {"config"},
