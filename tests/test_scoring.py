@@ -140,7 +140,7 @@ FAMILIES = {
             **SIZES, num_key_value_heads=1, head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
         )
     ),
-    "a head with a bias": lambda: PhiForCausalLM(PhiConfig(**SIZES)),
+    "a head with a bias": lambda: PhiForCausalLM(PhiConfig(**SIZES, pad_token_id=0)),
     "positions from 2, a head of other width": lambda: OPTForCausalLM(
         OPTConfig(
             vocab_size=257,

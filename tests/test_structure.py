@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "run/__init__": set(),
     "run/folders": {"config"},
     "run/checkpoints": {"config", "policy", "sampling", "training"},
-    "run/trl_engine": {"config", "rewards", "threads", "run/folders"},
+    "run/trl_engine": {"config", "rewards", "sampling", "threads", "run/folders"},
     "run/runner": {
         "config", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples",
         "run/checkpoints", "run/folders", "run/trl_engine", "view/plots",
