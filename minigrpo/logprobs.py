@@ -4,13 +4,16 @@ import torch
 from torch import Tensor
 
 
-def completion_mask(completion_ids: Tensor, eos_token_id: int) -> Tensor:
+def completion_mask(completion_ids: Tensor, eos_token_id: int | list[int]) -> Tensor:
     """(B, C) token ids -> (B, C) bool: True up to and including the first EOS.
 
     The EOS counts: ending there was a decision of the policy, and one that is never trained is never learnt. What follows
     it is padding whatever its value: pad and EOS are often the same token.
+
+    Args:
+        eos_token_id: one, or several for a model that may end with any of them.
     """
-    is_eos = completion_ids == eos_token_id
+    is_eos = torch.isin(completion_ids, torch.as_tensor(eos_token_id, device=completion_ids.device))
     return is_eos.cumsum(1) - is_eos.long() == 0
 
 

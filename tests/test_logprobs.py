@@ -138,3 +138,10 @@ def test_padding_columns_cannot_change_a_score(random_model):
     wider = torch.cat([ids, torch.full((len(ids), 3), 77)], dim=1)
     narrow, wide = (token_logprobs(completion_logits(random_model, *inputs, x), x) for x in (ids, wider))
     torch.testing.assert_close(narrow[mask], wide[:, : ids.shape[1]][mask])
+
+
+def test_the_first_of_several_eos_tokens_ends_a_completion():
+    ids = torch.tensor([[1, 6, 2, 7], [7, 1, 6, 1], [1, 2, 3, 4]])
+    expected = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    for several in ([6, 7], torch.tensor([6, 7])):
+        assert torch.equal(completion_mask(ids, several), expected)

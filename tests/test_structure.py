@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "config": set(),
     "files": {"config"},
     "tasks": set(),
-    "policy": {"config"},
+    "policy": {"config", "scoring"},
     "threads": set(),
     "chat": {"config"},
     "sampling": {"config", "logprobs", "policy", "scoring", "threads"},
@@ -41,12 +41,12 @@ MAY_IMPORT = {
         "update",
     },
     "metrics": set(),
-    "evaluation": {"metrics", "rewards", "sampling", "tasks", "threads"},
+    "evaluation": {"config", "metrics", "rewards", "sampling", "tasks", "threads"},
     # run knows the front room and view.
     "run/__init__": set(),
     "run/folders": {"config"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},
-    "run/trl_engine": {"config", "rewards", "threads", "run/folders"},
+    "run/trl_engine": {"config", "rewards", "sampling", "threads", "run/folders"},
     "run/runner": {
         "config", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples", "update",
         "run/checkpoints", "run/folders", "run/trl_engine", "view/plots",

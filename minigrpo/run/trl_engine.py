@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.rewards import RewardFunction, combine, score
 from minigrpo.run import folders
+from minigrpo.sampling import completion_texts
 from minigrpo.threads import suited_threads
 
 try:
@@ -184,6 +185,13 @@ class Trainer(trl.GRPOTrainer):
         """Without the tokenizer's special tokens, as here: a BOS would make the prompt another than the one that is scored."""
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
+    def _generate(self, prompts: list):
+        """With the texts that rewards see here: TRL would drop every special token, and not EOS and padding alone."""
+        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)
+        if isinstance(completions[0], str):
+            completions = completion_texts(self.processing_class, completion_ids, self.eos_token_ids)
+        return prompt_ids, completion_ids, tool_mask, completions, *rest
+
     def _generate_and_score_completions(self, inputs):
         start = time.perf_counter()
         batch = super()._generate_and_score_completions(inputs)
@@ -265,7 +273,8 @@ def follow_padding(model: nn.Module) -> None:
 
 def _count_positions(model, args, kwargs):
     mask = kwargs.get("attention_mask")
-    if mask is not None and kwargs.get("position_ids") is None and kwargs.get("past_key_values") is None:
+    goes_on = kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None  # the one or the other name
+    if mask is not None and kwargs.get("position_ids") is None and not goes_on:
         kwargs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
     return args, kwargs
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from minigrpo import exact_answer, load_policy, to_trl
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.metrics import METRICS
+from minigrpo.policy import eos_token_ids
 from minigrpo.run import cli, folders, trl_engine
 from minigrpo.tasks import clock_task
 from minigrpo.training import TrainState, train
@@ -189,6 +190,19 @@ def test_the_saved_model_is_a_plain_one(trainer_of, random_model, monkeypatch, t
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "model"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_rewards_see_the_texts_that_they_see_here(trainer_of, tiny, monkeypatch):
+    """EOS and padding apart, special tokens too; and any EOS of the generation_config ends."""
+    model, tokenizer = tiny
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, 43]
+    trainer = trainer_of(model, monkeypatch)
+    assert set(trainer.eos_token_ids) == set(eos_token_ids(trainer.model, trainer.processing_class))
+    trainer.processing_class.add_special_tokens({"additional_special_tokens": ["1"]})
+    rows = [[49, 50, 43], [50, 49, tokenizer.eos_token_id]]  # 12+ and 21, of which 1 is now special
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda *args, **kwargs: (rows, None))
+    trainer.model.train()
+    assert trainer._generate(["1+1=", "2+2="])[3] == ["12", "21"]
 
 
 def test_there_is_no_dropout_although_trl_trains_in_train_mode(trainer_of, random_model, monkeypatch):
