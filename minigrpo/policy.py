@@ -1,5 +1,6 @@
 """The policy: a causal language model and its tokenizer, from the bundled weights, a folder or the hub."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -103,6 +104,20 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return list(dict.fromkeys([tokenizer.eos_token_id, *named]))
 
 
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write both into ``folder``, for ``load_policy`` and for everybody else who may read the files that one makes.
+
+    Raises:
+        OSError, RuntimeError, SafetensorError: if the disk does not take it.
+    """
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # Readable to others as any new file is; safetensors writes for the owner alone. Another one has the right rights.
+    rights = (Path(folder) / "config.json").stat().st_mode
+    for weights in Path(folder).glob("*.safetensors"):
+        weights.chmod(rights)
+
+
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
     """GPT-2's GELU as one operation: transformers' has seven, of which five keep a result for the backward pass."""
     for module in model.modules():
@@ -112,7 +127,10 @@ def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises BadInput unless a model and its tokenizer lie in ``folder``."""
+    """Raises BadInput unless a model and its tokenizer lie in ``folder``, and may be read."""
+    closed = next((path for path in folder.glob("*") if path.is_file() and not os.access(path, os.R_OK)), None)
+    if closed or not os.access(folder, os.R_OK | os.X_OK):
+        raise BadInput(f"{str(closed or folder)!r} may not be read by this user; its owner can change that: chmod a+r.")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
         checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
         hint = f"its checkpoints are {', '.join(checkpoints)}" if checkpoints else "a finished run or save_pretrained makes one"

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 
 from minigrpo.config import BadInput, GRPOConfig, triples_defaults
@@ -72,8 +71,6 @@ def _quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # TRL still says what transformers now calls activation_checkpointing. Nobody who runs a command can do anything about it.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
 
 
 # --- train --------------------------------------------------------------------------------------------------------
@@ -216,6 +213,7 @@ def _reward_model(argv: list[str]) -> None:
     from tqdm import tqdm
 
     from minigrpo import reward_model
+    from minigrpo.policy import save_policy
     from minigrpo.run import folders
     from minigrpo.triples import load_triples
 
@@ -227,8 +225,7 @@ def _reward_model(argv: list[str]) -> None:
     for row in (bar := tqdm(reward_model.train_reward_model(model, tokenizer, train, **settings), total=args.max_steps)):
         bar.set_postfix(loss=f"{row['loss']:.3f}")
     after = reward_model.pair_accuracy(model, tokenizer, held_out)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_policy(model, tokenizer, folder)
     summary = {"triples": args.triples, **settings, "held_out_pair_accuracy": {"before": before, "after": after}}
     folders.write_json(folder / "summary.json", summary)
     print(f"{len(train)} records; pairs of held-out prompts in the right order: {before:.3f} before, {after:.3f} after.")

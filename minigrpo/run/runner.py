@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
-from minigrpo.policy import context_length, load_policy
+from minigrpo.policy import context_length, load_policy, save_policy
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.run import folders
@@ -223,8 +223,7 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
         log.close()
     if state.step >= config.max_steps:
         with whole_or_nothing(folder / "model"):
-            model.save_pretrained(folder / "model")
-            tokenizer.save_pretrained(folder / "model")
+            save_policy(model, tokenizer, folder / "model")
     return log
 
 

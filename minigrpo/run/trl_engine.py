@@ -4,6 +4,7 @@ A launcher (``accelerate launch``, ``torchrun``) starts the same command several
 runner knows it: it has the folder, scores the policy and writes every file. The others join in training and end.
 """
 
+import dataclasses
 import inspect
 import math
 import signal
@@ -35,6 +36,10 @@ SAME_NAME = (
     "max_completion_length", "temperature", "learning_rate", "adam_epsilon", "max_grad_norm", "beta", "ref_model_sync_steps",
     "loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high", "reward_weights",
 )  # fmt: skip
+# Its name in transformers; from about 5.20 on they warn of the older one.
+CHECKPOINTING = "activation_checkpointing"
+if CHECKPOINTING not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
+    CHECKPOINTING = "gradient_checkpointing"
 OURS_ALONE = {  # what this package does and has no field for
     "lr_scheduler_type": "constant",
     "weight_decay": 0.0,
@@ -42,7 +47,7 @@ OURS_ALONE = {  # what this package does and has no field for
     "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
     "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture
     "gradient_accumulation_steps": 1,
-    "gradient_checkpointing": False,
+    CHECKPOINTING: False,
     "logging_steps": 1,
     "logging_nan_inf_filter": False,
     "report_to": "none",

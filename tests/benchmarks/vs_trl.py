@@ -143,6 +143,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
     import trl
 
     from minigrpo.policy import fuse_gelu
+    from minigrpo.run.trl_engine import CHECKPOINTING
 
     model, tokenizer, dataset, reward = load(setting)
     args = trl.GRPOConfig(
@@ -153,7 +154,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
         logging_strategy="no",
         save_strategy="no",
         disable_tqdm=True,
-        gradient_checkpointing=False,
+        **{CHECKPOINTING: False},
         disable_dropout=True,
         per_device_train_batch_size=setting.num_prompts * setting.num_generations,
         gradient_accumulation_steps=1,

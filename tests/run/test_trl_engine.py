@@ -32,8 +32,6 @@ ROOT = Path(__file__).parents[2]
 # --multi_gpu is accelerate's word for several processes on one machine; without it and without GPUs it starts a single one.
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-
 
 def launch(*argv, wait=True):
     """Two processes of ``python -m ARGV``; with ``wait`` their exit code and all that they say."""
