@@ -17,9 +17,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from minigrpo.chat import encode_chat
+from minigrpo.chat import check_chat, encode_chat
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.files import read_rows
+from minigrpo.files import check_characters, check_number, read_rows
 from minigrpo.kl import kl_exact
 from minigrpo.metrics import masked_mean
 from minigrpo.policy import context_length
@@ -29,7 +29,6 @@ from minigrpo.update import Batch, TrainState, frozen_copy, mixed_precision
 
 EPS = 1e-4
 BUNDLED = Path(__file__).parent / "assets" / "sums.jsonl"
-ROLES = ("system", "user", "assistant")
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -39,21 +38,31 @@ def load_triples(source: str | Path | Dataset | Iterable[dict]) -> Dataset:
     """Records with the columns prompt, response, reward, or messages (a chat) and reward.
 
     Args:
-        source: "bundled", a file (.jsonl, .csv, .parquet), a Dataset, or rows. Rewards may be integers or numeric strings.
+        source: "bundled", a file (.jsonl, .json, .csv, .parquet), a Dataset, or rows. Rewards may be integers or numeric
+            strings; a message's content a text or a list of parts of the type "text".
     Returns:
         A Dataset with ``prompt`` (of a chat: all of it but for what the assistant said last), ``response``, ``reward`` (float),
         ``messages`` (None, or a list of {role, content}) and ``where`` (file and row, for those who have to complain of it).
     Raises:
         BadInput: with file and row, for whatever is missing, misspelt, empty, not a number or not readable; no row is dropped.
+            And where there is nothing to compare: a single record, or the same reward everywhere.
     """
     source = BUNDLED if isinstance(source, str) and source == "bundled" else source
-    name = str(source) if isinstance(source, str | Path) else "the records"
-    rows = list(read_rows(Path(source)) if isinstance(source, str | Path) else enumerate(source, 1))
-    if not rows:
+    if isinstance(source, dict) or not isinstance(source, str | Path | Iterable):
+        raise BadInput(f"Records are a file, a Dataset or a list of dicts, one per record; got a {type(source).__name__}.")
+    file = isinstance(source, str | Path)
+    name = str(source).encode(errors="backslashreplace").decode() if file else "the records"
+    rows = read_rows(Path(source)) if file else ((f"row {number}", row) for number, row in enumerate(source, 1))
+    records = [_checked(row, f"{name}, {place}") for place, row in rows]
+    if not records:
         raise BadInput(f"{name} has no records.")
-    records = [_checked(row, f"{name}, row {number}") for number, row in rows]
-    if len({record["reward"] for record in records}) == 1:
-        raise BadInput(f"All {len(records)} rewards in {name} are {records[0]['reward']}: there is nothing to prefer.")
+    if len(records) == 1:
+        raise BadInput(f"{name} has one record, and nothing to compare it with; add one that is scored higher or lower.")
+    if len(torch.tensor([record["reward"] for record in records]).unique()) == 1:
+        raise BadInput(
+            f"All {len(records)} rewards in {name} are {records[0]['reward']}: there is nothing to prefer; add a record "
+            "that is scored higher or lower."
+        )
     return Dataset.from_list(records)
 
 
@@ -64,44 +73,22 @@ def _checked(row: dict, where: str) -> dict:
     chat = "messages" in row and row["messages"] is not None
     for column in ("messages", "reward") if chat else ("prompt", "response", "reward"):
         if row.get(column) is None:
-            near = difflib.get_close_matches(column, [str(key) for key in row], n=1)
-            hint = f"; is {near[0]!r} it?" if near and near[0] != column else "."
+            names = [str(key) for key in row]
+            near = difflib.get_close_matches(column, names, n=1)
+            hint = f"; is {near[0]!r} it?" if near and near[0] != column else f", only {', '.join(names)[:60]!r}."
             raise BadInput(f"{where}, has no {column!r}{hint}")
-    reward = _number(row["reward"], where)
+    reward = check_number(row["reward"], where, "reward")
     if chat:
-        messages = _chat(row["messages"], where)
+        messages = check_chat(row["messages"], where)
         *before, last = messages
         prompt = "\n".join(f"{m['role']}: {m['content']}" for m in before)
         return {"prompt": prompt, "response": last["content"], "reward": reward, "messages": messages, "where": where}
     for column in ("prompt", "response"):
         if not isinstance(row[column], str) or not row[column].strip():
-            raise BadInput(f"{where}, has {row[column]!r:.60} as its {column}; wanted is a text that is not empty.")
+            hint = " A chat belongs in a column 'messages'." if isinstance(row[column], list) else ""
+            raise BadInput(f"{where}, has {row[column]!r:.60} as its {column}; wanted is a text that is not empty.{hint}")
+        check_characters(row[column], where)
     return {"prompt": row["prompt"], "response": row["response"], "reward": reward, "messages": None, "where": where}
-
-
-def _number(value, where: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise BadInput(f"{where}, has {value!r:.60} as its reward; wanted is a finite number.")
-    return number
-
-
-def _chat(messages, where: str) -> list[dict]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise BadInput(f"{where}, has {messages!r:.60} as its messages; wanted is a list of objects with role and content.")
-    for m in messages:
-        if m.get("role") not in ROLES:
-            raise BadInput(f"{where}, has a message with the role {m.get('role')!r:.40}; wanted is one of {', '.join(ROLES)}.")
-        if not isinstance(m.get("content"), str) or not m["content"].strip():
-            raise BadInput(f"{where}, has a message of the {m['role']} without content.")
-    if not messages or messages[-1]["role"] != "assistant":
-        raise BadInput(f"{where}, does not end with a turn of the assistant: there is nothing that the reward is for.")
-    if messages[0]["role"] == "assistant":
-        raise BadInput(f"{where}, begins with the assistant: there is nothing that it answers.")
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
 # --- advantages and weights, over all records at once -------------------------------------------------------------------
@@ -140,6 +127,44 @@ def optimum_weights(rewards: Tensor, beta: float) -> Tensor:
     return torch.softmax(rewards / beta, dim=0) * len(rewards)
 
 
+def effective_records(weights: Tensor) -> float:
+    """(N,) -> how many of N records count (Kish's effective sample size): N for equal weights, 1 if one has all the weight."""
+    weights = weights.double()
+    return (weights.sum() ** 2 / (weights**2).sum()).item()
+
+
+def proposed_beta(rewards: Tensor, beta: float) -> float:
+    """The smallest of ..., 0.5, 1, 2, 5, 10, ... from ``beta`` on at which as many records count as ``wanted_records`` says.
+
+    There is one: the larger beta, the more records count, and in the end all do.
+    """
+    for power in range(math.floor(math.log10(beta)), 40):
+        for digit in (1, 2, 5):
+            nice = float(f"{digit}e{power}")
+            if nice >= beta and effective_records(optimum_weights(rewards.double(), nice)) >= wanted_records(len(rewards)):
+                return nice
+    raise ValueError("rewards must be finite float32 numbers.")
+
+
+def wanted_records(count: int) -> float:
+    """A tenth of all, and at least 2; of fewer than 8 a quarter: below that, the policy learns single records by heart."""
+    return max(count / 10, min(2.0, count / 4))
+
+
+def weight_warning(rewards: Tensor, beta: float) -> str | None:
+    """(N,) -> a sentence, if exp(R / beta) leaves fewer records than ``wanted_records``; else None."""
+    effective = effective_records(optimum_weights(rewards.double(), beta))
+    if effective >= wanted_records(len(rewards)):
+        return None
+    better = proposed_beta(rewards, beta)
+    then = effective_records(optimum_weights(rewards.double(), better))
+    return (
+        f"Of {len(rewards)} records only {effective:.1f} count ({effective / len(rewards):.1%}): with rewards from "
+        f"{rewards.min():g} to {rewards.max():g} and beta {beta:g}, exp(reward / beta) gives the others next to no weight, and "
+        f"the policy learns a few by heart; with beta {better:g}, {then:.1f} would count."
+    )
+
+
 def prepare(records: Dataset, config: GRPOConfig) -> Dataset:
     """The records with a column "advantage", which is all that the two estimators differ in before the loss."""
     rewards = torch.tensor(records["reward"])
@@ -159,7 +184,10 @@ def encode_record(tokenizer: PreTrainedTokenizerBase, record: dict) -> tuple[str
     if record["messages"] is None:
         prompt, response = (tokenizer(record[name], add_special_tokens=False)["input_ids"] for name in ("prompt", "response"))
         return record["prompt"], prompt, [*response, tokenizer.eos_token_id], [True] * (len(response) + 1)
-    return encode_chat(tokenizer, record["messages"])
+    try:
+        return encode_chat(tokenizer, record["messages"])
+    except BadInput as error:
+        raise BadInput(f"{record['where']}: {error}") from error
 
 
 def logged_rollout(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list], longest: int) -> Rollout:

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tasks": set(),
     "policy": {"config", "scoring"},
     "threads": set(),
-    "chat": {"config"},
+    "chat": {"config", "files"},
     "sampling": {"config", "logprobs", "policy", "scoring", "threads"},
     "rewards": {"config"},
     "advantages": set(),
