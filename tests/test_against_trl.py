@@ -30,7 +30,7 @@ PENALTIES = ["no_kl", "k3", "k3_ratio"]
 NAN = float("nan")
 
 # TRL and transformers are in the middle of renaming gradient checkpointing, which is off here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+pytestmark = [pytest.mark.quick, pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")]
 every_loss_type = pytest.mark.parametrize("loss_type", LOSS_TYPES)
 every_level = pytest.mark.parametrize("level", LEVELS)
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES)

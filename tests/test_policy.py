@@ -11,6 +11,8 @@ from minigrpo.policy import TINY, load_policy
 from tests.tools import pretrain as tool
 from tests.tools.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
 
+pytestmark = pytest.mark.quick
+
 
 def test_the_bundled_model_is_a_gpt2_of_a_megabyte(tiny):
     model, tokenizer = tiny

@@ -4,6 +4,8 @@ import torch
 from minigrpo.config import BadInput
 from minigrpo.rewards import combine, score
 
+pytestmark = pytest.mark.quick
+
 NAN = float("nan")
 
 

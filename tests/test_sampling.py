@@ -9,6 +9,8 @@ from minigrpo.policy import load_policy
 from minigrpo.sampling import _draw, encode_prompts, sample_completions
 from minigrpo.scoring import completion_logits
 
+pytestmark = pytest.mark.quick
+
 RAGGED = ["7*3+5*8-2+9=", "1 + 1 = ?", "1 + 1等于几?", "2"]
 
 

@@ -14,6 +14,8 @@ from minigrpo.tasks import (
     thinks_first,
 )
 
+pytestmark = pytest.mark.quick
+
 
 def test_the_clock_by_hand():
     """7*3 -> 1, 1+5 -> 6, 6*8 -> 8, 8-2 -> 6, 6+9 -> 5."""

@@ -19,6 +19,8 @@ from minigrpo.tasks import clock_task, exact_answer
 from minigrpo.training import TrainState, policy_logits, step_prompts, train
 from minigrpo.triples import load_triples, prepare
 
+pytestmark = pytest.mark.quick
+
 TASK = clock_task()
 
 
