@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections import namedtuple
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,10 @@ def started(folder, *flags, until, out=os.devnull):
 
     def command():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdout, sys.stderr = Path(out).open("w", encoding="utf-8"), Path(os.devnull).open("w", encoding="utf-8")
-        sys.exit(train(folder, *flags))
+        with Path(out).open("w", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
+            sys.exit(train(folder, *flags))
 
-    process = multiprocessing.get_context("fork").Process(target=command)
+    process = multiprocessing.get_context("fork").Process(target=command, daemon=True)
     process.start()
     metrics = folder / "metrics.jsonl"
     while process.is_alive() and (not metrics.exists() or metrics.read_bytes().count(b"\n") < until):
