@@ -30,6 +30,7 @@ LEVELS = ["token", "sequence"]
 PENALTIES = ["no_kl", "k3", "k3_ratio"]
 NAN = float("nan")
 
+pytestmark = pytest.mark.quick
 every_loss_type = pytest.mark.parametrize("loss_type", LOSS_TYPES)
 every_level = pytest.mark.parametrize("level", LEVELS)
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES)

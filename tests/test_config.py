@@ -6,6 +6,8 @@ import pytest
 
 from minigrpo.config import BadInput, GRPOConfig
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("change", "sentence"),

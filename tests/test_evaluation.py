@@ -8,6 +8,8 @@ from minigrpo.evaluation import evaluate
 from minigrpo.sampling import sample_completions
 from minigrpo.tasks import Task
 
+pytestmark = pytest.mark.quick
+
 PROMPTS = ["7*3+5*8-2+9=", "1*1+1*1-1+1=", "2*2*2*2*2*2="]
 
 

@@ -6,6 +6,8 @@ import torch
 from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
 from minigrpo.scoring import completion_logits
 
+pytestmark = pytest.mark.quick
+
 
 def sequences(*rows, pad):
     width = max(map(len, rows))

@@ -10,6 +10,8 @@ from minigrpo.sampling import LOWEST_TEMPERATURE, _draw, completion_texts, encod
 from minigrpo.scoring import completion_logits
 from tests.tools.pretrain import byte_tokenizer
 
+pytestmark = pytest.mark.quick
+
 RAGGED = ["7*3+5*8-2+9=", "1 + 1 = ?", "1 + 1等于几?", "2"]
 
 

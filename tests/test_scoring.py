@@ -21,6 +21,8 @@ from minigrpo import scoring
 from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
 from minigrpo.scoring import ChunkedHead, completion_logits, completion_logprobs
 
+pytestmark = pytest.mark.quick
+
 EOS = 256
 PROMPTS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
 # Of each prompt some; the second and the fourth are the same but for what stands behind the end.

@@ -9,6 +9,8 @@ import pytest
 
 import minigrpo
 
+pytestmark = pytest.mark.quick
+
 PACKAGE = Path(minigrpo.__file__).parent
 FILES = {
     path.relative_to(PACKAGE).with_suffix("").as_posix(): path

@@ -20,6 +20,8 @@ from minigrpo.training import step_prompts, train
 from minigrpo.triples import load_triples, prepare
 from minigrpo.update import TrainState
 
+pytestmark = pytest.mark.quick
+
 TASK = clock_task()
 
 

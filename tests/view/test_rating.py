@@ -8,6 +8,8 @@ from minigrpo.config import BadInput
 from minigrpo.triples import load_triples
 from minigrpo.view.rating import Ratings, rate
 
+pytestmark = pytest.mark.quick
+
 RECORDS = [{"prompt": "1 + 1等于几?", "response": f"<b>{i}</b>"} for i in range(3)]
 
 
