@@ -70,7 +70,7 @@ def test_names_are_those_of_trl_but_for_our_own():
     [
         ("import minigrpo", ["torch", "transformers", "matplotlib", "datasets"]),
         ("import minigrpo.config", ["torch", "transformers"]),
-        ("import minigrpo.run.cli; minigrpo.run.cli.GRPOConfig()", ["torch", "transformers"]),
+        ("import minigrpo.run.cli, minigrpo.run.flags; minigrpo.run.flags.GRPOConfig()", ["torch", "transformers"]),
         ("import minigrpo; minigrpo.grpo_loss", ["transformers", "matplotlib", "datasets"]),
     ],
 )

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.rewards import RewardFunction, combine, score
+from minigrpo.rewards import RewardFunction, combine, reward_names, score
 from minigrpo.run import folders
 
 try:
@@ -154,7 +154,7 @@ def train(
             model=model,
             args=args,
             train_dataset=dataset,
-            reward_funcs=[_in_trls_protocol(fn) for fn in reward_fns],
+            reward_funcs=list(map(_in_trls_protocol, reward_fns, reward_names(reward_fns))),
             processing_class=tokenizer,
         )
         trainer.to_runner = log
@@ -240,13 +240,13 @@ class Trainer(trl.GRPOTrainer):
         }
 
 
-def _in_trls_protocol(fn: RewardFunction) -> RewardFunction:
-    """A reward function that is called as here, with the data set's columns alone, and whose answers are checked as here."""
+def _in_trls_protocol(fn: RewardFunction, name: str) -> RewardFunction:
+    """A reward function that is called and checked as here, with the data set's columns alone; TRL logs it by ``name``."""
 
     def reward(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
         return score(fn, prompts, completions, columns).tolist()
 
-    reward.__name__ = getattr(fn, "__name__", type(fn).__name__)
+    reward.__name__ = name
     return reward
 
 

@@ -238,7 +238,8 @@ def test_a_named_folder_is_never_written_over_unasked(uninterrupted, tmp_path, c
 
 def test_overwrite_keeps_the_old_run_until_the_new_one_works(uninterrupted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nan_reward.py").write_text("def nan(completions, **columns):\n    return [float('nan')] * len(completions)\n")
+    late = "def nan(completions, **columns):\n    return [float('nan') if len(completions) > 4 else 1.0] * len(completions)\n"
+    (tmp_path / "nan_reward.py").write_text(late)  # passes when it is tried on one prompt
     folder = tmp_path / "kept"
     shutil.copytree(uninterrupted, folder)
     before = snapshot(folder)
@@ -272,8 +273,9 @@ def test_overwrite_starts_afresh(uninterrupted, tmp_path):
         (["--model", "no-such-model"], ["No model 'no-such-model'"]),
         (["--reward-funcs", "nowhere.nothing"], ["No reward function 'nowhere.nothing'"]),
         (["--reward-funcs", "plain"], ["No reward function 'plain'", "module.function"]),
-        (["--reward-weights", "1", "2"], ["one number a reward function, 1, got [1.0, 2.0]"]),
+        (["--reward-weights", "1", "2"], ["one number per reward function, 1, got [1.0, 2.0]"]),
         (["--max-completion-length", "250"], ["has 12 tokens, and with the completion only 6 fit"]),
+        (["--max-completion-length", "5000"], ["max_completion_length is 5000, and the model's context takes"]),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_written(flags, parts, tmp_path, monkeypatch, capsys):
@@ -287,7 +289,7 @@ def test_bad_flags_are_refused_before_anything_is_written(flags, parts, tmp_path
     ("body", "part"),
     [
         ("return [float('nan')] * len(completions)", "returned nan for completion 0"),
-        ("return [1.0]", "returned 1 values for 64 completions"),
+        ("return [1.0]", "returned 1 values for 8 completions"),
         ("return ['good'] * len(completions)", "returned 'good' for completion 0"),
     ],
 )
@@ -384,7 +386,7 @@ def test_generate_completes_from_the_bundled_model_and_from_a_run(uninterrupted,
     assert capsys.readouterr().out == "<1,6,8,6,5>5\n"
     argv = ["generate", "--model", str(uninterrupted), "1 + 1等于几?", "2*2*2*2*2*2=", "--num-generations", "3"]
     assert cli.main(argv) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 8
 
 
 def test_evaluate_prints_accuracy_and_pass_at_k(capsys):
@@ -392,6 +394,7 @@ def test_evaluate_prints_accuracy_and_pass_at_k(capsys):
     said = capsys.readouterr().out
     assert "accuracy, sampled" in said
     assert "pass@2" in said
+    assert "pass@1" not in said  # the accuracy, under another name
     assert "thinks first" not in said
 
 
