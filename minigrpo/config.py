@@ -114,6 +114,7 @@ class GRPOConfig:
                 check(type(value) is bool, name, "true or false")
             elif kind is str or (str in kinds and value is not None):
                 check(isinstance(value, str), name, "a text")
+                check(value == value.encode(errors="ignore").decode(), name, "UTF-8, as files and the hub have it")
             elif list[str] in kinds and value is not None:
                 check(isinstance(value, list) and all(isinstance(v, str) for v in value), name, "a list of texts")
             elif list[float] in kinds and value is not None:

@@ -33,6 +33,7 @@ from minigrpo.config import BadInput, GRPOConfig
         ({"reward_weights": [1.0, float("nan")]}, "reward_weights must be finite numbers"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"beta": "0.1"}, "beta must be a number"),
+        ({"output_dir": "r\udcff"}, "output_dir must be UTF-8"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(change, sentence):
