@@ -24,8 +24,8 @@ def load_reward_function(name: str) -> RewardFunction:
     Raises:
         BadInput: if there is no such module or function, the module cannot be imported, or it is no reward function.
     """
+    place, function = _parts(name)
     module = _module(name)
-    function = _parts(name)[1]
     if not hasattr(module, function):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         near = difflib.get_close_matches(function, own, n=1)
@@ -40,7 +40,7 @@ def load_reward_function(name: str) -> RewardFunction:
         except Exception as error:
             raise BadInput(f"The reward function {name} raised {_says(error)}.") from error
 
-    told.__name__, told.__module__, told.__wrapped__ = short_name(fn), Path(module.__name__).stem, fn
+    told.__name__, told.__module__, told.__wrapped__ = short_name(fn), Path(place).stem if ".py" in place else place, fn
     return told
 
 

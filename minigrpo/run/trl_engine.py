@@ -197,10 +197,11 @@ class Trainer(trl.GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["grad_norm"]):
+        gone = logs["grad_norm"] == logs.get("entropy") == 0  # one token has all probability: nothing can change any more
+        if gone or not math.isfinite(logs["grad_norm"]):
             raise FloatingPointError(
-                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']} and the loss {logs['loss']}; "
-                "the last checkpoint is from before. A lower learning_rate is the usual cure."
+                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']}, the entropy {logs.get('entropy')} "
+                f"and the loss {logs['loss']}; the last checkpoint is from before. A lower learning_rate is the usual cure."
             )
         metrics = self._in_our_words(logs)
         if self.to_runner is not None:

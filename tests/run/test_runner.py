@@ -300,7 +300,30 @@ def test_a_reward_function_that_misbehaves_is_named(body, part, tmp_path, monkey
     assert cli.main(["train", "--reward-funcs", f"{module}.mine"]) == 2
     said = capsys.readouterr().err
     assert f"The reward function mine {part}" in said
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
     assert "Traceback" not in said
+
+
+def test_a_reward_function_that_fails_at_the_first_step_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    body = "def late(prompts, completions, **columns):\n    return [1 / (len(completions) < 9)] * len(completions)\n"
+    (tmp_path / "late_failure.py").write_text(body)
+    assert train(tmp_path / "run", "--reward-funcs", "late_failure.late") == 2
+    assert "raised ZeroDivisionError: division by zero (late_failure.py, line 2)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_with_a_changed_reward_file_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "reward_changes.py"
+    file.write_text("def short(prompts, completions, **columns):\n    return [-float(len(c)) for c in completions]\n")
+    assert train(tmp_path / "run", "--reward-funcs", "reward_changes.short", "--max-steps", "1") == 0
+    file.write_text(file.read_text() + "# another\n")
+    capsys.readouterr()
+    again = ["train", "--resume", "--output-dir", str(tmp_path / "run"), "--max-steps", "2"]
+    refused(capsys, again, "the file of the reward function 'reward_changes.short' changed", "inputs.json")
+    (tmp_path / "run" / "inputs.json").unlink()
+    assert cli.main(again) == 0
 
 
 def test_a_run_with_nothing_to_learn_from_says_so(tmp_path, monkeypatch, capsys):
@@ -310,6 +333,8 @@ def test_a_run_with_nothing_to_learn_from_says_so(tmp_path, monkeypatch, capsys)
     said = capsys.readouterr()
     assert "there is nothing to learn from" in said.out + said.err
     assert "frac_reward_zero_std" in said.out + said.err
+    assert folders.read_json(tmp_path / "run" / "summary.json")["verdict"].startswith("There was nothing to learn from")
+    assert "There was nothing to learn from" in said.out
 
 
 def test_a_damaged_only_checkpoint_is_an_error_and_not_a_silent_start(uninterrupted, tmp_path, capsys):
