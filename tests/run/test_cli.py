@@ -107,6 +107,12 @@ def test_a_report_never_takes_the_place_of_a_submission(capsys, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ex03_kl.ipynb", "link.txt"]
 
 
+def test_where_nothing_could_be_graded_the_exit_code_says_so(capsys, tmp_path):
+    (tmp_path / "ex03_bad.ipynb").write_text("{")
+    assert cli.main(["grade", str(tmp_path / "ex03_bad.ipynb"), "--trust", "--output", str(tmp_path / "report.txt")]) == 2
+    assert "cannot be graded: it is not JSON" in (tmp_path / "report.txt").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("score", ["nan", "inf", "-inf"])
 def test_a_least_score_is_a_number(capsys, score):
     refused(capsys, ["grade", "a.ipynb", f"--min-score={score}"], "min_score must be a number of points")
