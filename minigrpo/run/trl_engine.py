@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.rewards import RewardFunction, combine, score
+from minigrpo.rewards import RewardFunction, combine, reward_names, score
 from minigrpo.run import folders
 from minigrpo.sampling import completion_texts
 from minigrpo.threads import suited_threads
@@ -161,7 +161,7 @@ def train(
             model=model,
             args=args,
             train_dataset=dataset,
-            reward_funcs=[_in_trls_protocol(fn) for fn in reward_fns],
+            reward_funcs=list(map(_in_trls_protocol, reward_fns, reward_names(reward_fns))),
             processing_class=tokenizer,
         )
         trainer.to_runner = log
@@ -212,10 +212,11 @@ class Trainer(trl.GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["grad_norm"]):
+        gone = logs["grad_norm"] == logs.get("entropy") == 0  # one token has all probability: nothing can change any more
+        if gone or not math.isfinite(logs["grad_norm"]):
             raise FloatingPointError(
-                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']} and the loss {logs['loss']}; "
-                "the last checkpoint is from before. A lower learning_rate is the usual cure."
+                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']}, the entropy {logs.get('entropy')} "
+                f"and the loss {logs['loss']}; the last checkpoint is from before. A lower learning_rate is the usual cure."
             )
         metrics = self._in_our_words(logs)
         if self.to_runner is not None:
@@ -255,13 +256,13 @@ class Trainer(trl.GRPOTrainer):
         }
 
 
-def _in_trls_protocol(fn: RewardFunction) -> RewardFunction:
-    """A reward function that is called as here, with the data set's columns alone, and whose answers are checked as here."""
+def _in_trls_protocol(fn: RewardFunction, name: str) -> RewardFunction:
+    """A reward function that is called and checked as here, with the data set's columns alone; TRL logs it by ``name``."""
 
     def reward(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
         return score(fn, prompts, completions, columns).tolist()
 
-    reward.__name__ = getattr(fn, "__name__", type(fn).__name__)
+    reward.__name__ = name
     return reward
 
 

@@ -217,6 +217,13 @@ def test_a_gradient_that_is_not_finite_ends_the_run(trainer_of, random_model, mo
         trainer.log({"loss": 1.0, "grad_norm": math.nan})
 
 
+def test_a_policy_that_nothing_can_change_ends_the_run(trainer_of, random_model, monkeypatch):
+    """As after a learning rate of 10: our own loop ends there by a gradient that is not finite."""
+    trainer = trainer_of(random_model, monkeypatch)
+    with pytest.raises(FloatingPointError, match=r"gradient norm at step 0 is 0.0, the entropy 0.0 .*lower learning_rate"):
+        trainer.log({"loss": 1.0, "grad_norm": 0.0, "entropy": 0.0})
+
+
 # --- one update, three ways ---------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +347,7 @@ def test_a_run_keeps_its_engine(short, capsys):
 def test_a_run_can_be_written_over_and_a_reward_function_needs_no_room_for_what_trl_adds(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(
         "def longer(prompts, completions, answer):\n    return [float(len(c)) if len(c) > 1 else None for c in completions]\n"
+        "def exact_answer(prompts, completions, answer):\n    return [0.0] * len(completions)\n"
         "def junk(prompts, completions, answer):\n    return ['1'] * len(completions)\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -348,6 +356,10 @@ def test_a_run_can_be_written_over_and_a_reward_function_needs_no_room_for_what_
     row = folders.read_metrics("run")[0]
     samples = json.loads(Path("run/samples.jsonl").read_text())
     assert set(row) >= {"rewards/exact_answer/mean", "rewards/longer/mean"}
+    assert run("same", *flags, "mine.exact_answer") == 0
+    assert set(folders.read_metrics("same")[0]) >= {
+        "rewards/minigrpo.tasks.exact_answer/mean", "rewards/mine.exact_answer/mean"
+    }  # fmt: skip
     long = [0.5 * len(c) * (len(c) > 1) for c in samples["completions"]]
     assert all(0 <= reward - extra <= 1 for reward, extra in zip(samples["rewards"], long, strict=True))
     assert run("run", *flags, "mine.longer", "--overwrite") == 0
