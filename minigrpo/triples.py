@@ -114,10 +114,14 @@ def baseline_advantages(rewards: Tensor, group_ids: Tensor) -> Tensor:
     baseline is their mean (leave-one-out: its own reward in its own baseline would shrink every difference).
 
     Raises:
-        ValueError: for fewer than two rewards.
+        BadInput: for fewer than two rewards, one that is not finite, or a mismatch of shapes.
     """
+    rewards = _real(rewards)
+    if not isinstance(group_ids, Tensor) or group_ids.shape != rewards.shape:
+        raise BadInput(f"group_ids must be a tensor of one number per reward, got {group_ids!r:.60}.")
     if len(rewards) < 2:
-        raise ValueError(f"At least two scored responses are needed for a baseline, got {len(rewards)}.")
+        raise BadInput(f"At least two scored responses are needed for a baseline, got {len(rewards)}.")
+    rewards = rewards - rewards.min()  # or equal rewards would differ from their mean by a rounding, which EPS magnifies
     _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
     group_mean = (rewards.new_zeros(len(counts)).index_add(0, index, rewards) / counts)[index]
     others_mean = (rewards.sum() - rewards) / (len(rewards) - 1)
@@ -130,8 +134,21 @@ def optimum_weights(rewards: Tensor, beta: float) -> Tensor:
 
     Normalised over all records and not prompt by prompt: Z(x) of a few responses is too noisy, and a prompt without a single
     good response would otherwise teach its least bad one.
+
+    Raises:
+        BadInput: for a beta that is not above 0, or a reward that is not finite.
     """
+    rewards = _real(rewards)
+    if not 0 < beta < math.inf:
+        raise BadInput(f"beta must be a positive number, since the rewards are divided by it, got {beta!r}.")
     return torch.softmax(rewards / beta, dim=0) * len(rewards)
+
+
+def _real(rewards: Tensor) -> Tensor:
+    """(N,) finite rewards as floats; -inf, inf and NaN would make every weight NaN."""
+    if not isinstance(rewards, Tensor) or rewards.ndim != 1 or not len(rewards) or not rewards.isfinite().all():
+        raise BadInput(f"rewards must be a tensor (N,) of finite numbers, got {rewards!r:.60}.")
+    return rewards if rewards.is_floating_point() else rewards.float()
 
 
 def prepare(records: Dataset, config: GRPOConfig) -> Dataset:
