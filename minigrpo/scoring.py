@@ -231,7 +231,8 @@ class ChunkedHead(torch.autograd.Function):
         for part in _chunks(len(hidden), len(weight)):
             chunk = torch.log_softmax(_logits(hidden[part], weight, bias, temperature), dim=-1)
             logprobs.append(chunk.gather(1, token_ids[part, None])[:, 0])
-            entropies.append(-torch.linalg.vecdot(chunk.exp(), chunk))
+            # A token that is ruled out has a log-prob of -inf, and 0 log 0 is 0; the least finite number makes it so.
+            entropies.append(-torch.linalg.vecdot(chunk.exp(), chunk.clamp_(min=torch.finfo(chunk.dtype).min)))
         ctx.save_for_backward(hidden, weight, bias, token_ids)
         ctx.temperature, entropies = temperature, torch.cat(entropies)
         ctx.mark_non_differentiable(entropies)

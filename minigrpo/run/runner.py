@@ -9,11 +9,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.effective import weight_warning
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import context_length, load_policy, save_policy
 from minigrpo.reward_model import load_reward_model
@@ -112,6 +114,10 @@ def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config
     kind = "held-out problems" if task.reward else "prompts of their own"
     by = f" by TRL, processes: {_trl().num_processes(config)}" if config.engine == "trl" else ""
     print(f"{config.model} on {what}{by}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
+    if config.triples is not None and config.triples_estimator == "weighted":
+        warning = weight_warning(torch.tensor(task.train["reward"]), config.beta)
+        if warning:
+            print(warning, flush=True)
     settings = {"temperature": config.temperature, "max_completion_length": config.max_completion_length}
     before = evaluate(model, tokenizer, task, num_generations=SAMPLES, **settings)
     first = example_completions(model, tokenizer, task, **settings)

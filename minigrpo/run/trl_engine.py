@@ -7,10 +7,8 @@ runner knows it: it has the folder, scores the policy and writes every file. The
 import dataclasses
 import inspect
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,6 +26,8 @@ try:
     import trl
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
+
+    from minigrpo.run.processes import one_sentence_if_another_process_ends
 except ImportError as error:
     raise BadInput(f'TRL and accelerate are needed, and {error}; python -m pip install -e ".[scale]" brings them.') from error
 
@@ -152,10 +152,10 @@ def train(
         ConnectionError: if another process has ended, with what to do.
         FloatingPointError: if the gradient is not finite.
     """
-    with _one_sentence_if_another_process_ends(folder):
+    with one_sentence_if_another_process_ends(folder):
         folder, checkpoint = broadcast_object_list([(folder, checkpoint)])[0]
     args = to_trl(config, output_dir=str(folder), log_level_replica="passive", ddp_find_unused_parameters=False)
-    with _one_sentence_if_another_process_ends(folder):
+    with one_sentence_if_another_process_ends(folder):
         follow_padding(model)
         trainer = Trainer(
             model=model,
@@ -283,32 +283,3 @@ def _count_positions(model, args, kwargs):
     if mask is not None and kwargs.get("position_ids") is None and not goes_on:
         kwargs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
     return args, kwargs
-
-
-@contextmanager
-def _one_sentence_if_another_process_ends(folder: Path | None) -> Iterator[None]:
-    """They learn of it by a broken connection, or by the launcher's SIGTERM, whichever comes first.
-
-    Said by the first process, and in case that is the one that ended, by the second; not before they know the folder, since
-    what ends the first until then it says itself.
-    """
-    state = PartialState()
-    speaks = folder is not None and state.process_index < 2
-    sentence = (
-        "Another process of this run has ended, or this one was told to; what it had to say stands above. "
-        f"The same command with --resume --output-dir {folder} goes on from the last checkpoint"
-    )
-
-    def end(signum, frame):
-        raise ConnectionError(sentence)
-
-    previous = signal.signal(signal.SIGTERM, end) if speaks else None
-    try:
-        yield
-    except RuntimeError as error:
-        if state.num_processes == 1 or not any(word in str(error) for word in ("Connection closed", "reset by peer", "NCCL")):
-            raise
-        raise (ConnectionError(sentence) if speaks else SystemExit(1)) from error
-    finally:
-        if speaks:
-            signal.signal(signal.SIGTERM, previous)
