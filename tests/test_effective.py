@@ -16,7 +16,7 @@ def test_equal_weights_all_count_and_a_single_weight_counts_as_one():
 def test_scores_up_to_a_hundred_at_a_small_beta_are_warned_of_with_a_beta_that_helps():
     rewards = torch.linspace(0, 100, 50)
     said = weight_warning(rewards, 0.4)
-    assert "Of 50 records only 1.2 count" in said
+    assert "Of 50 records only 1.0 count" in said
     better = proposed_beta(rewards, 0.4)
     assert f"with beta {better:g}" in said
     assert effective_records(optimum_weights(rewards, better)) >= wanted_records(50) == 5
