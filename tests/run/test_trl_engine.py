@@ -311,7 +311,7 @@ def short(tmp_path_factory):
 def test_a_run_leaves_the_files_of_a_run(short, capsys):
     assert {path.name for path in short.iterdir()} == {
         "config.json", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "model", "checkpoint-3", "checkpoint-5",
-        ".lock",
+        ".lock", "inputs.json",
     }  # fmt: skip
     assert cli.main(["generate", "--model", str(short), "1+2+3*4-5+6="]) == 0
     assert cli.main(["plot", str(short)]) == 0
