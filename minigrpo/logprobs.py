@@ -8,10 +8,7 @@ def completion_mask(completion_ids: Tensor, eos_token_id: int | list[int]) -> Te
     """(B, C) token ids -> (B, C) bool: True up to and including the first EOS.
 
     The EOS counts: ending there was a decision of the policy, and one that is never trained is never learnt. What follows
-    it is padding whatever its value: pad and EOS are often the same token.
-
-    Args:
-        eos_token_id: one, or several for a model that may end with any of them.
+    it is padding whatever its value: pad and EOS are often the same token. A model may have several EOS tokens: a list.
     """
     check_alike("(B, C)", completion_ids=completion_ids)
     is_eos = torch.isin(completion_ids, torch.as_tensor(eos_token_id, device=completion_ids.device))
@@ -70,7 +67,7 @@ def check_alike(axes: str = "", **tensors: Tensor) -> None:
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} must be a tensor {axes}, got {tensor!r:.60}; torch.tensor() makes one of a list.")
         if tensor.shape != first.shape or (axes and tensor.ndim != axes.count(", ") + 1):
-            like = "" if tensor is first else f" like {next(iter(tensors))}, {tuple(first.shape)}"
-            raise ValueError(f"{name} must be {axes or 'of one shape'}{like}, got {tuple(tensor.shape)}.")
+            like = f"like {next(iter(tensors))}, {tuple(first.shape)}"
+            raise ValueError(f"{name} must be {axes} {like}, got {tuple(tensor.shape)}.")
         if name == "completion_mask" and tensor.dtype != torch.bool:
             raise ValueError(f"completion_mask must be bool, got {tensor.dtype}.")

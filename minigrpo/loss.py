@@ -45,7 +45,6 @@ def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon
 
 def cispo_objective(ratio: Tensor, logprobs: Tensor, advantages: Tensor, cap: float) -> Tensor:
     """min(r, cap) A log p, the weight held constant (CISPO, arXiv:2506.13585): a clip that never silences a token."""
-    _check_beside(ratio, advantages)
     return ratio.clamp(max=cap).detach() * advantages * logprobs
 
 
@@ -139,9 +138,7 @@ def _check(logprobs, old_logprobs, advantages, completion_mask, kl, beta, loss_t
     check_alike("(B, C)", logprobs=logprobs, kl=logprobs if kl is None else kl)
     check_alike(advantages=advantages)
     if advantages.shape not in (logprobs.shape, logprobs.shape[:1]):
-        raise ValueError(
-            f"advantages must be (B,) or (B, C) for (B, C) {tuple(logprobs.shape)}, got {tuple(advantages.shape)}."
-        )
+        raise ValueError(f"advantages must be (B,) or (B, C) like {tuple(logprobs.shape)}, got {tuple(advantages.shape)}.")
     for name, tensor in (("old_logprobs", old_logprobs), ("advantages", advantages)):
         if tensor.requires_grad:  # it would cancel the gradient of logprobs, or train the reward
             raise ValueError(f"{name} carries a gradient, and only logprobs and kl may; pass it through .detach().")
