@@ -67,7 +67,7 @@ def check_alike(axes: str = "", **tensors: Tensor) -> None:
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} must be a tensor {axes}, got {tensor!r:.60}; torch.tensor() makes one of a list.")
         if tensor.shape != first.shape or (axes and tensor.ndim != axes.count(", ") + 1):
-            like = f"like {next(iter(tensors))}, {tuple(first.shape)}"
-            raise ValueError(f"{name} must be {axes} {like}, got {tuple(tensor.shape)}.")
+            like = "" if tensor is first else f" like {next(iter(tensors))}, {tuple(first.shape)}"
+            raise ValueError(f"{name} must be {axes or 'of one shape'}{like}, got {tuple(tensor.shape)}.")
         if name == "completion_mask" and tensor.dtype != torch.bool:
             raise ValueError(f"completion_mask must be bool, got {tensor.dtype}.")
