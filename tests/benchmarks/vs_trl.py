@@ -117,7 +117,7 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
         learning_rate=setting.learning_rate,
         max_steps=steps,
     )
-    training.make_batch = clock.timed("sampling", training.make_batch)
+    training.Rollouts.next_batch = clock.timed("sampling", training.Rollouts.next_batch)
     state = TrainState.start(model, tokenizer, config)
     step = clock.timed("step", train(state, dataset, [reward], config).__next__)
 
