@@ -6,7 +6,6 @@ import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,8 +63,6 @@ def _quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # TRL still says what transformers now calls activation_checkpointing. Nobody who runs a command can do anything about it.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
 
 
 def _train(argv: list[str]) -> int:

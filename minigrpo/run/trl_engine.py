@@ -8,7 +8,9 @@ import dataclasses
 import inspect
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -133,6 +135,15 @@ def latest_checkpoint(folder: Path, config: GRPOConfig) -> tuple[Path | None, in
     return None, 0
 
 
+@contextmanager
+def without_its_own_warning() -> Iterator[None]:
+    """TRL 1.16 asks for is_gradient_checkpointing, which transformers 5.24 calls activation checkpointing and warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        yield
+
+
+@without_its_own_warning()
 def train(
     config: GRPOConfig,
     model: PreTrainedModel,
