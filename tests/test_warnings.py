@@ -76,6 +76,7 @@ def test_a_reward_model(tmp_path):
 def test_the_engine_trl(tmp_path):
     from minigrpo.run import trl_engine
 
+    transformers.logging.set_verbosity_error()  # as the command does, which alone runs this engine
     model, tokenizer = load_policy("tiny")
     trl_engine.train(GRPOConfig(**SMALL), model, tokenizer, clock_task().train, [exact_answer], folder=tmp_path)
     assert torch.isfinite(load_policy(str(tmp_path))[0].lm_head.weight).all()
