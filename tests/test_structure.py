@@ -65,7 +65,7 @@ MAY_IMPORT = {
     # The command alone knows grading, which has its own table below.
     "run/cli": {
         "config", "evaluation", "policy", "reward_model", "sampling", "tasks", "training", "triples",
-        "run/flags", "run/folders", "run/runner", "run/summary", "grading",
+        "run/checkpoints", "run/flags", "run/folders", "run/runner", "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
