@@ -41,9 +41,11 @@ def command_to_try(folder: Path, prompt: str) -> str:
 
 def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
     """Draw runs into a file, also where there is no screen. BadInput for a file that is no picture's."""
-    os.environ["MPLBACKEND"] = "agg"  # matplotlib does not even load with a name there that it does not know
+    named = os.environ.pop("MPLBACKEND", None)  # matplotlib does not even load with a name there that it does not know
     import matplotlib
 
+    if named is not None:
+        os.environ["MPLBACKEND"] = named  # for what this process starts, such as a JupyterLab
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
