@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
@@ -140,6 +140,12 @@ def check_folder(folder: Path) -> None:
 
 
 def _load(path: str, **kwargs):
+    kinds = AutoConfig.from_pretrained(path, **kwargs).architectures or []
+    if any(kind.endswith(("Classification", "QuestionAnswering")) for kind in kinds):  # it would load, with its head left out
+        raise BadInput(
+            f"{path!r} holds a {kinds[0]}, such as a reward model: it scores texts and does not go on with them; wanted is a "
+            "language model."
+        )
     tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
     return tokenizer, whole_model(AutoModelForCausalLM, path, **kwargs)
 
@@ -162,6 +168,8 @@ def _load_from_hub(name: str):
     """From the hub's local cache if all of it is there, else over the network."""
     try:
         return _load(name, local_files_only=True)
+    except BadInput:
+        raise
     except (OSError, ValueError):
         pass  # Is there a network? One quick question first, instead of half a minute of retries.
     try:

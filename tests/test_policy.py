@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from transformers import (
 
 from minigrpo.chat import PLAIN_CHAT_TEMPLATE
 from minigrpo.config import BadInput
-from minigrpo.policy import TINY, context_length, load_policy
+from minigrpo.policy import TINY, context_length, load_policy, save_policy
+from minigrpo.reward_model import start_reward_model
 from minigrpo.tasks import load_task
 from tests.tools import pretrain as tool
 from tests.tools.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
@@ -87,6 +89,34 @@ def test_a_tokenizer_without_a_pad_token_pads_with_eos(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     _, tokenizer = load_policy(str(folder))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_a_reward_model_is_no_policy(tmp_path):
+    """Its own head is left out where a language model is loaded from it, and the embeddings would serve as one."""
+    model, tokenizer = start_reward_model()
+    save_policy(model, tokenizer, tmp_path)
+    with pytest.raises(BadInput, match=r"holds a GPT2ForSequenceClassification, such as a reward model: it scores texts"):
+        load_policy(str(tmp_path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are POSIX's")
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o027, 0o640)])
+def test_what_is_saved_may_be_read_by_those_that_the_umask_lets(tiny, tmp_path, umask, rights):
+    before = os.umask(umask)
+    try:
+        save_policy(*tiny, tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+        os.listdir(tmp_path), rights
+    )
+
+
+def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not str(path).endswith(".safetensors"))
+    with pytest.raises(BadInput, match=r"model\.safetensors' may not be read by this user; .* chmod a\+r"):
+        load_policy(str(folder))
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder, tokenizer):

@@ -4,6 +4,7 @@ A checkpoint is a folder ``checkpoint-N`` that ``load_policy`` reads too. It is 
 of that name is always whole; nothing in it is unpickled.
 """
 
+import pickle
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -75,6 +76,10 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
         state.optimizer.load_state_dict(saved["optimizer"])
         state.batch = None if saved["batch"] is None else _batch(saved["batch"])
         state.step = saved["step"]
+    except pickle.UnpicklingError as error:  # torch advises to unpickle it all the same
+        raise BadInput(
+            f"The checkpoint {str(folder)!r} is not used: its state.pt holds more than tensors and numbers, as no run writes."
+        ) from error
     except Exception as error:  # a damaged file can make a reader raise anything; the cause goes along
         raise BadInput(f"The checkpoint {str(folder)!r} is damaged: {first_line(error)}") from error
     return state

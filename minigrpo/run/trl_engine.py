@@ -38,7 +38,7 @@ SAME_NAME = (
     "max_completion_length", "temperature", "learning_rate", "adam_epsilon", "max_grad_norm", "beta", "ref_model_sync_steps",
     "loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high", "reward_weights",
 )  # fmt: skip
-# Its name in transformers; from about 5.20 on they warn of the older one.
+# Its name in transformers from 5.23 on, which warns of the older one.
 CHECKPOINTING = "activation_checkpointing"
 if CHECKPOINTING not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
     CHECKPOINTING = "gradient_checkpointing"
