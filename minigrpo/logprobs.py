@@ -11,9 +11,7 @@ def completion_mask(completion_ids: Tensor, eos_token_id: int) -> Tensor:
     it is padding whatever its value: pad and EOS are often the same token.
     """
     check_alike("(B, C)", completion_ids=completion_ids)
-    if not isinstance(eos_token_id, int):
-        raise ValueError(f"eos_token_id must be one whole number, got {eos_token_id!r}.")
-    is_eos = completion_ids == eos_token_id
+    is_eos = completion_ids == int(eos_token_id)  # == alone would make one False of a list of ids
     return is_eos.cumsum(1) - is_eos.long() == 0
 
 
@@ -57,17 +55,18 @@ def vocabulary_logprobs(logits: Tensor, temperature: float) -> Tensor:
     check_alike(logits=logits)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; what was taken greedily is scored at 1.")
-    logits = logits if logits.dtype == torch.float64 else logits.float()
     # log_softmax subtracts the largest logit first; log(softmax(...)) would be -inf wherever softmax rounds to 0.
-    return torch.log_softmax(logits / temperature, dim=-1)
+    return torch.log_softmax((logits if logits.dtype == torch.float64 else logits.float()) / temperature, dim=-1)
 
 
 def check_alike(axes: str = "", **tensors: Tensor) -> None:
-    """Tensors of one shape, such as "(B, C)" ("" for any); a mask is bool. Broadcast, (B, C) and (B, 1) would go wrong silently."""
+    """Tensors of one shape, such as "(B, C)" ("" for any); a mask is bool. Broadcast, (B, 1) would go wrong without a word."""
     first = next(iter(tensors.values()))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"{name} must be a tensor {axes}, got {tensor!r:.60}; torch.tensor() makes one of a list.")
+            raise ValueError(
+                f"{name} must be a tensor{' ' * bool(axes)}{axes}, got {tensor!r:.60}; torch.tensor() makes one of a list."
+            )
         if tensor.shape != first.shape or (axes and tensor.ndim != axes.count(", ") + 1):
             like = "" if tensor is first else f" like {next(iter(tensors))}, {tuple(first.shape)}"
             raise ValueError(f"{name} must be {axes or 'of one shape'}{like}, got {tuple(tensor.shape)}.")

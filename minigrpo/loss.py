@@ -38,14 +38,16 @@ def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon
 
     The minimum is pessimistic: past the edge there is no more to gain, but a step in the wrong direction still costs.
     """
-    _check_beside(ratio, advantages)
+    if ratio.ndim == 2 and torch.as_tensor(advantages).ndim == 1:
+        raise ValueError("advantages (B,) would be laid along the tokens of ratio (B, C); make them (B, 1) with unsqueeze(1).")
     upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
     return torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages)
 
 
 def cispo_objective(ratio: Tensor, logprobs: Tensor, advantages: Tensor, cap: float) -> Tensor:
     """min(r, cap) A log p, the weight held constant (CISPO, arXiv:2506.13585): a clip that never silences a token."""
-    _check_beside(ratio, advantages)
+    if ratio.ndim == 2 and torch.as_tensor(advantages).ndim == 1:
+        raise ValueError("advantages (B,) would be laid along the tokens of ratio (B, C); make them (B, 1) with unsqueeze(1).")
     return ratio.clamp(max=cap).detach() * advantages * logprobs
 
 
@@ -149,8 +151,3 @@ def _check(logprobs, old_logprobs, advantages, completion_mask, kl, beta, loss_t
         raise ValueError(f"beta is {beta}, but there is no kl to weigh: pass one from kl.py, or beta=0.")
     if loss_type == "cispo" and epsilon_high is None:
         raise ValueError("cispo needs epsilon_high, the cap of the weight itself (about 5).")
-
-
-def _check_beside(ratio: Tensor, advantages: Tensor) -> None:
-    if ratio.ndim == 2 and isinstance(advantages, Tensor) and advantages.ndim == 1:
-        raise ValueError("advantages (B,) would be laid along the tokens of ratio (B, C); make them (B, 1) with unsqueeze(1).")

@@ -190,3 +190,15 @@ def test_log_probs_are_float32_whatever_the_weights_are(random_model, batch):
 def test_where_nothing_is_scored_all_is_zero(random_model, batch):
     *inputs, ids, mask = batch
     assert not completion_logprobs(random_model, *inputs, ids, torch.zeros_like(mask))[0].any()
+
+
+def test_a_token_that_the_heads_bias_rules_out_adds_nothing_to_the_entropy():
+    """0 log 0 is 0: the chunked head, the plain way and a vocabulary without that token agree."""
+    hidden, weight = torch.randn(5, 4), torch.randn(7, 4)
+    bias = torch.zeros(7).index_fill(0, torch.tensor([2]), -torch.inf)
+    ids, others = torch.zeros(5, dtype=torch.long), [0, 1, 3, 4, 5, 6]
+    logprobs, entropies = ChunkedHead.apply(hidden, weight.requires_grad_(), bias, ids, 0.7)
+    torch.testing.assert_close(entropies, token_entropies(hidden @ weight[others].T, 0.7).detach())
+    torch.testing.assert_close(entropies, token_entropies(hidden @ weight.T + bias, 0.7).detach())
+    logprobs.sum().backward()
+    assert weight.grad.isfinite().all()
