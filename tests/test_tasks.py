@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from minigrpo.config import BadInput
 from minigrpo.tasks import (
     clock_problem,
     clock_steps,
@@ -9,6 +10,7 @@ from minigrpo.tasks import (
     clock_thought,
     exact_answer,
     is_held_out,
+    load_task,
     sum_rubric,
     sums_task,
     thinks_first,
@@ -83,3 +85,28 @@ def test_seeds_give_other_problems():
 def test_the_right_answer_gets_the_full_score(task):
     prompts, answers = task.held_out["prompt"], task.held_out["answer"]
     assert set(task.reward(prompts, answers, answers)) == {task.full_score}
+
+
+def test_answers_may_be_numbers():
+    assert exact_answer(["?", "?"], ["5", "6"], [5, 5]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("reward", [exact_answer, sum_rubric])
+@pytest.mark.parametrize("completions", [[None], [[{"role": "assistant", "content": "5"}]], "5"])
+def test_completions_that_are_no_texts_are_refused_in_a_sentence(reward, completions):
+    with pytest.raises(BadInput, match="completions must be a list of texts"):
+        reward(["?"], completions, ["1 + 1 = 2"])
+
+
+def test_the_rubric_of_sums_wants_equations():
+    with pytest.raises(BadInput, match="wants equations such as"):
+        sum_rubric(["?"], ["2"], ["2"])
+
+
+def test_a_lone_surrogate_is_held_out_or_not_like_any_prompt():
+    assert is_held_out("\ud83d") in (True, False)
+
+
+def test_an_unknown_task_is_refused_in_a_sentence():
+    with pytest.raises(BadInput, match="no task 'chess'; wanted is one of clock, sums"):
+        load_task("chess")
