@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -228,3 +229,31 @@ def test_a_record_that_does_not_fit_is_refused(tokenizer):
     records = load_triples([{"prompt": "a" * 30, "response": "b" * 20, "reward": r} for r in (1, 2)])
     with pytest.raises(BadInput, match="row 1, has 30 tokens of prompt and 21 of response"):
         logged_rollout(tokenizer, records[:], longest=50)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.1])
+def test_equal_rewards_are_exactly_at_their_baseline(value):
+    """And not a rounding away from it, which EPS would magnify to 0.9 at a million."""
+    assert baseline_advantages(torch.full((7,), value), torch.zeros(7).long()).tolist() == [0.0] * 7
+
+
+def test_whole_numbers_are_rewards_too():
+    rewards, ids = torch.tensor([1, 0, 3, 5]), torch.tensor([0, 0, 1, 1])
+    assert torch.equal(baseline_advantages(rewards, ids), baseline_advantages(rewards.float(), ids))
+    assert torch.equal(optimum_weights(rewards, 0.4), optimum_weights(rewards.float(), 0.4))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: optimum_weights(torch.ones(2), 0.0), "beta must be a positive number"),
+        (lambda: optimum_weights(torch.ones(2), -1.0), "beta must be a positive number"),
+        (lambda: optimum_weights(torch.tensor([1.0, math.inf]), 1.0), "finite numbers"),
+        (lambda: optimum_weights([1.0, 2.0], 1.0), "finite numbers"),
+        (lambda: baseline_advantages(torch.tensor([1.0, math.nan]), torch.zeros(2)), "finite numbers"),
+        (lambda: baseline_advantages(torch.ones(2), torch.zeros(3)), "one number per reward"),
+    ],
+)
+def test_careless_rewards_and_betas_end_in_a_sentence(call, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        call()
