@@ -15,6 +15,7 @@ from .policy import load_policy as load_policy
 from .sampling import (
     Rollout as Rollout,
     sample_completions as sample_completions,
+    seeded as seeded,
 )
 from .rewards import (
     combine as combine,
@@ -53,11 +54,8 @@ from .loss import (
     grpo_loss as grpo_loss,
     importance_ratio as importance_ratio,
 )
-from .training import (
-    TrainState as TrainState,
-    seeded as seeded,
-    train as train,
-)
+from .update import TrainState as TrainState
+from .training import train as train
 from .triples import (
     baseline_advantages as baseline_advantages,
     load_triples as load_triples,

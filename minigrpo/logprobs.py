@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 
-def completion_mask(completion_ids: Tensor, eos_token_id: int) -> Tensor:
+def completion_mask(completion_ids: Tensor, eos_token_id: int | list[int]) -> Tensor:
     """(B, C) token ids -> (B, C) bool: True up to and including the first EOS.
 
     The EOS counts: ending there was a decision of the policy, and one that is never trained is never learnt. What follows
-    it is padding whatever its value: pad and EOS are often the same token.
+    it is padding whatever its value: pad and EOS are often the same token. A model may have several EOS tokens: a list.
     """
     check_alike("(B, C)", completion_ids=completion_ids)
-    is_eos = completion_ids == int(eos_token_id)  # == alone would make one False of a list of ids
+    is_eos = torch.isin(completion_ids, torch.as_tensor(eos_token_id, device=completion_ids.device))
     return is_eos.cumsum(1) - is_eos.long() == 0
 
 
@@ -55,18 +55,17 @@ def vocabulary_logprobs(logits: Tensor, temperature: float) -> Tensor:
     check_alike(logits=logits)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; what was taken greedily is scored at 1.")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     # log_softmax subtracts the largest logit first; log(softmax(...)) would be -inf wherever softmax rounds to 0.
-    return torch.log_softmax((logits if logits.dtype == torch.float64 else logits.float()) / temperature, dim=-1)
+    return torch.log_softmax(logits / temperature, dim=-1)
 
 
 def check_alike(axes: str = "", **tensors: Tensor) -> None:
-    """Tensors of one shape, such as "(B, C)" ("" for any); a mask is bool. Broadcast, (B, 1) would go wrong without a word."""
+    """Raises ValueError unless all have one shape, such as "(B, C)"; broadcasting would give a wrong number without a word."""
     first = next(iter(tensors.values()))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(
-                f"{name} must be a tensor{' ' * bool(axes)}{axes}, got {tensor!r:.60}; torch.tensor() makes one of a list."
-            )
+            raise ValueError(f"{name} must be a tensor {axes}, got {tensor!r:.60}; torch.tensor() makes one of a list.")
         if tensor.shape != first.shape or (axes and tensor.ndim != axes.count(", ") + 1):
             like = "" if tensor is first else f" like {next(iter(tensors))}, {tuple(first.shape)}"
             raise ValueError(f"{name} must be {axes or 'of one shape'}{like}, got {tuple(tensor.shape)}.")

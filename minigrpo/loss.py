@@ -141,9 +141,7 @@ def _check(logprobs, old_logprobs, advantages, completion_mask, kl, beta, loss_t
     check_alike("(B, C)", logprobs=logprobs, kl=logprobs if kl is None else kl)
     check_alike(advantages=advantages)
     if advantages.shape not in (logprobs.shape, logprobs.shape[:1]):
-        raise ValueError(
-            f"advantages must be (B,) or (B, C) for (B, C) {tuple(logprobs.shape)}, got {tuple(advantages.shape)}."
-        )
+        raise ValueError(f"advantages must be (B,) or (B, C) like {tuple(logprobs.shape)}, got {tuple(advantages.shape)}.")
     for name, tensor in (("old_logprobs", old_logprobs), ("advantages", advantages)):
         if tensor.requires_grad:  # it would cancel the gradient of logprobs, or train the reward
             raise ValueError(f"{name} carries a gradient, and only logprobs and kl may; pass it through .detach().")

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, first_line
-from minigrpo.policy import check_folder, load_policy, whole_model
+from minigrpo.policy import check_folder, context_length, load_policy, whole_model
+from minigrpo.threads import on_suited_threads, suited_threads
 from minigrpo.triples import encode_record
 
 LEARNING_RATES = {"regression": 3e-3, "bradley_terry": 1e-3}
@@ -29,10 +30,11 @@ def start_reward_model(name: str = "tiny") -> tuple[PreTrainedModel, PreTrainedT
     return model.eval(), tokenizer
 
 
+@on_suited_threads
 def score_records(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: list[dict]) -> Tensor:
     """(N,) scores: the head's number at the last token of each record, its EOS; differentiable."""
     rows = [prompt + rest for _, prompt, rest, _ in (encode_record(tokenizer, record) for record in records)]
-    longest, width = model.config.max_position_embeddings, max(map(len, rows))
+    longest, width = context_length(model), max(map(len, rows))
     if width > longest:
         raise BadInput(f"A record has {width} tokens; the reward model's context takes {longest}.")
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
@@ -62,6 +64,8 @@ def preference_pairs(records: Dataset) -> list[tuple[int, int]]:
 def split_by_prompt(records: Dataset, share: float = 0.2) -> tuple[Dataset, Dataset]:
     """Records to train on and to hold out, with no prompt in both."""
     prompts = list(dict.fromkeys(records["prompt"]))
+    if len(prompts) < 2:
+        raise BadInput(f"All records answer one prompt, {prompts[0]!r:.60}; a second one is needed, to be held out.")
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0)).tolist()
     held_out = {prompts[i] for i in order[: max(1, round(share * len(prompts)))]}
     rows = [prompt in held_out for prompt in records["prompt"]]
@@ -106,11 +110,23 @@ def train_reward_model(
             wanted = torch.tensor([row["reward"] for row in drawn])
             loss = ((score_records(model, tokenizer, drawn) - wanted) ** 2).mean()
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        with suited_threads(model):
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if not (torch.isfinite(loss) and torch.isfinite(grad_norm)):
+                raise FloatingPointError(
+                    f"The loss at step {step} is {loss.item():.3g} and its gradient norm {grad_norm.item():.3g}; "
+                    "a lower learning_rate is the usual cure."
+                )
+            optimizer.step()
         schedule.step()
         yield {"step": step, "loss": loss.item()}
+
+
+@torch.no_grad()
+def squared_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: Dataset) -> float:
+    """Mean of (score - reward)^2 over the records."""
+    return (score_records(model, tokenizer, records.to_list()) - torch.tensor(records["reward"])).square().mean().item()
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ For records from elsewhere, the distribution that wrote them takes the reference
 import difflib
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,14 +17,18 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from minigrpo.chat import encode_chat
+from minigrpo.chat import check_chat, encode_chat
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.files import read_rows
-from minigrpo.sampling import Rollout
+from minigrpo.files import check_characters, check_number, read_rows
+from minigrpo.kl import kl_exact
+from minigrpo.metrics import masked_mean
+from minigrpo.policy import context_length
+from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
+from minigrpo.scoring import fixed_logprobs, policy_logits
+from minigrpo.update import Batch, TrainState, frozen_copy, mixed_precision
 
 EPS = 1e-4
 BUNDLED = Path(__file__).parent / "assets" / "sums.jsonl"
-ROLES = ("system", "user", "assistant")
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -33,21 +38,31 @@ def load_triples(source: str | Path | Dataset | Iterable[dict]) -> Dataset:
     """Records with the columns prompt, response, reward, or messages (a chat) and reward.
 
     Args:
-        source: "bundled", a file (.jsonl, .csv, .parquet), a Dataset, or rows. Rewards may be integers or numeric strings.
+        source: "bundled", a file (.jsonl, .json, .csv, .parquet), a Dataset, or rows. Rewards may be integers or numeric
+            strings; a message's content a text or a list of parts of the type "text".
     Returns:
         A Dataset with ``prompt`` (of a chat: all of it but for what the assistant said last), ``response``, ``reward`` (float),
         ``messages`` (None, or a list of {role, content}) and ``where`` (file and row, for those who have to complain of it).
     Raises:
         BadInput: with file and row, for whatever is missing, misspelt, empty, not a number or not readable; no row is dropped.
+            And where there is nothing to compare: a single record, or the same reward everywhere.
     """
     source = BUNDLED if isinstance(source, str) and source == "bundled" else source
-    name = str(source) if isinstance(source, str | Path) else "the records"
-    rows = list(read_rows(Path(source)) if isinstance(source, str | Path) else enumerate(source, 1))
-    if not rows:
+    if isinstance(source, dict) or not isinstance(source, str | Path | Iterable):
+        raise BadInput(f"Records are a file, a Dataset or a list of dicts, one per record; got a {type(source).__name__}.")
+    file = isinstance(source, str | Path)
+    name = str(source).encode(errors="backslashreplace").decode() if file else "the records"
+    rows = read_rows(Path(source)) if file else ((f"row {number}", row) for number, row in enumerate(source, 1))
+    records = [_checked(row, f"{name}, {place}") for place, row in rows]
+    if not records:
         raise BadInput(f"{name} has no records.")
-    records = [_checked(row, f"{name}, row {number}") for number, row in rows]
-    if len({record["reward"] for record in records}) == 1:
-        raise BadInput(f"All {len(records)} rewards in {name} are {records[0]['reward']}: there is nothing to prefer.")
+    if len(records) == 1:
+        raise BadInput(f"{name} has one record, and nothing to compare it with; add one that is scored higher or lower.")
+    if len(torch.tensor([record["reward"] for record in records]).unique()) == 1:
+        raise BadInput(
+            f"All {len(records)} rewards in {name} are {records[0]['reward']}: there is nothing to prefer; add a record "
+            "that is scored higher or lower."
+        )
     return Dataset.from_list(records)
 
 
@@ -58,44 +73,22 @@ def _checked(row: dict, where: str) -> dict:
     chat = "messages" in row and row["messages"] is not None
     for column in ("messages", "reward") if chat else ("prompt", "response", "reward"):
         if row.get(column) is None:
-            near = difflib.get_close_matches(column, [str(key) for key in row], n=1)
-            hint = f"; is {near[0]!r} it?" if near and near[0] != column else "."
+            names = [str(key) for key in row]
+            near = difflib.get_close_matches(column, names, n=1)
+            hint = f"; is {near[0]!r} it?" if near and near[0] != column else f", only {', '.join(names)[:60]!r}."
             raise BadInput(f"{where}, has no {column!r}{hint}")
-    reward = _number(row["reward"], where)
+    reward = check_number(row["reward"], where, "reward")
     if chat:
-        messages = _chat(row["messages"], where)
+        messages = check_chat(row["messages"], where)
         *before, last = messages
         prompt = "\n".join(f"{m['role']}: {m['content']}" for m in before)
         return {"prompt": prompt, "response": last["content"], "reward": reward, "messages": messages, "where": where}
     for column in ("prompt", "response"):
         if not isinstance(row[column], str) or not row[column].strip():
-            raise BadInput(f"{where}, has {row[column]!r:.60} as its {column}; wanted is a text that is not empty.")
+            hint = " A chat belongs in a column 'messages'." if isinstance(row[column], list) else ""
+            raise BadInput(f"{where}, has {row[column]!r:.60} as its {column}; wanted is a text that is not empty.{hint}")
+        check_characters(row[column], where)
     return {"prompt": row["prompt"], "response": row["response"], "reward": reward, "messages": None, "where": where}
-
-
-def _number(value, where: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise BadInput(f"{where}, has {value!r:.60} as its reward; wanted is a finite number.")
-    return number
-
-
-def _chat(messages, where: str) -> list[dict]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise BadInput(f"{where}, has {messages!r:.60} as its messages; wanted is a list of objects with role and content.")
-    for m in messages:
-        if m.get("role") not in ROLES:
-            raise BadInput(f"{where}, has a message with the role {m.get('role')!r:.40}; wanted is one of {', '.join(ROLES)}.")
-        if not isinstance(m.get("content"), str) or not m["content"].strip():
-            raise BadInput(f"{where}, has a message of the {m['role']} without content.")
-    if not messages or messages[-1]["role"] != "assistant":
-        raise BadInput(f"{where}, does not end with a turn of the assistant: there is nothing that the reward is for.")
-    if messages[0]["role"] == "assistant":
-        raise BadInput(f"{where}, begins with the assistant: there is nothing that it answers.")
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
 # --- advantages and weights, over all records at once -------------------------------------------------------------------
@@ -170,7 +163,10 @@ def encode_record(tokenizer: PreTrainedTokenizerBase, record: dict) -> tuple[str
     if record["messages"] is None:
         prompt, response = (tokenizer(record[name], add_special_tokens=False)["input_ids"] for name in ("prompt", "response"))
         return record["prompt"], prompt, [*response, tokenizer.eos_token_id], [True] * (len(response) + 1)
-    return encode_chat(tokenizer, record["messages"])
+    try:
+        return encode_chat(tokenizer, record["messages"])
+    except BadInput as error:
+        raise BadInput(f"{record['where']}: {error}") from error
 
 
 def logged_rollout(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list], longest: int) -> Rollout:
@@ -209,3 +205,63 @@ def logged_rollout(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list],
         ended=torch.ones(len(rows), dtype=torch.bool),
         logprobs=torch.zeros(len(rows), width),
     )
+
+
+# --- training on records --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Records:
+    """Batches of responses that others wrote, with the advantages that ``prepare`` gave them."""
+
+    records: Dataset
+    config: GRPOConfig
+    kl_fn = None  # the exact KL: records hold no draws of the policy to estimate one from
+
+    @property
+    def batch_size(self) -> int:
+        """The configuration's, or fewer records where there are fewer."""
+        return min(self.config.generation_batch_size, len(self.records))
+
+    def next_batch(self, state: TrainState) -> Batch:
+        index = state.step // self.config.num_iterations
+        columns = draw_rows(self.records, index, self.batch_size, self.config.seed)
+        device = state.model.device
+        rollout = logged_rollout(state.tokenizer, columns, context_length(state.model)).to(device)
+        old_logprobs = ref_logprobs = None  # the weights of weighted records hold the KL, and they have no other policy
+        if self.config.triples_estimator == "policy_gradient":
+            if index % (len(self.records) // self.batch_size) == 0:
+                state.old_policy = frozen_copy(state.model)
+            with mixed_precision(state, self.config):
+                old_logprobs = fixed_logprobs(state.old_policy, rollout, self.config.temperature)
+                ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, self.config.temperature)
+        rewards, advantages = (torch.tensor(columns[name], device=device) for name in ("reward", "advantage"))
+        return Batch(rollout, {}, rewards, advantages, old_logprobs, ref_logprobs)
+
+    def metrics(self, state: TrainState) -> dict[str, float]:
+        """How likely the policy makes what was scored high, and what it writes now."""
+        rewards = state.batch.rewards
+        weights = optimum_weights(rewards, self.config.beta or 1.0) / len(rewards)
+        with mixed_precision(state, self.config):
+            logprobs = fixed_logprobs(state.model, state.batch.rollout)
+            metrics = {"weighted_logprob": (weights * logprobs.sum(1)).sum().item()}
+            return metrics | (fresh_metrics(state, self.config) if state.reference is not None else {})
+
+
+def fresh_metrics(state: TrainState, config: GRPOConfig, num_prompts: int = 32) -> dict[str, float]:
+    """KL(policy || reference) at tokens that the policy writes now (at those of the records it would be another number), and
+    the length of what it writes."""
+    prompts = list(dict.fromkeys(state.batch.rollout.prompts))[:num_prompts]
+    longest = context_length(state.model) - state.batch.rollout.prompt_ids.shape[1]
+    fresh = sample_completions(
+        state.model,
+        state.tokenizer,
+        prompts,
+        num_generations=1,
+        max_completion_length=min(config.max_completion_length, longest),
+        generator=seeded(config.seed, 3, state.step, device=state.model.device),
+    )
+    with torch.no_grad():
+        kl = kl_exact(policy_logits(state.model, fresh), policy_logits(state.reference, fresh))
+    lengths = fresh.completion_mask.sum(1).float()
+    return {"kl": masked_mean(kl, fresh.completion_mask), "completions/mean_length": lengths.mean().item()}

@@ -5,6 +5,8 @@ import torch
 
 from minigrpo.advantages import compute_advantages, process_advantages
 
+pytestmark = pytest.mark.quick
+
 NAN = float("nan")
 
 

@@ -11,6 +11,8 @@ import torch
 
 from minigrpo.kl import LARGEST_LOG, estimate_kl, kl_exact, kl_k1, kl_k2, kl_k3, kl_k3_ratio, kl_penalized_rewards
 
+pytestmark = pytest.mark.quick
+
 REF = torch.tensor([0.1, 0.2, 0.05, 0.4, 0.15, 0.1], dtype=torch.float64).log()
 
 

@@ -4,6 +4,8 @@ import torch
 from minigrpo.kl import kl_k3
 from minigrpo.loss import aggregate, cispo_objective, clipped_objective, grpo_loss, importance_ratio
 
+pytestmark = pytest.mark.quick
+
 B, C, V = 5, 7, 11
 LENGTHS = torch.tensor([7, 1, 3, 5, 2])
 MASK = torch.arange(C) < LENGTHS[:, None]

@@ -6,6 +6,8 @@ import torch
 from minigrpo.metrics import masked_mean, pass_at_k, rollout_metrics
 from minigrpo.sampling import Rollout
 
+pytestmark = pytest.mark.quick
+
 NAN = float("nan")
 
 

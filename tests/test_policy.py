@@ -1,15 +1,29 @@
 import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2LMHeadModel
+from transformers import (
+    BloomConfig,
+    Gemma3Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    MambaConfig,
+    MptConfig,
+)
 
 from minigrpo.chat import PLAIN_CHAT_TEMPLATE
 from minigrpo.config import BadInput
-from minigrpo.policy import TINY, load_policy
+from minigrpo.policy import TINY, context_length, load_policy
+from minigrpo.tasks import load_task
 from tests.tools import pretrain as tool
 from tests.tools.pretrain import batches, byte_tokenizer, chat_example, encode, pretrain
+
+pytestmark = pytest.mark.quick
 
 
 def test_the_bundled_model_is_a_gpt2_of_a_megabyte(tiny):
@@ -21,6 +35,21 @@ def test_the_bundled_model_is_a_gpt2_of_a_megabyte(tiny):
     assert len(tokenizer) == 258
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert "tiny-gpt2" in (TINY / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (GPT2Config(n_positions=40), 40),
+        (LlamaConfig(max_position_embeddings=50), 50),
+        (Gemma3Config(text_config={"max_position_embeddings": 60}), 60),  # of several kinds of input: in the text's part
+        (MptConfig(max_seq_len=70), 70),
+        (BloomConfig(), sys.maxsize),
+        (MambaConfig(), sys.maxsize),
+    ],
+)
+def test_the_context_is_what_the_configuration_says_or_without_limit(config, expected):
+    assert context_length(SimpleNamespace(config=config)) == expected
 
 
 @pytest.fixture
@@ -125,7 +154,7 @@ def test_the_chats_of_the_corpus_are_what_the_chat_template_writes():
 
 
 def test_pretraining_learns_and_is_the_same_twice():
-    losses = [[row["loss"] for row in pretrain(steps=12)] for _ in range(2)]
+    losses = [[row["loss"] for row in pretrain(steps=5)] for _ in range(2)]
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0] - 0.5
 
@@ -160,7 +189,9 @@ def test_gelu_in_one_operation_is_gelu(folder):
     assert (folder / "again" / "config.json").read_text() == (folder / "config.json").read_text()
 
 
-def test_the_pretraining_command_writes_a_model_with_its_card(tmp_path):
+def test_the_pretraining_command_writes_a_model_with_its_card(tmp_path, monkeypatch):
+    few = {name: replace(task := load_task(name), held_out=task.held_out.select(range(20))) for name in ("clock", "sums")}
+    monkeypatch.setattr(tool, "load_task", few.get)
     tool.main([str(tmp_path / "new"), "--steps", "10"])
     card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
     assert "10 steps of AdamW" in card

@@ -17,10 +17,12 @@ from minigrpo.kl import kl_exact
 from minigrpo.metrics import METRICS
 from minigrpo.policy import load_policy
 from minigrpo.run import cli, folders
-from minigrpo.sampling import sample_completions
+from minigrpo.sampling import sample_completions, seeded
+from minigrpo.scoring import policy_logits
 from minigrpo.tasks import is_held_out, load_task
-from minigrpo.training import TrainState, policy_logits, seeded, train
+from minigrpo.training import train
 from minigrpo.triples import load_triples, prepare
+from minigrpo.update import TrainState
 
 SCORES = (5.0, 3.0, 1.0)
 
@@ -210,6 +212,18 @@ def test_records_of_ones_own_are_scored_on_their_own_prompts(tmp_path, capsys):
     assert "scored on 2 prompts of their own" in capsys.readouterr().out
 
 
+def test_a_few_records_are_learnt_from_too_in_a_smaller_batch(tmp_path, capsys):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"prompt": "1 + 1 = ?", "response": f"1 + 1 = {n}", "reward": 5.0 if n == 2 else 1.0} for n in range(10)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    flags = ["--max-steps", "4", "--output-dir", str(tmp_path / "run")]
+    assert cli.main(["train", "--triples", str(path), *flags]) == 0
+    assert "10 records, all of them in each batch" in capsys.readouterr().out
+    learnt = folders.read_metrics(tmp_path / "run")
+    assert len(learnt) == 4
+    assert learnt[-1]["weighted_logprob"] > learnt[0]["weighted_logprob"]
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -218,7 +232,6 @@ def test_records_of_ones_own_are_scored_on_their_own_prompts(tmp_path, capsys):
         (["--triples", "--reward-funcs", "a.b"], "reward_funcs must be left out with triples"),
         (["--triples", "--reward-model", "x"], "reward_model must be left out with triples"),
         (["--task", "records"], "task must be clock or sums, unless there are records"),
-        (["--triples", "--generation-batch-size", "800"], "There are 400 records, a batch takes 800"),
         (["--reward-model", "nowhere"], "There is no folder 'nowhere'"),
     ],
 )

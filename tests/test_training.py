@@ -14,10 +14,13 @@ from minigrpo.metrics import METRICS
 from minigrpo.policy import load_policy
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint
 from minigrpo.run.folders import checkpoints
-from minigrpo.scoring import head_is_all
+from minigrpo.scoring import head_is_all, policy_logits
 from minigrpo.tasks import clock_task, exact_answer
-from minigrpo.training import TrainState, policy_logits, step_prompts, train
+from minigrpo.training import step_prompts, train
 from minigrpo.triples import load_triples, prepare
+from minigrpo.update import TrainState
+
+pytestmark = pytest.mark.quick
 
 TASK = clock_task()
 
@@ -253,8 +256,8 @@ def test_several_rewards_are_weighed():
 @pytest.mark.filterwarnings("error")
 def test_a_rollout_that_nobody_scores_teaches_nothing():
     state, rows = run(config(beta=0.0, max_steps=1), reward_fns=[lambda completions, **_: [None] * len(completions)])
-    assert rows[0]["reward"] != rows[0]["reward"]  # NaN: there is no mean of nothing
-    assert (rows[0]["reward_std"], rows[0]["frac_reward_zero_std"], rows[0]["grad_norm"]) == (0, 1, 0)
+    assert "reward" not in rows[0]  # there is no mean of nothing
+    assert (rows[0]["frac_reward_zero_std"], rows[0]["grad_norm"]) == (1, 0)
     assert torch.equal(weights(state.model), weights(start(config()).model))
 
 
@@ -296,6 +299,70 @@ def test_a_learners_kl_is_used_whatever_the_estimator_and_refused_where_there_is
     assert run(config(kl_estimator="exact", max_steps=1), kl_fn=own)[1][0]["kl"] == 7.0
     with pytest.raises(BadInput, match="kl_fn was given, but beta is 0"):
         run(config(beta=0.0), kl_fn=own)
+
+
+@pytest.mark.parametrize("name", ["advantages_fn", "logprobs_fn", "kl_fn", "loss_fn"])
+def test_a_function_without_a_return_is_named(name):
+    def mine(*args, **kwargs):
+        pass
+
+    with pytest.raises(BadInput, match=rf"mine, given as {name}, returned None; wanted is .*; is a return missing\?"):
+        run(config(), **{name: mine})
+
+
+def test_a_function_whose_result_has_another_shape_is_named():
+    with pytest.raises(BadInput, match=r"given as advantages_fn, returned a tensor of shape \(\); wanted .* \(16,\)"):
+        run(config(), advantages_fn=lambda rewards, ids, **_: rewards.mean())
+    with pytest.raises(BadInput, match=r"given as logprobs_fn, returned a tensor of shape \(16,\)"):
+        run(config(), logprobs_fn=lambda *args: token_logprobs(*args).sum(1))
+
+
+def test_detached_log_probs_are_an_error_and_not_a_run_that_learns_nothing():
+    with pytest.raises(BadInput, match=r"carries no gradient.*the log-probs"):
+        run(config(beta=0.0), logprobs_fn=lambda *args: token_logprobs(*args).detach())
+
+
+def test_a_state_without_a_reference_is_not_trained_with_beta():
+    state = start(config(beta=0.0))
+    with pytest.raises(BadInput, match="started with beta 0 and has no reference"):
+        run(config(beta=5.0), state)
+
+
+def test_reward_functions_of_one_name_are_logged_apart():
+    def brief(completions, **_):
+        return [-float(len(text)) for text in completions]
+
+    _, rows = run(config(max_steps=1), reward_fns=[brief, lambda completions, **_: [1.0] * len(completions), brief])
+    logged = {name: value for name, value in rows[0].items() if name.startswith("rewards/")}
+    assert len(logged) == 3
+    assert sum(logged.values()) == pytest.approx(rows[0]["reward"])
+
+
+@pytest.mark.parametrize("reward_fns", [[], exact_answer])
+def test_reward_functions_are_a_list_that_is_not_empty(reward_fns):
+    with pytest.raises(BadInput, match="reward_fns is"):
+        next(train(start(config()), TASK.train, reward_fns, config()))
+
+
+def test_small_models_train_on_one_thread_and_the_callers_number_comes_back():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+
+    def spy(*args, **kwargs):
+        seen.append(torch.get_num_threads())
+        return grpo_loss(*args, **kwargs)
+
+    try:
+        for _ in train(start(config()), TASK.train, [exact_answer], config(), loss_fn=spy):
+            seen.append(torch.get_num_threads())
+        assert seen == [1, 2] * 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_rows_that_are_no_data_set_are_refused():
+    with pytest.raises(BadInput, match=r"The data are a list; wanted is a Dataset, such as Dataset.from_list\(rows\)"):
+        next(train(start(config()), [{"prompt": "1+1="}], [exact_answer], config()))
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
@@ -342,7 +409,7 @@ def test_every_step_and_every_seed_draws_anew():
 def test_data_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match="a column 'prompt' is needed"):
         step_prompts(Dataset.from_dict({"question": ["a"]}), 0, config())
-    with pytest.raises(BadInput, match="are 1 prompts, a rollout takes 4"):
+    with pytest.raises(BadInput, match="There are 1 prompts, and a rollout takes 4; generation_batch_size 4 takes 1"):
         step_prompts(Dataset.from_dict({"prompt": ["a"]}), 0, config())
 
 
@@ -386,6 +453,20 @@ def test_a_checkpoint_goes_on_to_the_last_bit(tmp_path, changes, stop_at):
     assert torch.equal(weights(resumed.model), weights(uninterrupted.model))
     timeless = [{k: v for k, v in row.items() if "seconds" not in k} for row in expected[stop_at:]]
     assert [{k: v for k, v in row.items() if "seconds" not in k} for row in rows] == timeless
+
+
+def test_a_checkpoint_of_the_first_edition_goes_on_too(tmp_path):
+    """It had no old_logprobs beside the rollout's own, and pass_start for what is old_policy now."""
+    settings = config(num_iterations=3, max_steps=6, learning_rate=3e-3)
+    whole, _ = run(settings)
+    state = start(settings)
+    steps = train(state, TASK.train, [exact_answer], settings)
+    next(steps), next(steps)  # in the middle of a rollout's updates
+    saved = torch.load(save_checkpoint(state, tmp_path) / "state.pt", weights_only=True)
+    del saved["batch"]["old_logprobs"], saved["old_policy"]
+    torch.save({**saved, "pass_start": None}, tmp_path / "checkpoint-2" / "state.pt")
+    state, _ = run(settings, load_checkpoint(tmp_path / "checkpoint-2", start(settings)))
+    assert torch.equal(weights(state.model), weights(whole.model))
 
 
 def test_a_checkpoint_is_a_model_that_can_be_loaded(tmp_path):

@@ -13,6 +13,8 @@ from minigrpo.scoring import completion_logits
 from minigrpo.triples import baseline_advantages, encode_record, group_ids, load_triples, logged_rollout, optimum_weights
 from tests.tools.pretrain import byte_tokenizer
 
+pytestmark = pytest.mark.quick
+
 ROWS = [
     {"prompt": "1 + 1 = ?", "response": "1 + 1 = 2", "reward": 5},
     {"prompt": "1 + 1 = ?", "response": "maybe 3", "reward": "1.0"},

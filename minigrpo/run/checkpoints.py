@@ -5,6 +5,7 @@ of that name is always whole; nothing in it is unpickled.
 """
 
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 
 from minigrpo.config import BadInput, first_line
-from minigrpo.policy import whole_model
+from minigrpo.policy import save_policy, whole_model
 from minigrpo.sampling import Rollout
-from minigrpo.training import Batch, TrainState
+from minigrpo.update import Batch, TrainState, frozen_copy
 
 
 def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
@@ -26,17 +27,16 @@ def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     batch = None if state.batch is None else asdict(state.batch)
     reference = state.reference.state_dict() if state.reference_moved else None  # else it is the model of the start
-    pass_start = None if state.pass_start is None else state.pass_start.state_dict()
+    old_policy = None if state.old_policy is None else state.old_policy.state_dict()
     saved = {
         "step": state.step,
         "optimizer": state.optimizer.state_dict(),
         "batch": batch,
         "reference": reference,
-        "pass_start": pass_start,
+        "old_policy": old_policy,
     }
     with whole_or_nothing(beside):
-        state.model.save_pretrained(beside)
-        state.tokenizer.save_pretrained(beside)
+        save_policy(state.model, state.tokenizer, beside)
         torch.save(saved, beside / "state.pt")
     shutil.rmtree(final, ignore_errors=True)
     return beside.rename(final)
@@ -60,18 +60,28 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
             checkpoint has to be loaded into it.
     """
     folder = Path(folder)
+    if not zipfile.is_zipfile(folder / "state.pt"):  # which torch would take for an older format, and advise to unpickle
+        raise BadInput(f"The checkpoint {str(folder)!r} is damaged: its state.pt is missing or cut off.")
     try:
         saved = torch.load(folder / "state.pt", map_location=state.model.device, weights_only=True)
         state.model.load_state_dict(whole_model(type(state.model), folder).state_dict())
         if saved["reference"] is not None:
             state.reference.load_state_dict(saved["reference"])
             state.reference_moved = True
-        if state.pass_start is not None:
-            state.pass_start.load_state_dict(saved["pass_start"])
+        old_policy = saved.get("old_policy", saved.get("pass_start"))  # its name in the first edition
+        if old_policy is not None:
+            state.old_policy = frozen_copy(state.model)
+            state.old_policy.load_state_dict(old_policy)
         state.optimizer.load_state_dict(saved["optimizer"])
-        batch = saved["batch"]
-        state.batch = None if batch is None else Batch(**{**batch, "rollout": Rollout(**batch["rollout"])})
+        state.batch = None if saved["batch"] is None else _batch(saved["batch"])
         state.step = saved["step"]
     except Exception as error:  # a damaged file can make a reader raise anything; the cause goes along
         raise BadInput(f"The checkpoint {str(folder)!r} is damaged: {first_line(error)}") from error
     return state
+
+
+def _batch(saved: dict) -> Batch:
+    rollout = Rollout(**saved["rollout"])
+    # The first edition kept no old_logprobs beside the rollout's own, which were zeros where nobody knew them.
+    old_logprobs = saved.get("old_logprobs", rollout.logprobs if rollout.logprobs.any() else None)
+    return Batch(**{**saved, "rollout": rollout, "old_logprobs": old_logprobs})

@@ -104,10 +104,9 @@ class Clock:
 
 def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
     """A function that takes one step, on one thread if the model is as small as those that ``minigrpo train`` gives one."""
-    import torch
 
     from minigrpo import GRPOConfig, TrainState, train, training
-    from minigrpo.run.runner import FEW_PARAMETERS
+    from minigrpo.threads import suited_threads
 
     model, tokenizer, dataset, reward = load(setting)
     config = GRPOConfig(
@@ -118,17 +117,13 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
         learning_rate=setting.learning_rate,
         max_steps=steps,
     )
-    training.make_batch = clock.timed("sampling", training.make_batch)
+    training.Rollouts.next_batch = clock.timed("sampling", training.Rollouts.next_batch)
     state = TrainState.start(model, tokenizer, config)
     step = clock.timed("step", train(state, dataset, [reward], config).__next__)
 
-    few = sum(p.numel() for p in model.parameters()) < FEW_PARAMETERS
-
     def one() -> None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1 if few else threads)
-        clock.end_step(step()["update/tokens"], different_beginnings(state.batch.rollout))
-        torch.set_num_threads(threads)
+        with suited_threads(model):
+            clock.end_step(step()["update/tokens"], different_beginnings(state.batch.rollout))
 
     return one
 
@@ -148,6 +143,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
     import trl
 
     from minigrpo.policy import fuse_gelu
+    from minigrpo.run.trl_engine import CHECKPOINTING
 
     model, tokenizer, dataset, reward = load(setting)
     args = trl.GRPOConfig(
@@ -158,7 +154,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
         logging_strategy="no",
         save_strategy="no",
         disable_tqdm=True,
-        gradient_checkpointing=False,
+        **{CHECKPOINTING: False},
         disable_dropout=True,
         per_device_train_batch_size=setting.num_prompts * setting.num_generations,
         gradient_accumulation_steps=1,

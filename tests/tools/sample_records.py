@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from minigrpo.policy import load_policy
-from minigrpo.sampling import sample_completions
+from minigrpo.sampling import sample_completions, seeded
 from minigrpo.tasks import sums_task
-from minigrpo.training import seeded
 from minigrpo.triples import BUNDLED
 
 NUM_QUESTIONS, NUM_RESPONSES = 100, 4
