@@ -83,18 +83,18 @@ from .run.checkpoints import (
 from .run.trl_engine import to_trl as to_trl
 from .view.plots import (
     compare_runs as compare_runs,
-    plot_advantages as plot_advantages,
-    plot_clipping as plot_clipping,
-    plot_kl_estimators as plot_kl_estimators,
     plot_metric as plot_metric,
-    plot_pipeline as plot_pipeline,
     plot_runs as plot_runs,
     plot_shares as plot_shares,
     plot_tokens as plot_tokens,
     watch as watch,
 )
 from .view.diagrams import (
+    plot_advantages as plot_advantages,
     plot_chunked_head as plot_chunked_head,
+    plot_clipping as plot_clipping,
+    plot_kl_estimators as plot_kl_estimators,
+    plot_pipeline as plot_pipeline,
     plot_prefix_tree as plot_prefix_tree,
 )
 from .view.tokens import (

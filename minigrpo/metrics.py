@@ -25,7 +25,9 @@ METRICS = {
         "Log-prob of the batch's responses, each weighed by exp(reward / beta); records only.",
         "Rises towards minus the entropy of the optimum.",
     ),
-    "reward_std": Metric("reward", "Standard deviation over all completions of the rollout.", "Above 0."),
+    "reward_std": Metric(
+        "reward", "Standard deviation over all scored completions of the rollout; absent where there are not two.", "Above 0."
+    ),
     "frac_reward_zero_std": Metric(
         "share", "Groups whose rewards are all equal: they teach nothing.", "Low at first, near 1 once the task is learnt."
     ),
@@ -47,7 +49,9 @@ METRICS = {
     "completions/mean_length": Metric("tokens", "Mean over completions, EOS included.", "Moves towards what the task needs."),
     "completions/clipped_ratio": Metric("share", "Completions cut off at max_completion_length.", "Near 0."),
     "thinking": Metric("share", "Completions that write steps first (minigrpo train, clock task).", "Rises with the reward."),
-    "sampling/tokens": Metric("tokens", "Completion tokens drawn for this step; 0 where a rollout is used again.", "-"),
+    "sampling/tokens": Metric(
+        "tokens", "Completion tokens drawn for this step (of records: read); 0 where a rollout is used again.", "-"
+    ),
     "sampling/seconds": Metric("s", "Time to sample and score them.", "-"),
     "update/tokens": Metric("tokens", "Completion tokens that the update learnt from.", "-"),
     "update/seconds": Metric("s", "Time of the update.", "-"),

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,9 @@ MAY_IMPORT = {
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
-    "view/plots": {"advantages", "config", "kl", "loss"},
-    "view/diagrams": {"view/plots"},
-    "view/tokens": set(),
+    "view/plots": {"config", "metrics", "view/tokens"},
+    "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
+    "view/tokens": {"config"},
     "view/rating": {"config"},
     "__init__": set(),
     "__main__": {"run/cli"},
@@ -137,6 +138,23 @@ def test_every_public_name_loads_and_says_what_it_is(name):
     if inspect.isclass(thing) or inspect.isfunction(thing):
         assert inspect.getdoc(thing)
         assert thing.__module__.startswith("minigrpo.")
+
+
+def test_the_stub_and_its_marker_travel_in_the_wheel():
+    """And every name of the stub stands in the module that it is imported from; editors and mypy read no more than that."""
+    setup = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert {"*.pyi", "py.typed"} <= set(setup["package-data"]["minigrpo"])
+    assert (PACKAGE / "py.typed").is_file()
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    named = {alias.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(named) == set(minigrpo.__all__)
+    for name, module in named.items():
+        defined = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")).body
+        assert any(name in (getattr(node, "name", None), *_targets(node)) for node in defined), f"{module} has no {name}"
+
+
+def _targets(node):
+    return [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -1,11 +1,107 @@
-"""Pictures of what the package saves itself: beginnings that completions share, and logits that are never all there."""
+"""Pictures of how it works: a step, the clip, advantages, KL estimators; beginnings that completions share; logits in chunks.
+
+No formula stands here: what is drawn is the package's own."""
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from minigrpo.view.plots import BLUE, GREY, ORANGE
+from minigrpo.advantages import compute_advantages
+from minigrpo.config import BadInput
+from minigrpo.kl import kl_k1, kl_k2, kl_k3
+from minigrpo.loss import clipped_objective
+from minigrpo.view.plots import BLUE, COLORS, GREY, ORANGE, STYLES
+from minigrpo.view.tokens import printable
+
+
+def plot_pipeline(*, ax: Axes | None = None) -> Axes:
+    """One step of GRPO as boxes and arrows, with the shape of what is handed on and the notebook that explains it."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(10, 2.6), layout="constrained")
+    steps = (
+        ("prompts", "P"),
+        ("sample", "P → B = P·G\ncompletions, 01"),
+        ("reward", "B numbers\n02"),
+        ("advantage", "B numbers\n02"),
+        ("log-probs", "(B, C)\n01"),
+        ("ratio, clip, KL", "(B, C)\n03, 04"),
+        ("loss", "one number\n04"),
+        ("update", "backward, step\n05"),
+    )
+    for place, (name, shape) in enumerate(steps):
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE}
+        ax.text(place, 0.65, name, ha="center", va="center", color="black", fontsize=8, bbox=box)
+        ax.text(place, 0.3, shape, ha="center", va="top", color=GREY, fontsize=8)
+        if place:
+            arrow = {"arrowstyle": "->", "color": GREY}
+            ax.annotate("", (place - 0.38, 0.65), (place - 0.62, 0.65), arrowprops=arrow, zorder=0)
+    arrow = {"arrowstyle": "->", "color": ORANGE, "connectionstyle": "arc3,rad=0.12", "shrinkA": 14, "shrinkB": 14}
+    ax.annotate("", (1, 0.75), (len(steps) - 1, 0.75), arrowprops=arrow)
+    ax.text(len(steps) / 2, 1.22, "the policy that was updated samples the next step", ha="center", color=ORANGE, fontsize=9)
+    ax.set(xlim=(-0.6, len(steps) - 0.4), ylim=(0, 1.35))
+    ax.axis("off")
+    return ax
+
+
+def plot_clipping(epsilon: float = 0.2, epsilon_high: float | None = None, *, axes=None) -> np.ndarray:
+    """The clipped objective against the ratio, for a good and for a bad completion."""
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharex=True, layout="constrained")
+    ratio = torch.linspace(0, 2, 201)
+    for ax, advantage in zip(axes, (+1.0, -1.0), strict=True):
+        ax.plot(ratio, ratio * advantage, "--", color=GREY, linewidth=1, label="not clipped")
+        ax.plot(ratio, clipped_objective(ratio, torch.tensor(advantage), epsilon, epsilon_high), color=BLUE, linewidth=2)
+        ax.axvline(1, color=GREY, linewidth=0.8)
+        ax.set(title=f"advantage {advantage:+.0f}", xlabel="ratio r = π / π_old", ylabel="objective (higher is better)")
+        ax.grid(alpha=0.25)
+    return np.asarray(axes)
+
+
+def plot_advantages(num_generations: int = 8, *, axes=None) -> np.ndarray:
+    """Of a group of right (1) and wrong (0) answers: the advantages by the number right, and how often a group is silent."""
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    num_right = torch.arange(1, num_generations)
+    groups = (torch.arange(num_generations) < num_right.unsqueeze(1)).float()
+    ids = torch.arange(len(groups)).repeat_interleave(num_generations)
+    advantages = compute_advantages(groups.flatten(), ids).view(groups.shape)
+    axes[0].plot(num_right, advantages[:, 0], "o-", color=BLUE, label="a right answer")
+    axes[0].plot(num_right, advantages[:, -1], "s--", color=ORANGE, label="a wrong answer")
+    axes[0].set(xlabel=f"right answers in a group of {num_generations}", ylabel="advantage")
+    axes[0].legend()
+    rate = torch.linspace(0, 1, 101)
+    axes[1].plot(rate, rate**num_generations + (1 - rate) ** num_generations, color=BLUE)
+    axes[1].set(xlabel="chance that an answer is right", ylabel="share of groups that agree", ylim=(0, 1))
+    for ax in axes:
+        ax.grid(alpha=0.25)
+    return np.asarray(axes)
+
+
+def plot_kl_estimators(num_samples: int = 20_000, *, axes=None) -> np.ndarray:
+    """Mean and spread of k1, k2, k3 against the exact KL, while the policy (a normal of width 1) drifts from the reference."""
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    drift = torch.linspace(0.05, 1.5, 30, dtype=torch.float64)
+    noise = torch.randn(num_samples // 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.cat([noise, -noise])  # in pairs, so that what the figure shows is the estimators' bias and not this sample's
+    sample = noise + drift  # from the policy N(drift, 1); the reference is N(0, 1), and KL = drift^2 / 2
+    logprobs, ref_logprobs = -(noise**2) / 2 + 0 * drift, -(sample**2) / 2
+    estimators = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+    for number, (name, estimator) in enumerate(estimators.items()):
+        values = estimator(logprobs, ref_logprobs)
+        style = {"color": COLORS[number], "linestyle": STYLES[number], "label": name}
+        axes[0].plot(drift**2 / 2, values.mean(0) / (drift**2 / 2), **style)
+        axes[1].plot(drift**2 / 2, values.std(0) / (drift**2 / 2), **style)
+    axes[0].axhline(1, color=GREY, linewidth=0.8)
+    axes[0].set(ylabel="mean / exact KL", ylim=(0.8, 1.5))
+    axes[1].set(ylabel="spread (std) / exact KL", yscale="log")
+    for ax in axes:
+        ax.set(xlabel="exact KL (nats)")
+        ax.grid(alpha=0.25)
+        ax.legend()
+    return np.asarray(axes)
 
 
 def beginnings(tokens: list[list[str]]) -> list[set[tuple[str, ...]]]:
@@ -22,8 +118,10 @@ def plot_prefix_tree(prompt: str, tokens: list[list[str]], *, ax: Axes | None = 
     """The completions of one prompt as a tree, and below each token how many rows the model runs on with and without it.
 
     Args:
-        tokens: a list of tokens a completion. A completion's last token is not read: nothing is drawn after it.
+        tokens: a list of tokens per completion. A completion's last token is not read: nothing is drawn after it.
     """
+    if not tokens or not all(tokens):
+        raise BadInput("tokens must be a list of completions, each a list of at least one token.")
     texts = sorted(set(map(tuple, tokens)))  # sorted, those that begin alike stand together
     if ax is None:
         size = 2.2 + 0.52 * max(map(len, texts)), 1.3 + 0.34 * len(texts)
@@ -35,7 +133,8 @@ def plot_prefix_tree(prompt: str, tokens: list[list[str]], *, ax: Axes | None = 
         fill, edge, color = ("white", GREY, GREY) if last else (BLUE, BLUE, "white") if several else ("white", BLUE, "black")
         box = {"boxstyle": "round,pad=0.25", "facecolor": fill, "edgecolor": edge}
         name, side = (node[-1], "center") if node else (prompt, "right")
-        ax.text(len(node) if node else 0.25, y, name, ha=side, va="center", color=color, fontsize=9, bbox=box)
+        x, style = len(node) if node else 0.25, {"color": color, "fontsize": 9, "bbox": box, "parse_math": False}
+        ax.text(x, y, printable(name), ha=side, va="center", **style)
         if node:
             ax.plot([len(node) - 1, len(node)], [height[node[:-1]], y], color=GREY, linewidth=1, zorder=0)
         if last and several:

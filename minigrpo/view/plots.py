@@ -1,19 +1,19 @@
-"""Figures: data in, Axes out. Nothing here calls ``show``, and no formula stands here: what is drawn is the package's own."""
+"""Figures of what was measured: data in, Axes out. Nothing here calls ``show``."""
 
+import difflib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from minigrpo.advantages import compute_advantages
 from minigrpo.config import BadInput
-from minigrpo.kl import kl_k1, kl_k2, kl_k3
-from minigrpo.loss import clipped_objective
+from minigrpo.metrics import METRICS
+from minigrpo.view.tokens import printable, token_values
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito's: told apart by colour-blind eyes too
 COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -42,23 +42,27 @@ RECORD_PANELS = (
 )
 
 
-def plot_runs(runs: list[list[dict]], *, title: str | None = None, axes=None) -> np.ndarray:
+def plot_runs(runs: list[list[dict]] | list[dict], *, title: str | None = None, axes=None) -> np.ndarray:
     """What happened over time, in six panels: reward, KL, length, thinking, entropy, silent groups.
 
     Args:
-        runs: for each run the rows of its ``metrics.jsonl`` (runs.read_metrics). One run is drawn with its moving mean;
-            several as their mean and the band from the lowest to the highest.
+        runs: for each run the rows of its ``metrics.jsonl`` (read_metrics), or those of one run. One run is drawn with its
+            moving mean; several as their mean and the band from the lowest to the highest.
         axes: six Axes to draw into; made here by default.
     Returns:
         The six Axes. ``axes[0].figure`` is the figure.
     """
+    runs = _runs(runs)
+    on_records = {any("weighted_logprob" in row for row in rows) for rows in runs}
+    if len(on_records) > 1:
+        raise BadInput("Some runs learn from records and some sample: they have other panels; draw them in two figures.")
+    panels = RECORD_PANELS if on_records == {True} else PANELS
     if axes is None:
         figure, axes = plt.subplots(2, 3, figsize=(10, 5.2), layout="constrained")
         figure.suptitle(title)
-    axes = np.asarray(axes).ravel()
-    panels = RECORD_PANELS if "weighted_logprob" in runs[0][0] else PANELS
+    axes = _axes(axes, len(panels))
     for ax, (name, label, limits) in zip(axes, panels, strict=True):
-        plot_metric(runs, name, ax=ax)
+        _draw(runs, name, ax)
         ax.set_title(label, fontsize=10, loc="left")
         ax.set_ylim(*limits) if ax.lines else None
     for ax in axes[-3:]:
@@ -70,25 +74,37 @@ def compare_runs(groups: dict[str, list[list[dict]]], names: Iterable[str], *, a
     """A panel for each metric, a line (and band) for each group of runs, with the groups' names in a legend.
 
     Args:
-        groups: name -> runs, each the rows of its ``metrics.jsonl``. names: of metrics, see metrics.METRICS.
+        groups: name -> runs, as for plot_runs. names: of metrics, see metrics.METRICS.
+    Raises:
+        BadInput: for a metric that no row has and METRICS does not know.
     """
-    names = list(names)
+    if not isinstance(groups, dict) or not groups:
+        raise BadInput(f"groups must be a dict of runs by their names, got {groups!r:.60}.")
+    groups = {label: _runs(runs) for label, runs in groups.items()}
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        _check_name(name, [rows for runs in groups.values() for rows in runs])
     if axes is None:
         _, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 3), layout="constrained", squeeze=False)
-    axes = np.asarray(axes).ravel()
+    axes = _axes(axes, len(names))
     for ax, name in zip(axes, names, strict=True):
-        for number, (label, runs) in enumerate(groups.items()):
-            if any(name in row for rows in runs for row in rows):
-                style = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number % len(STYLES)]}
-                plot_metric(runs, name, ax=ax, label=label, **style)
+        measured = {label: runs for label, runs in groups.items() if any(_series(rows, name) for rows in runs)}
+        for number, label in enumerate(groups):
+            style = {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number % len(STYLES)]}
+            if label in measured:
+                _draw(measured[label], name, ax, label=label, **style)
+        if not measured:
+            _draw([], name, ax)
         ax.set_title(LABELS.get(name, name), fontsize=10, loc="left")
         ax.set_xlabel("step (optimizer updates)")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(groups)))
+    lines = {line.get_label(): line for ax in axes for line in ax.lines if line.get_label() in groups}
+    lines = {label: lines[label] for label in groups if label in lines}
+    axes[0].figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(4, len(groups)))
     return axes
 
 
 def plot_metric(
-    runs: list[list[dict]],
+    runs: list[list[dict]] | list[dict],
     name: str,
     *,
     ax: Axes | None = None,
@@ -99,28 +115,69 @@ def plot_metric(
     """One metric over the steps of one run (dots and moving mean) or of several (mean and band of their moving means).
 
     Where no run has the metric, the panel says so: at beta 0, for example, there is no KL.
+
+    Args:
+        runs: as for plot_runs. name: of the metric, see metrics.METRICS.
+    Raises:
+        BadInput: for a metric that no row has and METRICS does not know.
     """
+    runs = _runs(runs)
+    _check_name(name, runs)
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3), layout="constrained")
+    return _draw(runs, name, ax, color=color, linestyle=linestyle, label=label)
+
+
+def _runs(runs: list[list[dict]] | list[dict]) -> list[list[dict]]:
+    """A list of runs, be it given as one or as the rows of a single run."""
+    runs = list(runs) if isinstance(runs, Iterable) and not isinstance(runs, str | dict) else [runs]
+    runs = [runs] if runs and all(isinstance(row, dict) for row in runs) else runs
+    for rows in runs or [[]]:
+        if not isinstance(rows, list | tuple) or not rows or not all(isinstance(row, dict) and "step" in row for row in rows):
+            raise BadInput(f"A run must be a list of rows with a step each, as read_metrics gives them, got {rows!r:.60}.")
+    return runs
+
+
+def _axes(axes, count: int) -> np.ndarray:
+    axes = np.asarray(axes).ravel()
+    if len(axes) != count:
+        raise BadInput(f"axes must be {count} Axes, one per panel, got {len(axes)}.")
+    return axes
+
+
+def _check_name(name: str, runs: list[list[dict]]) -> None:
+    known = {*METRICS, *(key for rows in runs for row in rows for key in row)}
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        raise BadInput(f"No run has the metric {name!r}{f'; is {near[0]!r} meant?' if near else '.'}")
+
+
+def _series(rows: list[dict], name: str) -> dict[int, float]:
+    """Step -> value, in the order of steps, where it was measured."""
+    measured = {row["step"]: row[name] for row in rows if row.get(name) is not None and math.isfinite(row[name])}
+    return dict(sorted(measured.items()))
+
+
+def _draw(runs: list[list[dict]], name: str, ax: Axes, *, color=BLUE, linestyle="-", label=None) -> Axes:
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    series = [{row["step"]: row[name] for row in rows if row.get(name) is not None} for rows in runs]
-    series = [s for s in series if s]
-    if not series:
-        reason = "beta is 0: no reference, no KL" if name == "kl" else f"{name} was not measured"
+    series = [s for rows in runs if (s := _series(rows, name))]
+    steps = sorted(set.intersection(*map(set, series))) if series else []
+    if not steps:
+        absent = "beta is 0: no reference, no KL" if name == "kl" else f"{name} was not measured"
+        reason = "these runs have no step in common" if series else absent
         ax.text(0.5, 0.5, reason, ha="center", va="center", color=GREY, transform=ax.transAxes)
         ax.set(xticks=[], yticks=[])
         return ax
+    window = SMOOTHED * len(steps) // (steps[-1] - steps[0] + 1)  # a metric that was not measured at every step has fewer
+    values = np.array([[s[step] for step in steps] for s in series])
+    curves = np.array([moving_mean(row, window) for row in values])
     if len(series) == 1:
-        steps, values = list(series[0]), np.array(list(series[0].values()))
-        ax.plot(steps, values, ".", color=color, alpha=0.3, markersize=4)
-        window = SMOOTHED * len(steps) // (steps[-1] - steps[0] + 1)  # a metric that was not measured at every step has fewer
-        ax.plot(steps, moving_mean(values, window), color=color, linestyle=linestyle, linewidth=2, label=label)
-        return ax
-    steps = sorted(set.intersection(*map(set, series)))
-    curves = np.array([moving_mean(np.array([s[step] for step in steps])) for s in series])
-    ax.fill_between(steps, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
-    ax.plot(steps, curves.mean(0), color=color, linestyle=linestyle, linewidth=2, label=label)
+        ax.plot(steps, values[0], ".", color=color, alpha=0.3, markersize=4)
+    else:
+        ax.fill_between(steps, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
+    marker = "o" if len(steps) == 1 else None  # a line of one point is not seen
+    ax.plot(steps, curves.mean(0), color=color, linestyle=linestyle, linewidth=2, label=label, marker=marker)
     return ax
 
 
@@ -132,121 +189,43 @@ def moving_mean(values: np.ndarray, window: int = SMOOTHED) -> np.ndarray:
     return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
 
 
-def plot_clipping(epsilon: float = 0.2, epsilon_high: float | None = None, *, axes=None) -> np.ndarray:
-    """The clipped objective against the ratio, for a good and for a bad completion."""
-    if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharex=True, layout="constrained")
-    ratio = torch.linspace(0, 2, 201)
-    for ax, advantage in zip(axes, (+1.0, -1.0), strict=True):
-        ax.plot(ratio, ratio * advantage, "--", color=GREY, linewidth=1, label="not clipped")
-        ax.plot(ratio, clipped_objective(ratio, torch.tensor(advantage), epsilon, epsilon_high), color=BLUE, linewidth=2)
-        ax.axvline(1, color=GREY, linewidth=0.8)
-        ax.set(title=f"advantage {advantage:+.0f}", xlabel="ratio r = π / π_old", ylabel="objective (higher is better)")
-        ax.grid(alpha=0.25)
-    return np.asarray(axes)
-
-
-def plot_pipeline(*, ax: Axes | None = None) -> Axes:
-    """One step of GRPO as boxes and arrows, with the shape of what is handed on and the notebook that explains it."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(10, 2.6), layout="constrained")
-    steps = (
-        ("prompts", "P"),
-        ("sample", "P → B = P·G\ncompletions, 01"),
-        ("reward", "B numbers\n02"),
-        ("advantage", "B numbers\n02"),
-        ("log-probs", "(B, C)\n01"),
-        ("ratio, clip, KL", "(B, C)\n03, 04"),
-        ("loss", "one number\n04"),
-        ("update", "backward, step\n05"),
-    )
-    for place, (name, shape) in enumerate(steps):
-        box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE}
-        ax.text(place, 0.65, name, ha="center", va="center", color="black", fontsize=8, bbox=box)
-        ax.text(place, 0.3, shape, ha="center", va="top", color=GREY, fontsize=8)
-        if place:
-            arrow = {"arrowstyle": "->", "color": GREY}
-            ax.annotate("", (place - 0.38, 0.65), (place - 0.62, 0.65), arrowprops=arrow, zorder=0)
-    arrow = {"arrowstyle": "->", "color": ORANGE, "connectionstyle": "arc3,rad=0.12", "shrinkA": 14, "shrinkB": 14}
-    ax.annotate("", (1, 0.75), (len(steps) - 1, 0.75), arrowprops=arrow)
-    ax.text(len(steps) / 2, 1.22, "the policy that was updated samples the next step", ha="center", color=ORANGE, fontsize=9)
-    ax.set(xlim=(-0.6, len(steps) - 0.4), ylim=(0, 1.35))
-    ax.axis("off")
-    return ax
-
-
 def plot_tokens(tokens: list[list[str]], values: Tensor, *, label: str, ax: Axes | None = None) -> Axes:
-    """A heat strip: a row a completion, a square a token, coloured by its value (B, C) and with the token written in it."""
+    """A heat strip: a row per completion, a square per token, coloured by its value and with the token written in it.
+
+    Args:
+        tokens: B completions, see tokens.completion_tokens. values: (B, C), or (B,) for one value per completion.
+    """
+    if not tokens or not all(tokens):
+        raise BadInput("tokens must be a list of completions, each a list of at least one token.")
+    values = token_values(values, (len(tokens), max(map(len, tokens))))
     if ax is None:
         _, ax = plt.subplots(figsize=(1.2 + 0.55 * values.shape[1], 0.6 + 0.5 * len(tokens)), layout="constrained")
     grid = np.full(values.shape, np.nan)
     for row, texts in enumerate(tokens):
-        grid[row, : len(texts)] = values[row, : len(texts)].detach().numpy()
+        grid[row, : len(texts)] = values[row, : len(texts)].numpy()
     image = ax.imshow(grid, cmap="cividis", aspect="auto")
-    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
+    measured = grid[np.isfinite(grid)]
+    middle = (measured.min() + measured.max()) / 2 if len(measured) else 0.0
     for row, texts in enumerate(tokens):
         for column, text in enumerate(texts):
-            color = "black" if grid[row, column] > middle else "white"
-            ax.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+            color = "white" if grid[row, column] <= middle else "black"  # also where there is no number, and no square
+            ax.text(column, row, printable(text), ha="center", va="center", color=color, fontsize=9, parse_math=False)
     ax.set(xlabel="completion token", ylabel="completion", yticks=range(len(tokens)))
     ax.figure.colorbar(image, ax=ax, label=label)
     return ax
-
-
-def plot_advantages(num_generations: int = 8, *, axes=None) -> np.ndarray:
-    """Of a group of right (1) and wrong (0) answers: the advantages by the number right, and how often a group is silent."""
-    if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    num_right = torch.arange(1, num_generations)
-    groups = (torch.arange(num_generations) < num_right.unsqueeze(1)).float()
-    ids = torch.arange(len(groups)).repeat_interleave(num_generations)
-    advantages = compute_advantages(groups.flatten(), ids).view(groups.shape)
-    axes[0].plot(num_right, advantages[:, 0], "o-", color=BLUE, label="a right answer")
-    axes[0].plot(num_right, advantages[:, -1], "s--", color=ORANGE, label="a wrong answer")
-    axes[0].set(xlabel=f"right answers in a group of {num_generations}", ylabel="advantage")
-    axes[0].legend()
-    rate = torch.linspace(0, 1, 101)
-    axes[1].plot(rate, rate**num_generations + (1 - rate) ** num_generations, color=BLUE)
-    axes[1].set(xlabel="chance that an answer is right", ylabel="share of groups that agree", ylim=(0, 1))
-    for ax in axes:
-        ax.grid(alpha=0.25)
-    return np.asarray(axes)
-
-
-def plot_kl_estimators(num_samples: int = 20_000, *, axes=None) -> np.ndarray:
-    """Mean and spread of k1, k2, k3 against the exact KL, while the policy (a normal of width 1) drifts from the reference."""
-    if axes is None:
-        _, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    drift = torch.linspace(0.05, 1.5, 30, dtype=torch.float64)
-    noise = torch.randn(num_samples // 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    noise = torch.cat([noise, -noise])  # in pairs, so that what the figure shows is the estimators' bias and not this sample's
-    sample = noise + drift  # from the policy N(drift, 1); the reference is N(0, 1), and KL = drift^2 / 2
-    logprobs, ref_logprobs = -(noise**2) / 2 + 0 * drift, -(sample**2) / 2
-    estimators = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
-    for number, (name, estimator) in enumerate(estimators.items()):
-        values = estimator(logprobs, ref_logprobs)
-        style = {"color": COLORS[number], "linestyle": STYLES[number], "label": name}
-        axes[0].plot(drift**2 / 2, values.mean(0) / (drift**2 / 2), **style)
-        axes[1].plot(drift**2 / 2, values.std(0) / (drift**2 / 2), **style)
-    axes[0].axhline(1, color=GREY, linewidth=0.8)
-    axes[0].set(ylabel="mean / exact KL", ylim=(0.8, 1.5))
-    axes[1].set(ylabel="spread (std) / exact KL", yscale="log")
-    for ax in axes:
-        ax.set(xlabel="exact KL (nats)")
-        ax.grid(alpha=0.25)
-        ax.legend()
-    return np.asarray(axes)
 
 
 def plot_shares(shares: dict[str, dict[str, float]], *, ax: Axes | None = None) -> Axes:
     """Groups of bars: ``{"before": {"full equation": 0.3, ...}, "after": ...}``."""
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-    kinds = list(next(iter(shares.values())))
+    if not shares:
+        raise BadInput("shares must be a dict with at least one group of bars.")
+    kinds = list(dict.fromkeys(kind for values in shares.values() for kind in values))
     width = 0.8 / len(shares)
     for number, (name, values) in enumerate(shares.items()):
         places = np.arange(len(kinds)) + (number - (len(shares) - 1) / 2) * width
-        bars = ax.bar(places, [values[kind] for kind in kinds], width, label=name, color=COLORS[number])
+        bars = ax.bar(places, [values.get(kind, 0.0) for kind in kinds], width, label=name, color=COLORS[number % len(COLORS)])
         ax.bar_label(bars, fmt="%.2f", fontsize=8)
     ax.set(xticks=range(len(kinds)), xticklabels=kinds, ylabel="share of answers", ylim=(0, 1.1))
     ax.legend()
@@ -262,7 +241,9 @@ def watch(steps: Iterable[dict], names: Iterable[str] = ("reward", "kl"), *, eve
     """
     from IPython.display import display
 
-    rows, names = list(earlier), list(names)
+    rows, names = list(earlier), [names] if isinstance(names, str) else list(names)
+    if not names or every < 1:
+        raise BadInput(f"watch wants the name of at least one metric, and every to be at least 1, got {names} and {every}.")
     figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), layout="constrained", squeeze=False)
     plt.close(figure)  # or the cell would show it a second time at its end
     handle = display(figure, display_id=True)
@@ -270,7 +251,7 @@ def watch(steps: Iterable[dict], names: Iterable[str] = ("reward", "kl"), *, eve
     def draw() -> None:
         for ax, name in zip(axes[0], names, strict=True):
             ax.clear()
-            plot_metric([rows], name, ax=ax).set_title(LABELS.get(name, name), fontsize=10, loc="left")
+            _draw([rows], name, ax).set_title(LABELS.get(name, name), fontsize=10, loc="left")
         figure.suptitle(f"step {rows[-1]['step']}", fontsize=10)
         handle.update(figure)
 

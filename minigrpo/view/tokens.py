@@ -1,16 +1,20 @@
 """Completions as coloured tokens: what a policy wrote, and a number for each token of it."""
 
 import html
+import math
 
 from torch import Tensor
+
+from minigrpo.config import BadInput
 
 
 class TokenView:
     """Completions as coloured tokens: HTML in a notebook (no JavaScript), a table of numbers in a terminal. See show_tokens."""
 
     def __init__(self, rows: list[tuple[list[str], list[float]]], label: str):
-        self.rows, self.label = rows, label
-        self.largest = max((abs(value) for _, values in rows for value in values), default=0.0) or 1.0
+        self.rows, self.label = [([printable(token) for token in tokens], values) for tokens, values in rows], label
+        finite = [abs(value) for _, values in rows for value in values if math.isfinite(value)]
+        self.largest = max(finite, default=0.0) or 1.0
 
     def __repr__(self) -> str:
         lines = []
@@ -23,7 +27,8 @@ class TokenView:
     def _repr_html_(self) -> str:
         def span(token: str, value: float) -> str:
             rgb = "213,94,0" if value < 0 else "0,114,178"
-            style = f"background-color:rgba({rgb},{abs(value) / self.largest * 0.7:.2f});padding:1px 3px;border-radius:3px"
+            strength = 0.0 if math.isnan(value) else min(abs(value) / self.largest, 1.0) * 0.7
+            style = f"background-color:rgba({rgb},{strength:.2f});padding:1px 3px;border-radius:3px;white-space:pre"
             return f'<span title="{value:.4f}" style="{style}">{html.escape(token)}</span>'
 
         lines = ["".join(map(span, tokens, values)) for tokens, values in self.rows]
@@ -36,12 +41,28 @@ def show_tokens(tokenizer, rollout, values: Tensor, *, label: str = "log-prob (n
     """The completions of a rollout, each token coloured by its value: log-prob, ratio, advantage, KL.
 
     Args:
-        rollout: a sampling.Rollout. values: (B, C), or (B,) for one value a completion.
+        rollout: a sampling.Rollout. values: (B, C), or (B,) for one value per completion; of any unit, which label names.
+    Raises:
+        BadInput: for values of another shape.
     """
-    if values.dim() == 1:
-        values = values.unsqueeze(1).expand(rollout.completion_mask.shape)
+    mask = rollout.completion_mask.cpu()
+    values = token_values(values, tuple(mask.shape))
     texts = completion_tokens(tokenizer, rollout)
-    return TokenView([(row, values[i, : len(row)].tolist()) for i, row in enumerate(texts)], label)
+    return TokenView([(row, values[i][mask[i]].tolist()) for i, row in enumerate(texts)], label)
+
+
+def token_values(values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B,) or (B, C) of any kind, on any device -> (B, C) floats to draw."""
+    if not isinstance(values, Tensor) or tuple(values.shape) not in (shape, shape[:1]):
+        came = tuple(values.shape) if isinstance(values, Tensor) else f"{values!r:.60}"
+        raise BadInput(f"values must be a tensor (B, C) or (B,), for these completions {shape} or {shape[:1]}, got {came}.")
+    values = values.detach().cpu().float()
+    return values.unsqueeze(1).expand(shape) if values.ndim == 1 else values
+
+
+def printable(token: str) -> str:
+    """A token on one line: a line break as \\n, and so on; '' for a token without text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token) or "''"
 
 
 def completion_tokens(tokenizer, rollout) -> list[list[str]]:

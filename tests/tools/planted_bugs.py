@@ -660,9 +660,9 @@ BUGS = [
     Bug("measured dots in the order of measurement", "view/diagrams.py",
         "chunks = np.array(sorted(largest))", "chunks = np.array(list(largest))",
         "tests/view/test_diagrams.py::test_the_chunked_head_draws_what_was_measured_beside_what_is_expected"),
-    Bug("the figure of the clip draws another formula", "view/plots.py",
+    Bug("the figure of the clip draws another formula", "view/diagrams.py",
         "clipped_objective(ratio, torch.tensor(advantage), epsilon, epsilon_high)", "ratio * advantage",
-        "tests/view/test_plots.py::test_the_clip_is_drawn_by_the_function_that_trains"),
+        "tests/view/test_diagrams.py::test_the_clip_is_drawn_by_the_function_that_trains"),
     # --- records --------------------------------------------------------------------------------------------------------
     Bug("a lone response in its own baseline", "triples.py",
         "(rewards.sum() - rewards) / (len(rewards) - 1)", "rewards.mean().expand_as(rewards)",

@@ -7,9 +7,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
+from minigrpo.config import BadInput
 from minigrpo.view import plots
-from minigrpo.view.plots import PANELS, moving_mean, plot_clipping, plot_metric, plot_runs
+from minigrpo.view.plots import PANELS, moving_mean, plot_metric, plot_runs
 
 pytestmark = pytest.mark.quick
 
@@ -63,14 +65,6 @@ def test_every_panel_has_a_title_with_its_unit_and_draws_into_the_axes_it_is_giv
     assert all(ax.get_xlabel() for ax in axes[3:])
 
 
-def test_the_clip_is_drawn_by_the_function_that_trains():
-    axes = plot_clipping(epsilon=0.2)
-    for ax, flat_from, level in ((axes[0], 1.2, 1.2), (axes[1], 0.0, -0.8)):
-        line = ax.lines[1]
-        at = np.abs(line.get_xdata() - (flat_from + 0.3)).argmin()
-        assert line.get_ydata()[at] == pytest.approx(level)
-
-
 # --- what the lessons draw ----------------------------------------------------------------------------------------------
 
 
@@ -88,25 +82,6 @@ def test_a_metric_that_is_measured_now_and_then_is_not_smeared():
     line = plot_metric([sparse], "accuracy").lines[-1]
     assert line.get_ydata()[0] == pytest.approx(0.05)
     assert line.get_ydata()[-1] == pytest.approx(1.0)
-
-
-def test_advantages_and_silent_groups_are_the_packages_and_the_closed_form():
-    """k of G right: a right answer gets sqrt((1 - p) / p (G - 1) / G); groups agree with p^G + (1 - p)^G."""
-    left, right = plots.plot_advantages(4)
-    assert left.lines[0].get_ydata()[1] == pytest.approx(math.sqrt(3 / 4), rel=1e-3)
-    assert left.lines[1].get_ydata()[0] == pytest.approx(-math.sqrt(1 / 3 * 3 / 4), rel=1e-3)
-    assert right.lines[0].get_ydata()[50] == pytest.approx(2 * 0.5**4)
-
-
-def test_estimators_are_drawn_where_theory_has_them():
-    """Of N(d, 1) and N(0, 1): k1 and k3 have the mean KL = d^2 / 2, k2's is KL + KL^2 / 2; k1's spread is sqrt(2 KL)."""
-    mean, spread = plots.plot_kl_estimators(200_000)
-    k1, k2, k3 = (line.get_ydata() for line in mean.lines[:3])
-    kl = mean.lines[0].get_xdata()
-    assert k1 == pytest.approx(np.ones(30), abs=1e-6)
-    assert k2 == pytest.approx(1 + kl / 2, rel=0.02)
-    assert k3 == pytest.approx(np.ones(30), abs=0.03)
-    assert spread.lines[0].get_ydata() == pytest.approx(np.sqrt(2 * kl) / kl, rel=0.02)
 
 
 def test_bars_have_the_heights_that_were_given():
@@ -132,6 +107,113 @@ def test_watch_hands_on_every_row_and_draws_the_last(monkeypatch):
     assert drawn == ["step 2"]  # also where the loop was left early
 
 
-def test_the_pipeline_names_every_step():
-    texts = {text.get_text() for text in plots.plot_pipeline().texts}
-    assert {"prompts", "sample", "reward", "advantage", "log-probs", "ratio, clip, KL", "loss", "update"} <= texts
+# --- careless input -----------------------------------------------------------------------------------------------------
+
+
+def said(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_a_misspelt_metric_is_no_empty_picture():
+    for draw in (
+        lambda: plot_metric([rows([1.0])], "rewardd"),
+        lambda: plots.compare_runs({"a": [rows([1.0])]}, ["kl", "rewardd"]),
+    ):
+        with pytest.raises(BadInput, match="No run has the metric 'rewardd'; is 'reward' meant"):
+            draw()
+    with pytest.raises(BadInput, match="is 'rewards/length/mean' meant"):
+        plot_metric([rows([1.0], **{"rewards/length/mean": 1.0})], "rewards/lenght/mean")
+    assert said(plot_metric([rows([1.0])], "thinking")) == ["thinking was not measured"]  # a metric, though not of this run
+    plt.close("all")
+    assert not plt.get_fignums()
+
+
+def test_the_rows_of_one_run_may_be_given_flat():
+    flat = rows([1.0, 2.0, 6.0])
+    assert plot_metric(flat, "reward").lines[0].get_ydata().tolist() == [1, 2, 6]
+    assert plot_runs(flat)[0].lines[0].get_ydata().tolist() == [1, 2, 6]
+    (ax,) = plots.compare_runs({"one": flat}, "reward")
+    assert ax.lines[0].get_ydata().tolist() == [1, 2, 6]
+
+
+@pytest.mark.parametrize("runs", [[], [[]], None, "reward", [{"reward": 1.0}], [rows([1.0]), []]])
+def test_what_is_no_run_is_refused_in_a_sentence(runs):
+    for draw in (lambda: plot_metric(runs, "reward"), lambda: plot_runs(runs), lambda: plots.compare_runs({"a": runs}, ["kl"])):
+        with pytest.raises(BadInput, match="A run must be a list of rows with a step each"):
+            draw()
+
+
+def test_steps_out_of_order_are_drawn_in_order():
+    ax = plot_metric([rows([1.0, 2.0, 3.0])[::-1]], "reward")
+    assert ax.lines[0].get_xdata().tolist() == ax.lines[1].get_xdata().tolist() == [1, 2, 3]
+    assert plot_metric([[{"step": 5, "reward": 0.0}, {"step": 4, "reward": 1.0}]], "reward").lines[0].get_ydata().tolist() == [
+        1,
+        0,
+    ]
+
+
+def test_one_step_is_a_point_that_is_seen():
+    for runs in ([rows([2.0])], [rows([2.0]), rows([4.0])]):
+        assert plot_metric(runs, "reward").lines[-1].get_marker() == "o"
+
+
+def test_runs_without_a_step_in_common_say_so():
+    ax = plot_metric([[{"step": 1, "reward": 1.0}], [{"step": 2, "reward": 1.0}]], "reward")
+    assert said(ax) == ["these runs have no step in common"]
+    assert not ax.lines
+
+
+def test_what_was_not_a_number_at_a_step_is_not_drawn():
+    values = [1.0, None, math.nan, math.inf, 3.0]
+    ax = plot_metric([[{"step": n, "reward": v} for n, v in enumerate(values)]], "reward")
+    assert ax.lines[0].get_xdata().tolist() == [0, 4]
+    assert said(plot_metric([[{"step": 1, "reward": math.nan}]], "reward")) == ["reward was not measured"]
+
+
+def test_several_runs_that_are_measured_now_and_then_are_not_smeared():
+    sparse = [{"step": step, "accuracy": step / 100} for step in range(5, 101, 5)]
+    curved = [{"step": step, "accuracy": (step / 100) ** 2} for step in range(5, 101, 5)]
+    line = plot_metric([sparse, curved], "accuracy").lines[-1]
+    assert line.get_ydata()[1] == pytest.approx((0.1 + 0.01) / 2)
+
+
+def test_a_panel_of_nothing_says_so_and_the_legend_names_who_is_drawn_anywhere():
+    groups = {"a": rows([1.0]), "b": [{"step": 1, "entropy": 1.0}]}
+    first, _, third = plots.compare_runs(groups, ["reward", "entropy", "thinking"])
+    assert said(third) == ["thinking was not measured"]
+    assert [text.get_text() for text in first.figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_panels_and_groups_that_do_not_fit_are_refused():
+    with pytest.raises(BadInput, match="axes must be 6 Axes, one per panel, got 2"):
+        plot_runs(rows([1.0]), axes=plt.subplots(1, 2)[1])
+    with pytest.raises(BadInput, match="Some runs learn from records and some sample"):
+        plot_runs([rows([1.0]), rows([1.0], weighted_logprob=-1.0)])
+    with pytest.raises(BadInput, match="groups must be a dict"):
+        plots.compare_runs([rows([1.0])], ["reward"])
+    with pytest.raises(BadInput, match="at least one group of bars"):
+        plots.plot_shares({})
+
+
+def test_watch_says_at_once_what_it_cannot_draw():
+    for settings in ({"every": 0}, {"names": []}):
+        with pytest.raises(BadInput, match="watch wants"):
+            next(plots.watch(iter(rows([1.0])), **settings))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64, torch.int64])
+def test_a_heat_strip_takes_values_of_any_kind_and_tokens_of_any_text(kind):
+    values = torch.tensor([[1, 2, 0], [3, 0, 0]]).to(kind)
+    values = values.requires_grad_() if kind.is_floating_point else values
+    ax = plots.plot_tokens([["$x", "\n", "\t"], [""]], values, label="nats")
+    ax.figure.canvas.draw()
+    assert said(ax) == ["$x", "\\n", "\\t", "''"]
+    plots.plot_tokens([["a", "b"]], torch.tensor([[math.nan, math.nan]]), label="nats").figure.canvas.draw()
+    plots.plot_tokens([["a", "b"]], torch.tensor([2.0]), label="advantage")
+
+
+@pytest.mark.parametrize(("tokens", "values"), [([["a", "b"]], torch.zeros(1, 3)), ([["a"]], [[0.0]]), ([], torch.zeros(0, 0))])
+def test_a_heat_strip_of_another_shape_is_refused(tokens, values):
+    with pytest.raises(BadInput, match=r"must be a (tensor|list)"):
+        plots.plot_tokens(tokens, values, label="nats")

@@ -1,12 +1,15 @@
 """Completions as coloured tokens: every token and its number are there, and text is text."""
 
+import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from minigrpo.config import BadInput
 from minigrpo.sampling import sample_completions
-from minigrpo.view.tokens import completion_tokens, show_tokens
+from minigrpo.view.tokens import completion_tokens, printable, show_tokens
 
 pytestmark = pytest.mark.quick
 
@@ -44,3 +47,45 @@ def test_the_sign_decides_the_colour_and_the_largest_value_is_full(tiny, rollout
     page = show_tokens(tiny[1], rollout, torch.tensor([1.0, -2.0, 0.0, 1.0]))._repr_html_()
     assert "rgba(213,94,0,0.70)" in page
     assert "rgba(0,114,178,0.35)" in page
+
+
+# --- careless input -----------------------------------------------------------------------------------------------------
+
+
+def written(tokenizer, ids, mask):
+    return SimpleNamespace(completion_ids=torch.tensor([ids]), completion_mask=torch.tensor([mask]).bool())
+
+
+@pytest.mark.parametrize("values", [torch.zeros(4, 3), torch.zeros(3), torch.tensor(1.0), [1.0, 2.0, 3.0, 4.0], None])
+def test_values_that_do_not_fit_are_refused_in_a_sentence(tiny, rollout, values):
+    with pytest.raises(BadInput, match=r"values must be a tensor \(B, C\) or \(B,\)"):
+        show_tokens(tiny[1], rollout, values)
+
+
+def test_where_only_some_tokens_count_each_keeps_its_own_value(tiny):
+    """In a chat the user's turns are read and do not count: the second token's value is not the third's."""
+    rollout = written(tiny[1], [65, 66, 67], [1, 0, 1])
+    assert show_tokens(tiny[1], rollout, torch.tensor([[1.0, 2.0, 3.0]])).rows == [(["A", "C"], [1.0, 3.0])]
+
+
+def test_line_breaks_and_bytes_of_half_a_letter_stay_on_one_line(tiny):
+    ids = tiny[1]("a\n\t<等", add_special_tokens=False)["input_ids"]
+    view = show_tokens(tiny[1], written(tiny[1], ids, [1] * len(ids)), torch.zeros(1, len(ids)))
+    assert view.rows[0][0][:4] == ["a", "\\n", "\\t", "<"]
+    assert len(repr(view).splitlines()) == 3
+    assert "&lt;" in view._repr_html_()
+    assert [printable(text) for text in ("", "\ud83d", "\x1b[0m", " ")] == ["''", "\\ud83d", "\\x1b[0m", " "]
+
+
+def test_what_is_no_number_has_no_colour_and_does_not_take_that_of_others(tiny):
+    values = torch.tensor([[math.nan, -math.inf, 2.0]])
+    page = show_tokens(tiny[1], written(tiny[1], [65, 66, 67], [1, 1, 1]), values)._repr_html_()
+    assert re.findall(r"rgba\([\d,]+,([\d.a-z]+)\)", page) == ["0.00", "0.70", "0.70"]
+    assert "full colour at 2.00" in page
+
+
+@pytest.mark.parametrize(
+    "values", [torch.zeros(1, 2).bfloat16(), torch.zeros(1, 2, requires_grad=True), torch.zeros(1, 2).long()]
+)
+def test_values_of_any_kind_and_all_zero_are_shown(tiny, values):
+    assert "0.00" in repr(show_tokens(tiny[1], written(tiny[1], [65, 66], [1, 1]), values))
