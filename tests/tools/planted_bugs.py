@@ -821,7 +821,8 @@ def enter(copy: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", copy)
     os.chdir(copy)
     sys.path.insert(0, str(copy))
-    del sys.modules["tests"]  # it is the original's: this module was imported from there
+    for name in ("tests", "tests.tools"):  # the original's: this module was imported from there
+        sys.modules.pop(name, None)
     # A bug as long as the one before it, planted within a second of it, would be taken for what was compiled then.
     sys.dont_write_bytecode = True
     os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
