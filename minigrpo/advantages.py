@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from minigrpo.logprobs import check_alike
+
 EPS = 1e-4  # added to the standard deviation, outside the root, as TRL and verl do
 
 
@@ -13,24 +15,20 @@ def compute_advantages(rewards: Tensor, group_ids: Tensor, *, scale_rewards: str
     population's would give +-1. A group whose rewards are all equal gets exactly 0: it teaches nothing.
 
     Args:
-        rewards: (B,) one a completion; NaN where no reward function had an opinion.
+        rewards: (B,) one per completion, counted in float32 at least; NaN where no reward function had an opinion.
         group_ids: (B,) rows with the same number answer the same prompt; groups may differ in size.
         scale_rewards: "group" divides by the group's standard deviation, "batch" by that of all rewards (the mean stays the
             group's), "none" by nothing (Dr. GRPO, arXiv:2503.20783).
     Returns:
         (B,) without unit; 0 where the reward is NaN.
     Raises:
-        ValueError: on a shape mismatch, an unknown scale, or a completion that is alone in its group.
+        ValueError: on a shape mismatch, an unknown scale, an infinite reward, or a completion that is alone in its group.
     """
-    if rewards.ndim != 1 or rewards.shape != group_ids.shape:
-        shapes = f"{tuple(rewards.shape)} and {tuple(group_ids.shape)}"
-        raise ValueError(f"rewards and group_ids must both be (B,), got {shapes}; flatten a table (P, G) of rewards first.")
+    check_alike("(B,)", rewards=rewards, group_ids=group_ids)  # a table (P, G) of rewards wants flatten()
     if scale_rewards not in ("group", "batch", "none"):
         raise ValueError(f"scale_rewards must be 'group', 'batch' or 'none', got {scale_rewards!r}.")
-    if (torch.unique(group_ids, return_counts=True)[1] == 1).any():
-        raise ValueError(
-            "A completion is alone in its group: it has nothing to be compared with; give every prompt at least 2."
-        )
+    _check_groups(group_ids)
+    rewards = rewards if rewards.dtype == torch.float64 else rewards.float()
     valid = ~rewards.isnan()
     mean, std = _statistics(rewards[valid], group_ids[valid])
     if scale_rewards == "batch":
@@ -55,20 +53,26 @@ def process_advantages(step_rewards: Tensor, step_ends: Tensor, group_ids: Tenso
     Returns:
         (B, C), 0 behind the last step.
     Raises:
-        ValueError: on a shape mismatch, or a step that ends outside the completion.
+        ValueError: on a shape mismatch, a step that ends outside the completion, an infinite reward, or a completion alone.
     """
+    check_alike("(B, S)", step_rewards=step_rewards, step_ends=step_ends)
+    check_alike("(B,)", step_rewards=step_rewards.sum(1), group_ids=group_ids)
+    _check_groups(group_ids)
+    step_rewards = step_rewards if step_rewards.dtype == torch.float64 else step_rewards.float()
     valid = ~step_rewards.isnan()
-    if step_rewards.shape != step_ends.shape or group_ids.shape != step_rewards.shape[:1]:
-        shapes = f"{tuple(step_rewards.shape)}, {tuple(step_ends.shape)} and {tuple(group_ids.shape)}"
-        raise ValueError(f"step_rewards and step_ends must be (B, S) and group_ids (B,), got {shapes}.")
-    if not ((step_ends[valid] >= 0) & (step_ends[valid] < num_tokens)).all():
-        raise ValueError(f"step_ends must lie in 0..{num_tokens - 1}, the tokens of a completion; one lies outside.")
+    if step_ends.is_floating_point() or not ((step_ends[valid] >= 0) & (step_ends[valid] < num_tokens)).all():
+        raise ValueError(f"step_ends must be whole numbers in 0..{num_tokens - 1}, the tokens of a completion.")
     rows, steps = valid.nonzero(as_tuple=True)
     mean, std = _statistics(step_rewards[valid], group_ids[rows])
     normalised = (step_rewards[valid] - mean) / (std + EPS)
     at_step_ends = step_rewards.new_zeros(len(group_ids), num_tokens)
-    at_step_ends.index_put_((rows, step_ends[rows, steps]), normalised, accumulate=True)
+    at_step_ends.index_put_((rows, step_ends[rows, steps].long()), normalised, accumulate=True)
     return at_step_ends.flip(1).cumsum(1).flip(1)
+
+
+def _check_groups(group_ids: Tensor) -> None:
+    if not len(group_ids) or (torch.unique(group_ids, return_counts=True)[1] == 1).any():
+        raise ValueError("A completion is alone in its group, or there is none: give every prompt at least 2 to compare.")
 
 
 def _statistics(values: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,4 +88,6 @@ def _statistics(values: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
     deviation = values - least
     mean = (group_sum(deviation) / count)[index]
     variance = group_sum((deviation - mean) ** 2) / (count - 1).clamp(min=1)
+    if not variance.isfinite().all():
+        raise ValueError("A reward is infinite, or so large that its square is; rewards must be finite numbers.")
     return least + mean, variance.sqrt()[index]

@@ -22,7 +22,7 @@ def _field(default, help, **flag):  # noqa: A002 - HfArgumentParser's word
 class GRPOConfig:
     """What a run of GRPO needs to know. Every field is also a flag of ``minigrpo train``.
 
-    Letters: P prompts a rollout, G completions a prompt, B = P * G completions a rollout.
+    Letters: P prompts per rollout, G completions per prompt, B = P * G completions per rollout.
 
     Raises:
         BadInput: for a value out of range, with the range.
@@ -33,9 +33,9 @@ class GRPOConfig:
         "clock", "The problems to train on and to be scored on, see tasks.py; records: a file's own prompts (--triples FILE)."
     )
     reward_funcs: list[str] | None = _field(
-        None, "Reward functions as module.function, in TRL's protocol; by default the task's own."
+        None, "Reward functions as module.function or FILE.py:function, in TRL's protocol; by default the task's own."
     )
-    reward_weights: list[float] | None = _field(None, "One weight a reward function; by default all 1.")
+    reward_weights: list[float] | None = _field(None, "One weight per reward function; by default all 1.")
     reward_model: str | None = _field(
         None, "A folder of minigrpo reward-model: the reward; what other reward functions say is then only logged."
     )
@@ -60,7 +60,7 @@ class GRPOConfig:
     max_steps: int = _field(120, "How many optimizer updates; each gives one line of metrics.")
     save_steps: int = _field(40, "How many steps lie between two checkpoints.")
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
-    num_generations: int = _field(8, "G, completions a prompt: the group that an answer is compared with.")
+    num_generations: int = _field(8, "G, completions per prompt: the group that an answer is compared with.")
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
     # TRL has 512. On the clock task nobody needs more than 13 tokens.
     max_completion_length: int = _field(16, "The number of tokens after which a completion is cut off.")
@@ -114,6 +114,7 @@ class GRPOConfig:
                 check(type(value) is bool, name, "true or false")
             elif kind is str or (str in kinds and value is not None):
                 check(isinstance(value, str), name, "a text")
+                check(value == value.encode(errors="ignore").decode(), name, "UTF-8, as files and the hub have it")
             elif list[str] in kinds and value is not None:
                 check(isinstance(value, list) and all(isinstance(v, str) for v in value), name, "a list of texts")
             elif list[float] in kinds and value is not None:

@@ -3,6 +3,7 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from minigrpo.config import BadInput
 from minigrpo.metrics import pass_at_k
 from minigrpo.rewards import score
 from minigrpo.sampling import Rollout, sample_completions
@@ -32,6 +33,8 @@ def evaluate(
         thinking: share of samples that write steps first (clock task only).
         mean_length: tokens a sample, EOS included.
     """
+    if num_generations < 1:
+        raise BadInput(f"num_generations must be at least 1, got {num_generations}.")
     sampled = _sample(model, tokenizer, task, num_generations, temperature, max_completion_length, seed)
     completions = [text for rollout in sampled for text in rollout.completions]
     result = {}

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minigrpo.logprobs import check_alike
+
 
 class GRPOLoss(NamedTuple):
     """Scalars; only ``loss`` carries gradient."""
@@ -22,6 +24,7 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, completion_mask: Te
         level: "token" gives each token its own, (B, C); "sequence" each completion the geometric mean of its tokens'
             (GSPO, arXiv:2507.18071), (B, 1), with the gradient through the mean. 1 on padding.
     """
+    check_alike("(B, C)", logprobs=logprobs, old_logprobs=old_logprobs, completion_mask=completion_mask)
     log_ratio = torch.where(completion_mask, logprobs - old_logprobs, 0.0)
     if level == "token":
         return log_ratio.exp()
@@ -35,12 +38,16 @@ def clipped_objective(ratio: Tensor, advantages: Tensor, epsilon: float, epsilon
 
     The minimum is pessimistic: past the edge there is no more to gain, but a step in the wrong direction still costs.
     """
+    if ratio.ndim == 2 and torch.as_tensor(advantages).ndim == 1:
+        raise ValueError("advantages (B,) would be laid along the tokens of ratio (B, C); make them (B, 1) with unsqueeze(1).")
     upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
     return torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages)
 
 
 def cispo_objective(ratio: Tensor, logprobs: Tensor, advantages: Tensor, cap: float) -> Tensor:
     """min(r, cap) A log p, the weight held constant (CISPO, arXiv:2506.13585): a clip that never silences a token."""
+    if ratio.ndim == 2 and torch.as_tensor(advantages).ndim == 1:
+        raise ValueError("advantages (B,) would be laid along the tokens of ratio (B, C); make them (B, 1) with unsqueeze(1).")
     return ratio.clamp(max=cap).detach() * advantages * logprobs
 
 
@@ -55,8 +62,11 @@ def aggregate(
         dapo, cispo  sum divided by num_tokens, the tokens of the whole step: every token weighs the same
 
     ``num_sequences`` and ``num_tokens`` count the whole step where these rows are a part of it: the parts then sum to the
-    whole. A row without any token adds 0, and counts among the sequences.
+    whole. A row without any token adds 0, and counts among the sequences; a batch without any is a ValueError.
     """
+    check_alike("(B, C)", values=values, completion_mask=completion_mask)
+    if not completion_mask.any():
+        raise ValueError("completion_mask is False everywhere: there is no token to learn from.")
     totals = torch.where(completion_mask, values, 0.0).sum(1)
     lengths = completion_mask.sum(1)
     num_sequences = len(values) if num_sequences is None else num_sequences
@@ -127,16 +137,11 @@ def grpo_loss(
 
 
 def _check(logprobs, old_logprobs, advantages, completion_mask, kl, beta, loss_type, epsilon_high) -> None:
-    shape = tuple(logprobs.shape)
-    for name, tensor in (("old_logprobs", old_logprobs), ("completion_mask", completion_mask), ("kl", kl)):
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must be (B, C) like logprobs, {shape}, got {tuple(tensor.shape)}.")
-    if tuple(advantages.shape) not in (shape, shape[:1]):
-        raise ValueError(f"advantages must be (B,) or (B, C) for logprobs {shape}, got {tuple(advantages.shape)}.")
-    if completion_mask.dtype != torch.bool:
-        raise ValueError(f"completion_mask must be bool, got {completion_mask.dtype}.")
-    if not completion_mask.any():
-        raise ValueError("completion_mask is False everywhere: there is no token to learn from.")
+    check_alike("(B, C)", logprobs=logprobs, old_logprobs=old_logprobs, completion_mask=completion_mask)
+    check_alike("(B, C)", logprobs=logprobs, kl=logprobs if kl is None else kl)
+    check_alike(advantages=advantages)
+    if advantages.shape not in (logprobs.shape, logprobs.shape[:1]):
+        raise ValueError(f"advantages must be (B,) or (B, C) like {tuple(logprobs.shape)}, got {tuple(advantages.shape)}.")
     for name, tensor in (("old_logprobs", old_logprobs), ("advantages", advantages)):
         if tensor.requires_grad:  # it would cancel the gradient of logprobs, or train the reward
             raise ValueError(f"{name} carries a gradient, and only logprobs and kl may; pass it through .detach().")

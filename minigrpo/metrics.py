@@ -55,7 +55,7 @@ METRICS = {
 
 
 def rollout_metrics(rewards: Tensor, scores: dict[str, Tensor], rollout) -> dict[str, float]:
-    """What a rollout shows, whatever is learnt from it.
+    """What a rollout shows, whatever is learnt from it; a mean of nothing, where every function abstained, is left out.
 
     Args:
         rewards: (B,), NaN where every reward function abstained. scores: (B,) of each function. rollout: a sampling.Rollout.
@@ -65,17 +65,24 @@ def rollout_metrics(rewards: Tensor, scores: dict[str, Tensor], rollout) -> dict
     groups = [rewards[rollout.group_ids == g] for g in rollout.group_ids.unique()]
     silent = [len(group[~group.isnan()].unique()) <= 1 for group in groups]
     return {
-        "reward": rewards.nanmean().item(),
-        "reward_std": scored.std().item() if len(scored) > 1 else 0.0,
+        **({"reward": scored.mean().item()} if len(scored) else {}),
+        **({"reward_std": scored.std().item()} if len(scored) > 1 else {}),
         "frac_reward_zero_std": sum(silent) / len(silent),
-        **{f"rewards/{name}/mean": column.nanmean().item() for name, column in scores.items()},
+        **{f"rewards/{name}/mean": x.nanmean().item() for name, x in scores.items() if not x.isnan().all()},
         "completions/mean_length": lengths.float().mean().item(),
         "completions/clipped_ratio": (~rollout.ended).float().mean().item(),
     }
 
 
 def masked_mean(values: Tensor, completion_mask: Tensor) -> float:
-    """(B, C) -> the mean over the tokens that count."""
+    """(B, C) -> the mean over the tokens that count.
+
+    Raises:
+        ValueError: if none counts, or the mask is not (B, C) bool.
+    """
+    if completion_mask.dtype != torch.bool or completion_mask.shape != values.shape or not completion_mask.any():
+        came = f"{tuple(values.shape)} and {tuple(completion_mask.shape)} of {completion_mask.dtype}"
+        raise ValueError(f"values and completion_mask must be (B, C), the mask bool with a token that counts, got {came}.")
     return values.detach()[completion_mask].mean().item()
 
 
@@ -86,8 +93,10 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     0.5
 
     Raises:
-        ValueError: unless k <= num_samples.
+        ValueError: unless 1 <= k <= num_samples and 0 <= num_correct <= num_samples.
     """
+    if not 0 <= num_correct <= num_samples:
+        raise ValueError(f"num_correct must be between 0 and the number of samples {num_samples}, got {num_correct}.")
     if not 1 <= k <= num_samples:
         raise ValueError(f"k must be between 1 and the number of samples {num_samples}, got {k}.")
     misses = torch.arange(num_samples - num_correct - k + 1, num_samples - num_correct + 1, dtype=torch.float64)

@@ -1,5 +1,6 @@
 """The policy: a causal language model and its tokenizer, from the bundled weights, a folder or the hub."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from minigrpo.config import BadInput, first_line
+from minigrpo.scoring import completion_logits
 
 TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
 
@@ -25,7 +27,8 @@ def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedMode
     Returns:
         The model, and its tokenizer, which pads on the left and has a pad and an EOS token.
     Raises:
-        BadInput: nothing is there, or it lacks a tokenizer or an EOS token; or there is no such device.
+        BadInput: nothing is there, it is no model of language from left to right, or it lacks a tokenizer or an EOS token; or
+            there is no such device.
     """
     folder = TINY if name == "tiny" else Path(name)
     if (folder / "model").is_dir():  # the folder of a run
@@ -54,7 +57,30 @@ def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedMode
         torch.rand(1, dtype=torch.float64, device=device, generator=torch.Generator(device))  # sampling draws so
     except (RuntimeError, AssertionError, TypeError) as error:  # as the device is unknown, not there, or without float64
         raise BadInput(f"The device {device!r} cannot be used: {first_line(error)}. A CPU is always there: cpu.") from error
+    check_reading(model, name)
     return model, tokenizer
+
+
+@torch.no_grad()
+def check_reading(model: PreTrainedModel, name: str) -> None:
+    """Raises BadInput unless the model gives a text in a padded batch the logits that its beginnings get alone.
+
+    BERT reads what comes later too; RoBERTa counts its positions in a way of its own.
+    """
+    ids = torch.tensor([[0, 1, 2], [1, 2, 3]], device=model.device)
+    mask, order, rest = ids > 0, torch.tensor([1, 0], device=model.device), ids[:, 1:]
+    try:
+        together = completion_logits(model, ids, mask, order, rest)
+        texts = [[1, 2, 3], [1, 2, 3, 1], [1, 2], [1, 2, 2]]  # prompts 1 and 0, and each with the first token of what follows
+        alone = [model(torch.tensor([text], device=model.device), use_cache=False).logits[0, -1] for text in texts]
+    except Exception as error:  # whatever a model that lacks a library or a device raises; the cause goes along
+        raise BadInput(f"The model {name!r} cannot be run: {first_line(error)}") from error
+    alone = torch.stack(alone).view_as(together)
+    if (together - alone).abs().max() > 1e-3 * alone.abs().max():
+        raise BadInput(
+            f"The model {name!r} ({type(model).__name__}) gives the beginning of a text other probabilities alone than in a "
+            "batch of longer ones, so it cannot be sampled and trained; wanted is a model that reads from left to right."
+        )
 
 
 def context_length(model: PreTrainedModel) -> int:
@@ -68,6 +94,30 @@ def context_length(model: PreTrainedModel) -> int:
     return max(stated) if max(stated) > 0 else sys.maxsize
 
 
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a completion: the tokenizer's EOS first, then those of the model's generation_config.
+
+    A chat model often has two, the end of a turn and the end of a text.
+    """
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named = named if isinstance(named, list) else [] if named is None else [named]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *named]))
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write both into ``folder``, for ``load_policy`` and for everybody else who may read the files that one makes.
+
+    Raises:
+        OSError, RuntimeError, SafetensorError: if the disk does not take it.
+    """
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # Readable to others as any new file is; safetensors writes for the owner alone. Another one has the right rights.
+    rights = (Path(folder) / "config.json").stat().st_mode
+    for weights in Path(folder).glob("*.safetensors"):
+        weights.chmod(rights)
+
+
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
     """GPT-2's GELU as one operation: transformers' has seven, of which five keep a result for the backward pass."""
     for module in model.modules():
@@ -77,7 +127,10 @@ def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises BadInput unless a model and its tokenizer lie in ``folder``."""
+    """Raises BadInput unless a model and its tokenizer lie in ``folder``, and may be read."""
+    closed = next((path for path in folder.glob("*") if path.is_file() and not os.access(path, os.R_OK)), None)
+    if closed or not os.access(folder, os.R_OK | os.X_OK):
+        raise BadInput(f"{str(closed or folder)!r} may not be read by this user; its owner can change that: chmod a+r.")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors*")):
         checkpoints = sorted(p.name for p in folder.glob("checkpoint-*"))
         hint = f"its checkpoints are {', '.join(checkpoints)}" if checkpoints else "a finished run or save_pretrained makes one"

@@ -64,6 +64,8 @@ def preference_pairs(records: Dataset) -> list[tuple[int, int]]:
 def split_by_prompt(records: Dataset, share: float = 0.2) -> tuple[Dataset, Dataset]:
     """Records to train on and to hold out, with no prompt in both."""
     prompts = list(dict.fromkeys(records["prompt"]))
+    if len(prompts) < 2:
+        raise BadInput(f"All records answer one prompt, {prompts[0]!r:.60}; a second one is needed, to be held out.")
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0)).tolist()
     held_out = {prompts[i] for i in order[: max(1, round(share * len(prompts)))]}
     rows = [prompt in held_out for prompt in records["prompt"]]
@@ -110,10 +112,21 @@ def train_reward_model(
         optimizer.zero_grad()
         with suited_threads(model):
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if not (torch.isfinite(loss) and torch.isfinite(grad_norm)):
+                raise FloatingPointError(
+                    f"The loss at step {step} is {loss.item():.3g} and its gradient norm {grad_norm.item():.3g}; "
+                    "a lower learning_rate is the usual cure."
+                )
             optimizer.step()
         schedule.step()
         yield {"step": step, "loss": loss.item()}
+
+
+@torch.no_grad()
+def squared_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: Dataset) -> float:
+    """Mean of (score - reward)^2 over the records."""
+    return (score_records(model, tokenizer, records.to_list()) - torch.tensor(records["reward"])).square().mean().item()
 
 
 @torch.no_grad()

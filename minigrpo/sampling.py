@@ -9,9 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput
 from minigrpo.logprobs import completion_mask, token_logprobs
-from minigrpo.policy import context_length
-from minigrpo.scoring import Prompts, read_prompts, select_rows
+from minigrpo.policy import context_length, eos_token_ids
+from minigrpo.scoring import cache_has_rows, cache_name, plain_logits, read, read_prompts, select_rows
 from minigrpo.threads import on_suited_threads
+
+LOWEST_TEMPERATURE = 1e-6  # below it logits / temperature leave float32
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Rollout:
     """B = P * G completions of P prompts, prompt-major: row p * G + g is completion g of prompt p."""
 
     prompts: list[str]  # B texts: each prompt G times
-    completions: list[str]  # B texts, without EOS
+    completions: list[str]  # B texts, without EOS and padding; other special tokens, such as <think>, are part of them
     prompt_ids: Tensor  # (P, L), padded on the left
     prompt_mask: Tensor  # (P, L) bool
     group_ids: Tensor  # (B,) the row of prompt_ids that a completion answers
@@ -38,8 +40,9 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longe
     """Token ids (P, L) padded on the left, and their mask (P, L) bool.
 
     Raises:
-        BadInput: for a prompt without tokens, or with more than ``longest``.
+        BadInput: for a prompt that is no text, has no tokens, or has more than ``longest``.
     """
+    _check_texts(prompts)
     rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     for prompt, ids in zip(prompts, rows, strict=True):
         if not ids:
@@ -75,62 +78,117 @@ def sample_completions(
         temperature: 0 takes the likeliest token each time; the log-probs are then those at temperature 1.
         generator: the only source of randomness, on the model's device.
     Raises:
-        BadInput: for a prompt that is empty or does not fit into the context together with its completion.
+        BadInput: for a prompt that is empty, no text, or does not fit into the context together with its completion; for
+            numbers that make no sense.
         ValueError: if the model is in train mode.
         FloatingPointError: if its logits are not finite.
     """
+    _check(prompts, num_generations, max_completion_length, temperature)
     if model.training:
         raise ValueError("The model is in train mode, where dropout samples from another policy; call model.eval() first.")
     longest = context_length(model) - max_completion_length
     prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
     group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
-    read = read_prompts(model, prompt_ids, prompt_mask)
-    ids, mask, logprobs = _decode(model, tokenizer, read, group_ids, max_completion_length, temperature, generator)
-    texts = tokenizer.batch_decode([row[counts] for row, counts in zip(ids, mask, strict=True)], skip_special_tokens=True)
+    ends = eos_token_ids(model, tokenizer)
+    ids = torch.full((len(group_ids), max_completion_length), tokenizer.pad_token_id, device=model.device)
+    decode = _decode if cache_has_rows(model) else _decode_plainly
+    logprobs = decode(model, prompt_ids, prompt_mask, group_ids, ids, ends, temperature, generator)
+    mask = completion_mask(ids, ends)
+    width = int(mask.any(0).sum())
+    ids, mask, logprobs = ids[:, :width], mask[:, :width], logprobs[:, :width]
     return Rollout(
         prompts=[prompt for prompt in prompts for _ in range(num_generations)],
-        completions=texts,
+        completions=completion_texts(tokenizer, [row[counts].tolist() for row, counts in zip(ids, mask, strict=True)], ends),
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
         group_ids=group_ids,
         completion_ids=ids,
         completion_mask=mask,
-        ended=(ids == tokenizer.eos_token_id).any(1),
+        ended=torch.isin(ids, torch.tensor(ends, device=ids.device)).any(1),
         logprobs=logprobs,
     )
 
 
-def _decode(
-    model, tokenizer, read: Prompts, group_ids: Tensor, max_completion_length: int, temperature: float, generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Token by token from where the prompts end: completion ids, their mask and log-probs, each (B, C).
+def _check(prompts: list[str], num_generations: int, max_completion_length: int, temperature: float) -> None:
+    for name, number in {"num_generations": num_generations, "max_completion_length": max_completion_length}.items():
+        if number < 1:
+            raise BadInput(f"{name} must be at least 1, got {number}.")
+    if not (temperature == 0 or LOWEST_TEMPERATURE <= temperature < float("inf")):
+        raise BadInput(f"temperature must be 0 (greedy), or at least {LOWEST_TEMPERATURE}, got {temperature}.")
+    if isinstance(prompts, str | dict):
+        kind = "a single text" if isinstance(prompts, str) else "a dict of columns"
+        raise BadInput(f"prompts must be a list of texts, got {kind}; wanted is [prompt], or the column's list.")
+    if len(prompts) == 0:
+        raise BadInput("There are no prompts.")
+
+
+def _check_texts(prompts: list[str]) -> None:
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise BadInput(f"A prompt must be a text, got {prompt!r:.60}.")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(
+                f"The prompt {prompt!r:.60} holds {prompt[error.start]!r}, which is half of a character (a surrogate) and no "
+                "text; was it cut, or read from bytes that are not UTF-8?"
+            ) from None
+
+
+def completion_texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], ends: list[int]) -> list[str]:
+    """What rewards see of completions: EOS and padding are taken out, and no other special token."""
+    silent = {*ends, tokenizer.pad_token_id}
+    return tokenizer.batch_decode([[token for token in row if token not in silent] for row in rows])
+
+
+def _decode(model, prompt_ids, prompt_mask, group_ids: Tensor, ids: Tensor, ends: list[int], temperature, generator) -> Tensor:
+    """Token by token from where the prompts end: fills ``ids`` (B, C) in, and returns their log-probs, 0 on padding.
 
     The model runs once for each *different* text so far, a node: first the P prompts; completions that begin alike share
     theirs, and those that ended have none.
     """
-    cache, token, mask, position = read
-    ids = torch.full((len(group_ids), max_completion_length), tokenizer.pad_token_id, device=token.device)
-    logprobs = torch.zeros(ids.shape, device=token.device, dtype=torch.promote_types(model.dtype, torch.float32))
-    running, node = torch.arange(len(ids), device=token.device), group_ids  # completions that go on, and the node of each
-    for t in range(max_completion_length):
-        inputs = {"attention_mask": mask, "position_ids": position + t, "past_key_values": cache, "use_cache": True}
-        outputs = model(token, **inputs)
-        cache, logits = outputs.past_key_values, outputs.logits[:, -1][node]
-        drawn = _draw(logits, temperature, generator)
-        ids[running, t] = drawn[:, 0]
-        logprobs[running, t] = token_logprobs(logits.unsqueeze(1), drawn, temperature or 1.0)[:, 0]
-        going_on = (drawn[:, 0] != tokenizer.eos_token_id).nonzero()[:, 0]
+    cache, token, mask, position = read_prompts(model, prompt_ids, prompt_mask)
+    logprobs = _no_logprobs(model, ids)
+    running, node = torch.arange(len(ids), device=ids.device), group_ids  # completions that go on, and the node of each
+    for t in range(ids.shape[1]):
+        outputs = read(model, token, mask, position + t, cache)
+        cache, logits = getattr(outputs, cache_name(model)), outputs.logits[:, -1][node]
+        drawn, logprobs[running, t], going_on = _next_token(logits, ends, temperature, generator)
+        ids[running, t] = drawn
         if len(going_on) == 0:
             break
         # Texts of one more token: each is the node that it goes on from, and that token.
-        running, child = running[going_on], (node * logits.shape[1] + drawn[:, 0])[going_on]
+        running, child = running[going_on], (node * logits.shape[1] + drawn)[going_on]
         child, node = torch.unique(child, return_inverse=True)
         parent, token = child // logits.shape[1], child[:, None] % logits.shape[1]
         cache, position = select_rows(cache, parent, len(mask)), position[parent]
         mask = torch.cat([mask[parent], mask.new_ones(len(parent), 1)], dim=1)
-    counts = completion_mask(ids, tokenizer.eos_token_id)
-    width = int(counts.any(0).sum())
-    return ids[:, :width], counts[:, :width], logprobs[:, :width]
+    return logprobs
+
+
+def _decode_plainly(model, prompt_ids, prompt_mask, group_ids, ids, ends, temperature, generator) -> Tensor:
+    """The same for a model whose cache has no rows: each text is read anew for each token."""
+    logprobs = _no_logprobs(model, ids)
+    running = torch.arange(len(ids), device=ids.device)
+    for t in range(ids.shape[1]):
+        logits = plain_logits(model, prompt_ids, prompt_mask, group_ids[running], ids[running, :t], keep=1)[:, -1]
+        ids[running, t], logprobs[running, t], going_on = _next_token(logits, ends, temperature, generator)
+        running = running[going_on]
+        if len(running) == 0:
+            break
+    return logprobs
+
+
+def _no_logprobs(model, ids: Tensor) -> Tensor:
+    return torch.zeros(ids.shape, device=ids.device, dtype=torch.promote_types(model.dtype, torch.float32))
+
+
+def _next_token(logits: Tensor, ends: list[int], temperature: float, generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, V) -> what is drawn (N,), its log-probs (N,), and the rows that it does not end."""
+    drawn = _draw(logits, temperature, generator)
+    logprobs = token_logprobs(logits.unsqueeze(1), drawn, temperature or 1.0)[:, 0]
+    going_on = (~torch.isin(drawn[:, 0], torch.tensor(ends, device=drawn.device))).nonzero()[:, 0]
+    return drawn[:, 0], logprobs, going_on
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

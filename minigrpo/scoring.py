@@ -1,18 +1,41 @@
 """Log-probs of completions under a model, with nothing computed twice: the fast way to what completion_logits spells out."""
 
 import copy
+import inspect
+from functools import cache as remember
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.threads import on_suited_threads
 
 LOGITS_AT_ONCE = 2**24  # 64 MB in float32
 _head_is_all: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_cache_has_rows: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+@remember
+def parameters(kind: type[PreTrainedModel]) -> set[str]:
+    """What the models of a class take."""
+    return set(inspect.signature(kind.forward).parameters)
+
+
+def cache_name(model: PreTrainedModel) -> str:
+    """Of a model's input and output; "past_key_values" is the older one, of which newer versions of transformers warn."""
+    return "cache" if "cache" in parameters(type(model)) else "past_key_values"
+
+
+def read(model: PreTrainedModel, token_ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None):
+    """(N, T) tokens and (N, all tokens so far) long mask -> the model's outputs, whose cache goes on from ``cache``."""
+    inputs = {"attention_mask": mask, "position_ids": positions, cache_name(model): cache, "use_cache": True}
+    if "position_ids" not in parameters(type(model)):  # Bloom and MPT count by the mask
+        del inputs["position_ids"]
+    return model(token_ids, **inputs)
 
 
 class Prompts(NamedTuple):
@@ -25,7 +48,7 @@ class Prompts(NamedTuple):
 
 
 def read_prompts(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor) -> Prompts:
-    """Read each prompt but its last token once; completions go on from there, see ``inputs_after``.
+    """Read each prompt but its last token once; completions go on from there, see ``read_after``.
 
     Differentiable: the gradients of all completions of a prompt meet in it.
 
@@ -37,24 +60,24 @@ def read_prompts(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = None
     if prompt_ids.shape[1] > 1:
-        read = {"attention_mask": mask[:, :-1], "position_ids": positions[:, :-1], "use_cache": True}
-        cache = model.base_model(prompt_ids[:, :-1], **read).past_key_values
+        outputs = read(model.base_model, prompt_ids[:, :-1], mask[:, :-1], positions[:, :-1])
+        cache = getattr(outputs, cache_name(model.base_model), None)
     return Prompts(cache, prompt_ids[:, -1:], mask, positions[:, -1:])
 
 
-def inputs_after(prompts: Prompts, group_ids: Tensor, completion_ids: Tensor) -> dict:
-    """A model's inputs whose outputs predict the tokens of (B, C) completions of the prompts ``group_ids``."""
+def read_after(model: PreTrainedModel, prompts: Prompts, group_ids: Tensor, completion_ids: Tensor):
+    """The model's outputs that predict the tokens of (B, C) completions of the prompts ``group_ids``."""
     num_tokens = completion_ids.shape[1]
     mask = prompts.mask[group_ids]
-    return {
+    return read(
+        model,
         # Fed the last prompt token and all completion tokens but the last, the model predicts the completion: the shift.
-        "input_ids": torch.cat([prompts.last_token[group_ids], completion_ids[:, :-1]], dim=1),
+        torch.cat([prompts.last_token[group_ids], completion_ids[:, :-1]], dim=1),
         # Nothing attends to what comes later, so padding on the right needs no mask.
-        "attention_mask": torch.cat([mask, mask.new_ones(len(mask), num_tokens - 1)], dim=1),
-        "position_ids": prompts.position[group_ids] + torch.arange(num_tokens, device=mask.device),
-        "past_key_values": select_rows(prompts.cache, group_ids, len(prompts.mask)),
-        "use_cache": True,
-    }
+        torch.cat([mask, mask.new_ones(len(mask), num_tokens - 1)], dim=1),
+        prompts.position[group_ids] + torch.arange(num_tokens, device=mask.device),
+        select_rows(prompts.cache, group_ids, len(prompts.mask)),
+    )
 
 
 def select_rows(cache: Cache | None, rows: Tensor, num_rows: int) -> Cache | None:
@@ -66,6 +89,38 @@ def select_rows(cache: Cache | None, rows: Tensor, num_rows: int) -> Cache | Non
     if not torch.equal(rows, torch.arange(num_rows, device=rows.device)):
         selected.batch_select_indices(rows)
     return selected
+
+
+@torch.no_grad()
+def cache_has_rows(model: PreTrainedModel) -> bool:
+    """Whether several completions can go on from a row of the cache; else ``plain_logits`` serves.
+
+    Recurrent models and hybrids (Mamba, LFM2, Qwen 3.5) keep states that have no rows to select. Tried once a model.
+    """
+    if model not in _cache_has_rows:
+        ids = torch.arange(4, device=model.device)[None]
+        layers = getattr(read_prompts(model, ids, torch.ones_like(ids)).cache, "layers", [])
+        kinds = {type(layer) for layer in layers}
+        _cache_has_rows[model] = bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+    return _cache_has_rows[model]
+
+
+def plain_logits(
+    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_ids: Tensor, written_ids: Tensor, keep: int
+) -> Tensor:
+    """(B, keep, V): the logits at the last tokens of prompts and what follows them, for any model that reads to the right.
+
+    Every text is read whole, together with those whose prompts are as long, so that no padding comes before it.
+    """
+    lengths = prompt_mask.sum(1)[group_ids]
+    last = {"logits_to_keep": keep} if "logits_to_keep" in parameters(type(model)) else {}
+    rows, logits = [], []
+    for length in lengths.unique():
+        alike = (lengths == length).nonzero()[:, 0]
+        text = torch.cat([prompt_ids[group_ids[alike], -length:], written_ids[alike]], dim=1)
+        outputs = model(text, attention_mask=torch.ones_like(text), use_cache=False, **last)
+        rows, logits = [*rows, alike], [*logits, outputs.logits[:, -keep:]]
+    return torch.cat(logits)[torch.cat(rows).argsort()]
 
 
 @on_suited_threads
@@ -82,7 +137,10 @@ def completion_logits(
     Returns:
         (B, C, V); behind a completion's end they mean nothing.
     """
-    return model(**inputs_after(read_prompts(model, prompt_ids, prompt_mask), group_ids, completion_ids)).logits
+    if not cache_has_rows(model):
+        written, keep = completion_ids[:, :-1], completion_ids.shape[1]
+        return plain_logits(model, prompt_ids, prompt_mask, group_ids, written, keep)
+    return read_after(model, read_prompts(model, prompt_ids, prompt_mask), group_ids, completion_ids).logits
 
 
 @on_suited_threads
@@ -103,7 +161,7 @@ def completion_logprobs(
     Args:
         completion_mask: (B, C) bool, the tokens to score. For the others see completion_logits.
     """
-    if not completion_mask.any() or not head_is_all(model):
+    if not (completion_mask.any() and cache_has_rows(model) and head_is_all(model)):
         logits = completion_logits(model, prompt_ids, prompt_mask, group_ids, completion_ids)
         both = token_logprobs(logits, completion_ids, temperature), token_entropies(logits.detach(), temperature)
         return tuple(torch.where(completion_mask, x, 0.0) for x in both)
@@ -120,8 +178,8 @@ def completion_logprobs(
     while longest < 2 * width:
         alike = ((length > longest // 2) & (length <= longest)).nonzero()[:, 0]
         if len(alike):
-            inputs = inputs_after(prompts, group_ids[alike], ids[alike, :longest])
-            hidden.append(model.base_model(**inputs)[0][mask[alike, :longest]])
+            outputs = read_after(model.base_model, prompts, group_ids[alike], ids[alike, :longest])
+            hidden.append(outputs[0][mask[alike, :longest]])
         longest *= 2
     head = model.get_output_embeddings()
     flat = ChunkedHead.apply(torch.cat(hidden), head.weight, head.bias, ids[mask], temperature)
@@ -149,8 +207,8 @@ def policy_logits(model: PreTrainedModel, rollout) -> Tensor:
 
 def policy_logprobs(model: PreTrainedModel, rollout, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """(B, C) log-probs of a rollout's tokens with gradient, (B, C) entropies without, in nats and 0 on padding."""
-    read = rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids
-    return completion_logprobs(model, *read, rollout.completion_ids, rollout.completion_mask, temperature)
+    inputs = rollout.prompt_ids, rollout.prompt_mask, rollout.group_ids
+    return completion_logprobs(model, *inputs, rollout.completion_ids, rollout.completion_mask, temperature)
 
 
 @torch.no_grad()
@@ -173,7 +231,8 @@ class ChunkedHead(torch.autograd.Function):
         for part in _chunks(len(hidden), len(weight)):
             chunk = torch.log_softmax(_logits(hidden[part], weight, bias, temperature), dim=-1)
             logprobs.append(chunk.gather(1, token_ids[part, None])[:, 0])
-            entropies.append(-torch.linalg.vecdot(chunk.exp(), chunk))
+            # A token that is ruled out has a log-prob of -inf, and 0 log 0 is 0; the least finite number makes it so.
+            entropies.append(-torch.linalg.vecdot(chunk.exp(), chunk.clamp_(min=torch.finfo(chunk.dtype).min)))
         ctx.save_for_backward(hidden, weight, bias, token_ids)
         ctx.temperature, entropies = temperature, torch.cat(entropies)
         ctx.mark_non_differentiable(entropies)

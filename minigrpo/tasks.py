@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
+from minigrpo.config import BadInput
+
 OPERATORS = "+-*"
 NUM_OPERATIONS = 5
 SUM_QUESTIONS = ("{a} + {b} = ?", "{a} + {b}等于几?", "What is {a} + {b}?", "{a} plus {b}?")
@@ -65,8 +67,9 @@ def exact_answer(prompts: list[str], completions: list[str], answer: list[str], 
 
     A completion that is neither one digit nor ``<...>`` and one digit has no answer, and gets 0.0.
     """
+    _check_texts(completions)
     found = [re.fullmatch(r"(?:<[^<>]+>)?(\d)", completion) for completion in completions]
-    return [float(match is not None and match[1] == right) for match, right in zip(found, answer, strict=True)]
+    return [float(match is not None and match[1] == str(right)) for match, right in zip(found, answer, strict=True)]
 
 
 # --- sums ---------------------------------------------------------------------------------------------------------
@@ -79,12 +82,24 @@ def sum_question(rng: random.Random) -> tuple[str, int, int]:
 
 
 def sum_rubric(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
-    """5.0 for the full equation, right (``1 + 1 = 2``); 3.0 for the bare number, right; 1.0 for anything else."""
+    """5.0 for the full equation, right (``1 + 1 = 2``); 3.0 for the bare number, right; 1.0 for anything else.
+
+    ``answer`` holds the equations.
+    """
+    _check_texts(completions)
     scores = []
     for completion, equation in zip(completions, answer, strict=True):
+        if not isinstance(equation, str) or " = " not in equation:
+            raise BadInput(f"sum_rubric wants equations such as '1 + 1 = 2' as answers, got {equation!r:.60}.")
         number = equation.split(" = ")[1]
         scores.append(5.0 if completion == equation else 3.0 if completion == number else 1.0)
     return scores
+
+
+def _check_texts(completions: list[str]) -> None:
+    for completion in [completions] if isinstance(completions, str) else completions:
+        if isinstance(completions, str) or not isinstance(completion, str):
+            raise BadInput(f"completions must be a list of texts, one per answer, got {completion!r:.60}.")
 
 
 # --- tasks as data sets -------------------------------------------------------------------------------------------
@@ -104,7 +119,7 @@ class Task:
 
 def is_held_out(prompt: str) -> bool:
     """One prompt in eight, by its checksum: a rule, so that no list has to be kept and nothing can leak."""
-    return zlib.crc32(prompt.encode()) % 8 == 0
+    return zlib.crc32(prompt.encode(errors="surrogatepass")) % 8 == 0
 
 
 def _clock_rows(rng: random.Random) -> Iterator[dict]:
@@ -151,5 +166,8 @@ def sums_task(seed: int = 0) -> Task:
 
 
 def load_task(name: str, seed: int = 0) -> Task:
-    """ "clock" or "sums"."""
-    return {"clock": clock_task, "sums": sums_task}[name](seed)
+    """The task of that name, "clock" or "sums"."""
+    tasks = {"clock": clock_task, "sums": sums_task}
+    if name not in tasks:
+        raise BadInput(f"There is no task {name!r}; wanted is one of {', '.join(tasks)}.")
+    return tasks[name](seed)

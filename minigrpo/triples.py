@@ -107,10 +107,14 @@ def baseline_advantages(rewards: Tensor, group_ids: Tensor) -> Tensor:
     baseline is their mean (leave-one-out: its own reward in its own baseline would shrink every difference).
 
     Raises:
-        ValueError: for fewer than two rewards.
+        BadInput: for fewer than two rewards, one that is not finite, or a mismatch of shapes.
     """
+    rewards = _real(rewards)
+    if not isinstance(group_ids, Tensor) or group_ids.shape != rewards.shape:
+        raise BadInput(f"group_ids must be a tensor of one number per reward, got {group_ids!r:.60}.")
     if len(rewards) < 2:
-        raise ValueError(f"At least two scored responses are needed for a baseline, got {len(rewards)}.")
+        raise BadInput(f"At least two scored responses are needed for a baseline, got {len(rewards)}.")
+    rewards = rewards - rewards.min()  # or equal rewards would differ from their mean by a rounding, which EPS magnifies
     _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
     group_mean = (rewards.new_zeros(len(counts)).index_add(0, index, rewards) / counts)[index]
     others_mean = (rewards.sum() - rewards) / (len(rewards) - 1)
@@ -123,46 +127,21 @@ def optimum_weights(rewards: Tensor, beta: float) -> Tensor:
 
     Normalised over all records and not prompt by prompt: Z(x) of a few responses is too noisy, and a prompt without a single
     good response would otherwise teach its least bad one.
+
+    Raises:
+        BadInput: for a beta that is not above 0, or a reward that is not finite.
     """
+    rewards = _real(rewards)
+    if not 0 < beta < math.inf:
+        raise BadInput(f"beta must be a positive number, since the rewards are divided by it, got {beta!r}.")
     return torch.softmax(rewards / beta, dim=0) * len(rewards)
 
 
-def effective_records(weights: Tensor) -> float:
-    """(N,) -> how many of N records count (Kish's effective sample size): N for equal weights, 1 if one has all the weight."""
-    weights = weights.double()
-    return (weights.sum() ** 2 / (weights**2).sum()).item()
-
-
-def proposed_beta(rewards: Tensor, beta: float) -> float:
-    """The smallest of ..., 0.5, 1, 2, 5, 10, ... from ``beta`` on at which as many records count as ``wanted_records`` says.
-
-    There is one: the larger beta, the more records count, and in the end all do.
-    """
-    for power in range(math.floor(math.log10(beta)), 40):
-        for digit in (1, 2, 5):
-            nice = float(f"{digit}e{power}")
-            if nice >= beta and effective_records(optimum_weights(rewards.double(), nice)) >= wanted_records(len(rewards)):
-                return nice
-    raise ValueError("rewards must be finite float32 numbers.")
-
-
-def wanted_records(count: int) -> float:
-    """A tenth of all, and at least 2; of fewer than 8 a quarter: below that, the policy learns single records by heart."""
-    return max(count / 10, min(2.0, count / 4))
-
-
-def weight_warning(rewards: Tensor, beta: float) -> str | None:
-    """(N,) -> a sentence, if exp(R / beta) leaves fewer records than ``wanted_records``; else None."""
-    effective = effective_records(optimum_weights(rewards.double(), beta))
-    if effective >= wanted_records(len(rewards)):
-        return None
-    better = proposed_beta(rewards, beta)
-    then = effective_records(optimum_weights(rewards.double(), better))
-    return (
-        f"Of {len(rewards)} records only {effective:.1f} count ({effective / len(rewards):.1%}): with rewards from "
-        f"{rewards.min():g} to {rewards.max():g} and beta {beta:g}, exp(reward / beta) gives the others next to no weight, and "
-        f"the policy learns a few by heart; with beta {better:g}, {then:.1f} would count."
-    )
+def _real(rewards: Tensor) -> Tensor:
+    """(N,) finite rewards as floats; -inf, inf and NaN would make every weight NaN."""
+    if not isinstance(rewards, Tensor) or rewards.ndim != 1 or not len(rewards) or not rewards.isfinite().all():
+        raise BadInput(f"rewards must be a tensor (N,) of finite numbers, got {rewards!r:.60}.")
+    return rewards if rewards.is_floating_point() else rewards.float()
 
 
 def prepare(records: Dataset, config: GRPOConfig) -> Dataset:

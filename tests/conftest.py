@@ -1,31 +1,68 @@
-"""Shared by the tests: small models made on the spot, and tensors such as a real policy gives."""
+"""Shared by the tests: how they are shared out and in which order they run; small models made on the spot."""
+
+import os
 
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.utils import logging
 
-from minigrpo.policy import load_policy
-from tests.tools.pretrain import byte_tokenizer
+# torch and transformers are imported where they are needed: the process that only shares the tests out does without them.
 
-logging.set_verbosity_error()
-logging.disable_progress_bar()
+FIRST = ("advantages", "logprobs", "kl", "loss", "against_trl", "metrics", "rewards", "scoring", "sampling")  # the algebra
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # here, in the workers and in all that they start: a second thread is no gain
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist, all tests run in this process
+def pytest_xdist_auto_num_workers(config):
+    """One process per core; none for files that were named: they have ended before another process has imported torch."""
+    return 0 if config.getoption("file_or_dir") else min(4, os.cpu_count())
+
+
+def pytest_ignore_collect(collection_path, config):
+    """For ``-m quick``, what has no quick test need not be imported, nor a notebook read."""
+    if config.getoption("markexpr") == "quick" and collection_path.suffix in (".py", ".ipynb"):
+        source = collection_path.read_text(encoding="utf-8")
+        return True if "mark.quick" not in source and ">>> " not in source else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    """The algebra first: what is wrong there makes everything else fail, too. Doctests are quick."""
+    order = {f"test_{name}": number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet():
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    from tests.tools.pretrain import byte_tokenizer
+
     return byte_tokenizer()
 
 
 @pytest.fixture
 def tiny():
     """The bundled model, fresh each time: tests train it."""
+    from minigrpo.policy import load_policy
+
     return load_policy("tiny")
 
 
 @pytest.fixture
 def random_model(tokenizer):
     """A GPT-2 of random weights whose output depends strongly on every token and on its position."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=40,

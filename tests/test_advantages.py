@@ -5,6 +5,8 @@ import torch
 
 from minigrpo.advantages import compute_advantages, process_advantages
 
+pytestmark = pytest.mark.quick
+
 NAN = float("nan")
 
 
@@ -129,3 +131,49 @@ def test_steps_outside_the_completion_are_refused():
         process_advantages(torch.ones(2, 1), torch.tensor([[1], [4]]), groups(2), num_tokens=4)
     with pytest.raises(ValueError, match=r"\(B, S\)"):
         process_advantages(torch.ones(2, 1), torch.ones(2, 2).long(), groups(2), num_tokens=4)
+
+
+# --- careless input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float16, torch.bfloat16])
+def test_rewards_of_any_kind_are_counted_in_float32(kind):
+    rewards = torch.tensor([1, 0, 1, 1]).to(kind)
+    expected = compute_advantages(rewards.float(), groups(4))
+    found = compute_advantages(rewards, groups(4))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    steps = process_advantages(rewards[:, None], torch.zeros(4, 1).long(), groups(4), num_tokens=2)
+    torch.testing.assert_close(steps[:, 0], expected)
+
+
+def test_large_rewards_in_half_precision_do_not_become_zero():
+    """1000 squared is beyond float16: the standard deviation would be inf, and every advantage 0."""
+    found = compute_advantages(torch.tensor([1000.0, 0.0], dtype=torch.float16), groups(2))
+    assert found.tolist() == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)], rel=1e-4)
+
+
+@pytest.mark.parametrize("rewards", [[math.inf, 0.0], [-math.inf, 0.0], [math.inf, NAN], [3e38, -3e38]])
+def test_rewards_that_are_infinite_or_overflow_are_refused(rewards):
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        compute_advantages(torch.tensor(rewards), groups(2))
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        process_advantages(torch.tensor(rewards)[:, None], torch.zeros(2, 1).long(), groups(2), num_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: compute_advantages([1.0, 0.0], groups(2)), r"rewards must be a tensor \(B,\), got \[1.0, 0.0\]; torch.tensor"),
+        (lambda: compute_advantages(torch.zeros(2), [0, 0]), r"group_ids must be a tensor"),
+        (lambda: compute_advantages(torch.zeros(2), groups(3)), r"group_ids must be \(B,\) like rewards, \(2,\), got \(3,\)"),
+        (lambda: compute_advantages(torch.zeros(0), torch.zeros(0).long()), "or there is none"),
+        (lambda: process_advantages(torch.zeros(2), groups(2), groups(2), 4), r"step_rewards must be \(B, S\), got \(2,\)"),
+        (lambda: process_advantages(torch.zeros(2, 1), torch.zeros(2, 1), groups(2), 4), "step_ends must be whole numbers"),
+        (lambda: process_advantages(torch.zeros(2, 1), groups(2)[:, None], groups(3), 4), "group_ids must be"),
+        (lambda: process_advantages(torch.zeros(2, 1), groups(2)[:, None], groups(1, 1), 4), "alone in its group"),
+    ],
+)
+def test_careless_calls_end_in_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()

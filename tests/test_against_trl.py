@@ -20,6 +20,7 @@ from minigrpo.kl import kl_exact, kl_k3, kl_k3_ratio
 from minigrpo.logprobs import shift_logits, token_entropies, token_logprobs
 from minigrpo.loss import grpo_loss, importance_ratio
 from minigrpo.rewards import combine, score
+from minigrpo.run.trl_engine import CHECKPOINTING
 
 B, C, V = 6, 7, 11
 MAX_COMPLETION_LENGTH = 9  # of the configuration, more than any row has
@@ -29,8 +30,7 @@ LEVELS = ["token", "sequence"]
 PENALTIES = ["no_kl", "k3", "k3_ratio"]
 NAN = float("nan")
 
-# TRL and transformers are in the middle of renaming gradient checkpointing, which is off here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+pytestmark = pytest.mark.quick
 every_loss_type = pytest.mark.parametrize("loss_type", LOSS_TYPES)
 every_level = pytest.mark.parametrize("level", LEVELS)
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES)
@@ -108,7 +108,7 @@ def trainer(tokenizer, tmp_path_factory):
         use_cpu=True,
         bf16=False,
         report_to="none",
-        gradient_checkpointing=False,
+        **{CHECKPOINTING: False},
         per_device_train_batch_size=4,
         num_generations=4,
         max_completion_length=MAX_COMPLETION_LENGTH,

@@ -6,6 +6,8 @@ from minigrpo.config import BadInput
 from minigrpo.triples import encode_record, load_triples
 from tests.tools.pretrain import byte_tokenizer
 
+pytestmark = pytest.mark.quick
+
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "1 + 1 = ?"},

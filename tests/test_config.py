@@ -6,6 +6,8 @@ import pytest
 
 from minigrpo.config import BadInput, GRPOConfig
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
@@ -33,6 +35,7 @@ from minigrpo.config import BadInput, GRPOConfig
         ({"reward_weights": [1.0, float("nan")]}, "reward_weights must be finite numbers"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"beta": "0.1"}, "beta must be a number"),
+        ({"output_dir": "r\udcff"}, "output_dir must be UTF-8"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(change, sentence):
@@ -70,7 +73,7 @@ def test_names_are_those_of_trl_but_for_our_own():
     [
         ("import minigrpo", ["torch", "transformers", "matplotlib", "datasets"]),
         ("import minigrpo.config", ["torch", "transformers"]),
-        ("import minigrpo.run.cli; minigrpo.run.cli.GRPOConfig()", ["torch", "transformers"]),
+        ("import minigrpo.run.cli, minigrpo.run.flags; minigrpo.run.flags.GRPOConfig()", ["torch", "transformers"]),
         ("import minigrpo; minigrpo.grpo_loss", ["transformers", "matplotlib", "datasets"]),
     ],
 )

@@ -3,9 +3,12 @@ import torch
 from datasets import Dataset
 
 from minigrpo import evaluation
+from minigrpo.config import BadInput
 from minigrpo.evaluation import evaluate
 from minigrpo.sampling import sample_completions
 from minigrpo.tasks import Task
+
+pytestmark = pytest.mark.quick
 
 PROMPTS = ["7*3+5*8-2+9=", "1*1+1*1-1+1=", "2*2*2*2*2*2="]
 
@@ -59,3 +62,8 @@ def test_two_policies_are_given_the_same_draws(tiny):
         evaluate(*tiny, task(spy), seed=seed)
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(torch.get_rng_state(), global_state)
+
+
+def test_no_sample_a_problem_is_refused(tiny):
+    with pytest.raises(BadInput, match="num_generations must be at least 1, got 0"):
+        evaluate(*tiny, task(None), num_generations=0)

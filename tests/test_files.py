@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from minigrpo.config import BadInput
 from minigrpo.files import check_characters, check_number, read_rows
 
+pytestmark = pytest.mark.quick
+
 # Everything at which str.splitlines splits, and the quotes, commas and marks that formats are made of.
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 TRICKY = st.sampled_from([*BREAKS, "\r\n", '"', '""', ",", ";", "\t", "\\", "\0", "\ufeff", "NA", "null", " ", "等", "🙂", "'"])

@@ -11,6 +11,8 @@ import torch
 
 from minigrpo.kl import LARGEST_LOG, estimate_kl, kl_exact, kl_k1, kl_k2, kl_k3, kl_k3_ratio, kl_penalized_rewards
 
+pytestmark = pytest.mark.quick
+
 REF = torch.tensor([0.1, 0.2, 0.05, 0.4, 0.15, 0.1], dtype=torch.float64).log()
 
 
@@ -213,3 +215,61 @@ def test_unknown_estimators_are_refused():
 
 def test_k2_by_hand():
     assert kl_k2(torch.tensor(-1.0), torch.tensor(-3.0)).item() == 2.0
+
+
+# --- tokens that are ruled out, and careless input ------------------------------------------------------------------
+
+
+def test_what_both_rule_out_adds_nothing_to_the_exact_kl_or_its_gradient():
+    shut = torch.full((1, 1), -torch.inf, dtype=torch.float64)
+    allowed, ref = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64), torch.tensor([[1.0, 0.0, -1.0]], dtype=torch.float64)
+    narrow = allowed.clone().requires_grad_()
+    expected = kl_exact(narrow, ref)
+    wide = torch.cat([allowed, shut], 1).requires_grad_()
+    found = kl_exact(wide, torch.cat([ref, shut], 1))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient(found.sum(), wide)[:, :3], gradient(expected.sum(), narrow))
+    assert gradient(kl_exact(wide, torch.cat([ref, shut], 1)).sum(), wide)[0, 3] == 0
+
+
+def test_what_the_policy_alone_rules_out_is_0_log_0_and_what_the_reference_alone_rules_out_is_infinitely_far():
+    one, both = torch.tensor([[0.0, -torch.inf]]), torch.tensor([[0.0, 0.0]])
+    assert kl_exact(one, both).item() == pytest.approx(math.log(2))
+    assert kl_exact(both, one).item() == math.inf
+
+
+def test_the_exact_kl_of_bfloat16_logits_is_counted_in_float32():
+    policy, ref = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = kl_exact(policy, ref)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, kl_exact(policy.double(), ref.double()).float())
+
+
+def test_k3_of_a_token_that_the_reference_rules_out_is_inf():
+    assert kl_k3(torch.tensor([-1.0]), torch.tensor([-torch.inf])).item() == math.inf
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3,), (1, 3)])
+@pytest.mark.parametrize("estimate", [kl_k1, kl_k2, kl_k3, kl_exact])
+def test_shapes_that_would_be_broadcast_are_refused(estimate, shape):
+    with pytest.raises(ValueError, match=r"must be of one shape like log\w+, \(2, 3\), got"):
+        estimate(torch.zeros(2, 3), torch.zeros(shape))
+    with pytest.raises(ValueError, match="old_logprobs must be of one shape"):
+        kl_k3_ratio(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"rewards": torch.zeros(2, 1)}, r"rewards must be \(B,\)"),
+        ({"rewards": torch.zeros(1)}, r"rewards must be \(B,\)"),
+        ({"rewards": [0.0, 0.0]}, "rewards must be a tensor"),
+        ({"ref_logprobs": torch.zeros(2, 1)}, r"ref_logprobs must be \(B, C\)"),
+        ({"completion_mask": torch.ones(3).bool()}, r"completion_mask must be \(B, C\)"),
+        ({"completion_mask": torch.ones(2, 3)}, "completion_mask must be bool"),
+    ],
+)
+def test_the_penalty_in_the_reward_refuses_what_would_be_broadcast(change, sentence):
+    args = {"rewards": torch.zeros(2), "old_logprobs": torch.zeros(2, 3), "ref_logprobs": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match=sentence):
+        kl_penalized_rewards(**(args | {"completion_mask": torch.ones(2, 3).bool()} | change), beta=0.1)

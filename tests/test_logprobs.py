@@ -6,6 +6,8 @@ import torch
 from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
 from minigrpo.scoring import completion_logits
 
+pytestmark = pytest.mark.quick
+
 
 def sequences(*rows, pad):
     width = max(map(len, rows))
@@ -138,3 +140,50 @@ def test_padding_columns_cannot_change_a_score(random_model):
     wider = torch.cat([ids, torch.full((len(ids), 3), 77)], dim=1)
     narrow, wide = (token_logprobs(completion_logits(random_model, *inputs, x), x) for x in (ids, wider))
     torch.testing.assert_close(narrow[mask], wide[:, : ids.shape[1]][mask])
+
+
+def test_the_first_of_several_eos_tokens_ends_a_completion():
+    ids = torch.tensor([[1, 6, 2, 7], [7, 1, 6, 1], [1, 2, 3, 4]])
+    expected = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    for several in ([6, 7], torch.tensor([6, 7])):
+        assert torch.equal(completion_mask(ids, several), expected)
+
+
+# --- tokens that are ruled out, and careless input ------------------------------------------------------------------
+
+
+def test_a_token_that_is_ruled_out_adds_nothing_to_the_entropy_or_its_gradient():
+    """As if the vocabulary had never held it: 0 log 0 is 0."""
+    allowed = torch.tensor([[[0.3, -1.0, 2.0]]], dtype=torch.float64, requires_grad=True)
+    expected = token_entropies(allowed)
+    (slope,) = torch.autograd.grad(expected.sum(), allowed)
+    logits = torch.cat([allowed.detach(), torch.full((1, 1, 1), -torch.inf, dtype=torch.float64)], -1).requires_grad_()
+    found = token_entropies(logits)
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, torch.cat([slope, torch.zeros(1, 1, 1, dtype=torch.float64)], -1))
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, math.nan])
+@pytest.mark.parametrize("function", [lambda x, t: token_logprobs(x, torch.zeros(1, 2).long(), t), token_entropies])
+def test_there_is_no_log_prob_at_temperature_0_or_below(function, temperature):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        function(torch.zeros(1, 2, 3), temperature)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "sentence"),
+    [
+        (lambda: token_logprobs([[[0.0]]], torch.zeros(1, 1).long()), ValueError, "logits must be a tensor"),
+        (lambda: token_logprobs(torch.zeros(1, 1, 3), [[0]]), ValueError, "token_ids must be a tensor"),
+        (lambda: token_entropies([[[0.0]]]), ValueError, "logits must be a tensor"),
+        (lambda: shift_logits(torch.zeros(2, 5, 7), 0), ValueError, "prompt_length must be between 1 and 5"),
+        (lambda: shift_logits(torch.zeros(2, 5, 7), 6), ValueError, "prompt_length must be between 1 and 5"),
+        (lambda: shift_logits(torch.zeros(5, 7), 2), ValueError, r"logits must be \(B, L \+ C, V\), got \(5, 7\)"),
+        (lambda: completion_mask([[1, 2]], 2), ValueError, "completion_ids must be a tensor"),
+        (lambda: completion_mask(torch.tensor([1, 2]), 2), ValueError, r"must be \(B, C\), got \(2,\)"),
+    ],
+)
+def test_careless_calls_end_in_a_sentence(call, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        call()

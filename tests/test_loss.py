@@ -4,6 +4,8 @@ import torch
 from minigrpo.kl import kl_k3
 from minigrpo.loss import aggregate, cispo_objective, clipped_objective, grpo_loss, importance_ratio
 
+pytestmark = pytest.mark.quick
+
 B, C, V = 5, 7, 11
 LENGTHS = torch.tensor([7, 1, 3, 5, 2])
 MASK = torch.arange(C) < LENGTHS[:, None]
@@ -279,3 +281,35 @@ def test_old_log_probs_with_a_gradient_are_refused_since_they_would_cancel_it():
     logprobs = draw(0).requires_grad_()
     with pytest.raises(ValueError, match="old_logprobs carries a gradient"):
         loss(logprobs, logprobs)
+
+
+def test_an_average_of_nothing_is_refused_and_not_nan():
+    for loss_type in LOSS_TYPES:
+        with pytest.raises(ValueError, match="no token to learn from"):
+            aggregate(draw(0), MASK & False, loss_type, max_completion_length=9)
+
+
+@pytest.mark.parametrize("objective", [clipped_objective, lambda r, a, cap: cispo_objective(r, r, a, cap)])
+def test_advantages_of_completions_are_not_laid_along_the_tokens(objective):
+    """With as many rows as tokens nothing else would tell."""
+    with pytest.raises(ValueError, match=r"make them \(B, 1\)"):
+        objective(torch.ones(3, 3), torch.ones(3), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: importance_ratio(draw(0), draw(1)[:, :1], MASK), r"old_logprobs must be \(B, C\) like logprobs"),
+        (lambda: importance_ratio(draw(0), draw(1), MASK.float()), "must be bool"),
+        (lambda: aggregate(draw(0)[:, :1], MASK, "grpo"), r"completion_mask must be \(B, C\) like values"),
+        (lambda: aggregate(draw(0), MASK.long(), "grpo"), "must be bool"),
+        (lambda: loss(draw(0).tolist(), draw(1)), "logprobs must be a tensor"),
+        (lambda: loss(draw(0), None), "old_logprobs must be a tensor"),
+        (lambda: loss(draw(0), draw(1), [1.0] * B), "advantages must be a tensor"),
+        (lambda: loss(draw(0), draw(1), kl=0.1, beta=0.1), "kl must be a tensor"),
+        (lambda: loss(draw(0)[0], draw(1)[0], mask=MASK[0]), r"logprobs must be \(B, C\), got \(7,\)"),
+    ],
+)
+def test_careless_calls_end_in_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()

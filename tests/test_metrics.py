@@ -6,6 +6,8 @@ import torch
 from minigrpo.metrics import masked_mean, pass_at_k, rollout_metrics
 from minigrpo.sampling import Rollout
 
+pytestmark = pytest.mark.quick
+
 NAN = float("nan")
 
 
@@ -48,3 +50,25 @@ def test_what_a_rollout_shows():
             "completions/clipped_ratio": 0.25,
         }
     )
+
+
+def test_what_no_function_scored_is_absent_and_not_nan():
+    rollout = Rollout(
+        prompts=[], completions=[], prompt_ids=None, prompt_mask=None, completion_ids=None, logprobs=None,
+        group_ids=torch.tensor([0, 0]), completion_mask=torch.ones(2, 3).bool(), ended=torch.tensor([True, True]),
+    )  # fmt: skip
+    shown = rollout_metrics(torch.tensor([NAN, NAN]), {"right": torch.tensor([NAN, NAN])}, rollout)
+    assert set(shown) == {"frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio"}
+    assert "reward_std" not in rollout_metrics(torch.tensor([1.0, NAN]), {}, rollout)  # of one number there is none
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(2, 3).bool(), torch.ones(2, 3), torch.ones(2).bool(), torch.ones(2, 3).long()])
+def test_a_masked_mean_of_nothing_or_under_another_mask_is_refused(mask):
+    with pytest.raises(ValueError, match="the mask bool with a token that counts"):
+        masked_mean(torch.zeros(2, 3), mask)
+
+
+@pytest.mark.parametrize("correct", [-1, 5])
+def test_more_right_samples_than_samples_are_refused(correct):
+    with pytest.raises(ValueError, match="num_correct must be between 0"):
+        pass_at_k(4, correct, 2)

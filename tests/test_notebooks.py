@@ -18,6 +18,8 @@ import pytest
 import minigrpo
 from tests.tools.build_notebooks import FOLDER, KERNEL, from_source
 
+pytestmark = pytest.mark.quick
+
 ROOT = FOLDER.parent
 NAMES = (
     *("00_one_picture", "01_logprobs", "02_advantages", "03_kl", "04_loss"),

@@ -1,13 +1,17 @@
 """What the README says, held to what is there."""
 
+import argparse
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 from accelerate.commands.launch import launch_command_parser
 
 import minigrpo
 from minigrpo.config import GRPOConfig
+from minigrpo.run import cli, flags, folders
 from minigrpo.tasks import clock_steps, exact_answer, is_held_out
 
 ROOT = Path(__file__).parent.parent
@@ -28,13 +32,41 @@ def test_every_module_is_in_the_table():
 
 def test_every_flag_and_field_exists():
     flags = {f.replace("-", "_") for f in re.findall(r"--([a-z][\w-]+)", README)}
-    parsers = (ROOT / "minigrpo" / "run" / "cli.py", *(ROOT / "tests" / "benchmarks").glob("*.py"))
+    parsers = (*(ROOT / "minigrpo" / "run").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py"))
     text = "".join(path.read_text(encoding="utf-8") for path in parsers)
     known = {f.name for f in fields(GRPOConfig)} | {"help"} | set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
-    known |= set(re.findall(r'_add\(\w+, "(\w+)"', text))
+    known |= set(re.findall(r'add_flag\(\w+, "(\w+)"', text))
     launcher = launch_command_parser()
     known |= {option.lstrip("-") for action in launcher._actions for option in action.option_strings}
     assert flags <= known
+
+
+class Parsed(Exception):
+    pass
+
+
+def test_every_command_can_be_copied_as_it_stands(tmp_path, monkeypatch):
+    commands = re.findall(r"^    (minigrpo .*)$", README, re.MULTILINE)
+    assert len(commands) > 12
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "clock-0").mkdir(parents=True)
+    folders.write_json(tmp_path / "runs" / "clock-0" / "config.json", GRPOConfig().to_dict())
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser, argv):
+        args = parse(parser, argv)
+        if parser.prog == "minigrpo":
+            return args
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for command in commands:
+        words = shlex.split(command, comments=True)[1:]
+        if words[0] == "train":
+            flags.train_config(words[1:])
+        else:
+            with pytest.raises(Parsed):
+                cli.main(words)
 
 
 def test_the_three_examples_are_held_out_and_as_right_or_wrong_as_they_say():

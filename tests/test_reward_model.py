@@ -1,5 +1,7 @@
 """The global reward model: what it is trained on, that it orders what it never saw, and what it does as a reward."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset
@@ -116,9 +118,23 @@ def test_bad_flags_are_refused_and_nothing_is_made(tmp_path, monkeypatch, capsys
     for flags, sentence in (
         (["--max-steps", "0"], "max_steps and learning_rate must be above 0"),
         (["--triples", "nowhere.jsonl"], "There is no file"),
-        (["--triples", "mine.jsonl"], "no pair to order"),
+        (["--triples", "mine.jsonl", "--objective", "bradley_terry"], "no pair to order"),
+        (["--learning-rate", "1e30", "--max-steps", "3"], "a lower learning_rate is the usual cure"),
         (["--output-dir", "mine.jsonl"], "not an empty folder"),
     ):
         assert cli.main(["reward-model", "train", *flags]) == 2
         assert sentence in capsys.readouterr().err
-        assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
+        assert [path.name for path in tmp_path.glob("*") if path.name != "runs" or any(path.iterdir())] == ["mine.jsonl"]
+
+
+def test_one_response_per_prompt_is_enough_for_regression_and_one_prompt_is_too_few(tmp_path, capsys):
+    def train(prompts):
+        rows = [{"prompt": prompt, "response": str(n), "reward": n} for n, prompt in enumerate(prompts)]
+        (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        flags = ["--triples", str(tmp_path / "mine.jsonl"), "--output-dir", str(tmp_path / "model"), "--max-steps", "3"]
+        return cli.main(["reward-model", "train", *flags])
+
+    assert train(["a", "a", "a"]) == 2
+    assert "All records answer one prompt, 'a'" in capsys.readouterr().err
+    assert train(["a", "b", "c"]) == 0
+    assert "mean squared error on held-out records" in capsys.readouterr().out

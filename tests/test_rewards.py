@@ -8,6 +8,8 @@ import torch
 from minigrpo.config import BadInput
 from minigrpo.rewards import check_reward_fns, combine, reward_names, score
 
+pytestmark = pytest.mark.quick
+
 NAN = float("nan")
 
 

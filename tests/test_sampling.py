@@ -6,8 +6,11 @@ import torch
 from minigrpo.config import BadInput
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import load_policy
-from minigrpo.sampling import _draw, encode_prompts, sample_completions
+from minigrpo.sampling import LOWEST_TEMPERATURE, _draw, completion_texts, encode_prompts, sample_completions
 from minigrpo.scoring import completion_logits
+from tests.tools.pretrain import byte_tokenizer
+
+pytestmark = pytest.mark.quick
 
 RAGGED = ["7*3+5*8-2+9=", "1 + 1 = ?", "1 + 1等于几?", "2"]
 
@@ -189,6 +192,59 @@ def test_the_real_gpt2_goes_through_the_same_code(tmp_path, random_model, tokeni
     mask = rollout.completion_mask
     torch.testing.assert_close(score(model, rollout)[mask], rollout.logprobs[mask], rtol=0, atol=1e-4)
     assert torch.equal(mask, completion_mask(rollout.completion_ids, loaded.eos_token_id))
+
+
+def test_a_completion_ends_with_any_eos_of_the_generation_config(tiny):
+    model, tokenizer = tiny
+    settings = {"num_generations": 1, "temperature": 0.0, "max_completion_length": 32}
+    free = sample(*tiny, ["1 + 1 = ?"], **settings)
+    ends = int(free.completion_ids[0, 2])
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, ends]
+    rollout = sample(*tiny, ["1 + 1 = ?"], **settings)
+    first = free.completion_ids[0].tolist().index(ends)
+    assert rollout.completion_ids[0].tolist() == free.completion_ids[0, : first + 1].tolist()
+    assert rollout.completion_mask.all()
+    assert rollout.ended.all()
+    assert rollout.completions == [tokenizer.decode(free.completion_ids[0, :first])]
+    encoded = tokenizer("1 + 1 = ?", return_tensors="pt")
+    theirs = model.generate(**encoded, do_sample=False, max_new_tokens=32, pad_token_id=tokenizer.pad_token_id)
+    assert theirs[0, encoded["input_ids"].shape[1] :].tolist() == rollout.completion_ids[0].tolist()
+
+
+def test_rewards_see_special_tokens_but_for_eos_and_padding():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    think, eos, pad = tokenizer.convert_tokens_to_ids("<think>"), tokenizer.eos_token_id, tokenizer.pad_token_id
+    rows = [[think, 97, 98, eos], [97, think, pad, 98], [eos]]
+    assert completion_texts(tokenizer, rows, [eos]) == ["<think>ab", "a<think>b", ""]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"temperature": -1.0}, "temperature must be 0 .greedy., or at least 1e-06, got -1.0"),
+        ({"temperature": 1e-45}, "temperature must be 0"),
+        ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"temperature": float("inf")}, "temperature must be 0"),
+        ({"num_generations": 0}, "num_generations must be at least 1, got 0"),
+        ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
+        ({"prompts": "1 + 1 = ?"}, "a list of texts, got a single text"),
+        ({"prompts": {"prompt": ["1"], "answer": ["2"]}}, "a list of texts, got a dict of columns"),
+        ({"prompts": []}, "There are no prompts"),
+        ({"prompts": ["1", 2]}, "must be a text, got 2"),
+        ({"prompts": ["1", [{"role": "user", "content": "1"}]]}, r"must be a text, got \[\{"),
+        ({"prompts": ["1", "\ud83d"]}, "is half of a character"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_in_a_sentence(tiny, change, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        sample(*tiny, **change)
+
+
+def test_the_lowest_temperature_is_greedy(tiny):
+    cold = sample(*tiny, num_generations=1, temperature=LOWEST_TEMPERATURE)
+    assert cold.completions == sample(*tiny, num_generations=1, temperature=0.0).completions
+    assert torch.isfinite(cold.logprobs).all()
 
 
 def test_a_draw_is_the_token_whose_share_holds_the_number(monkeypatch):

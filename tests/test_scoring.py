@@ -21,6 +21,8 @@ from minigrpo import scoring
 from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
 from minigrpo.scoring import ChunkedHead, completion_logits, completion_logprobs
 
+pytestmark = pytest.mark.quick
+
 EOS = 256
 PROMPTS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]
 # Of each prompt some; the second and the fourth are the same but for what stands behind the end.
@@ -70,7 +72,7 @@ def test_fast_is_plain_in_value_and_gradient(random_model, batch, temperature, c
 def test_what_is_left_out(random_model, batch):
     """Repeated rows, padding beyond twice a completion's length, and the head on padding."""
     *_, mask = batch
-    scoring.head_is_all(random_model)  # reads a text of its own, once
+    scoring.head_is_all(random_model), scoring.cache_has_rows(random_model)  # each reads a text of its own, once
     read, scored = [], []
 
     def note(module, args, inputs):
@@ -140,7 +142,7 @@ FAMILIES = {
             **SIZES, num_key_value_heads=1, head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
         )
     ),
-    "a head with a bias": lambda: PhiForCausalLM(PhiConfig(**SIZES)),
+    "a head with a bias": lambda: PhiForCausalLM(PhiConfig(**SIZES, pad_token_id=0)),
     "positions from 2, a head of other width": lambda: OPTForCausalLM(
         OPTConfig(
             vocab_size=257,
@@ -190,3 +192,15 @@ def test_log_probs_are_float32_whatever_the_weights_are(random_model, batch):
 def test_where_nothing_is_scored_all_is_zero(random_model, batch):
     *inputs, ids, mask = batch
     assert not completion_logprobs(random_model, *inputs, ids, torch.zeros_like(mask))[0].any()
+
+
+def test_a_token_that_the_heads_bias_rules_out_adds_nothing_to_the_entropy():
+    """0 log 0 is 0: the chunked head, the plain way and a vocabulary without that token agree."""
+    hidden, weight = torch.randn(5, 4), torch.randn(7, 4)
+    bias = torch.zeros(7).index_fill(0, torch.tensor([2]), -torch.inf)
+    ids, others = torch.zeros(5, dtype=torch.long), [0, 1, 3, 4, 5, 6]
+    logprobs, entropies = ChunkedHead.apply(hidden, weight.requires_grad_(), bias, ids, 0.7)
+    torch.testing.assert_close(entropies, token_entropies(hidden @ weight[others].T, 0.7).detach())
+    torch.testing.assert_close(entropies, token_entropies(hidden @ weight.T + bias, 0.7).detach())
+    logprobs.sum().backward()
+    assert weight.grad.isfinite().all()

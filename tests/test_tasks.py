@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from minigrpo.config import BadInput
 from minigrpo.tasks import (
     clock_problem,
     clock_steps,
@@ -9,10 +10,13 @@ from minigrpo.tasks import (
     clock_thought,
     exact_answer,
     is_held_out,
+    load_task,
     sum_rubric,
     sums_task,
     thinks_first,
 )
+
+pytestmark = pytest.mark.quick
 
 
 def test_the_clock_by_hand():
@@ -65,11 +69,12 @@ def test_the_rubric_of_sums():
 
 @pytest.mark.parametrize(("task", "held_out"), [(clock_task, 500), (sums_task, 80)])
 def test_training_never_sees_a_held_out_problem(task, held_out):
-    prompts = [set(task(seed).held_out["prompt"]) for seed in range(5)]
+    tasks = [task(seed) for seed in range(3)]
+    prompts = [set(one.held_out["prompt"]) for one in tasks]
     assert all(p == prompts[0] for p in prompts)
     assert len(prompts[0]) == held_out
-    for seed in range(5):
-        train = task(seed).train["prompt"]
+    for one in tasks:
+        train = one.train["prompt"]
         assert len(set(train)) == len(train)
         assert not prompts[0] & set(train)
         assert not any(map(is_held_out, train))
@@ -83,3 +88,28 @@ def test_seeds_give_other_problems():
 def test_the_right_answer_gets_the_full_score(task):
     prompts, answers = task.held_out["prompt"], task.held_out["answer"]
     assert set(task.reward(prompts, answers, answers)) == {task.full_score}
+
+
+def test_answers_may_be_numbers():
+    assert exact_answer(["?", "?"], ["5", "6"], [5, 5]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("reward", [exact_answer, sum_rubric])
+@pytest.mark.parametrize("completions", [[None], [[{"role": "assistant", "content": "5"}]], "5"])
+def test_completions_that_are_no_texts_are_refused_in_a_sentence(reward, completions):
+    with pytest.raises(BadInput, match="completions must be a list of texts"):
+        reward(["?"], completions, ["1 + 1 = 2"])
+
+
+def test_the_rubric_of_sums_wants_equations():
+    with pytest.raises(BadInput, match="wants equations such as"):
+        sum_rubric(["?"], ["2"], ["2"])
+
+
+def test_a_lone_surrogate_is_held_out_or_not_like_any_prompt():
+    assert is_held_out("\ud83d") in (True, False)
+
+
+def test_an_unknown_task_is_refused_in_a_sentence():
+    with pytest.raises(BadInput, match="no task 'chess'; wanted is one of clock, sums"):
+        load_task("chess")

@@ -20,6 +20,8 @@ from minigrpo.training import step_prompts, train
 from minigrpo.triples import load_triples, prepare
 from minigrpo.update import TrainState
 
+pytestmark = pytest.mark.quick
+
 TASK = clock_task()
 
 
@@ -254,8 +256,8 @@ def test_several_rewards_are_weighed():
 @pytest.mark.filterwarnings("error")
 def test_a_rollout_that_nobody_scores_teaches_nothing():
     state, rows = run(config(beta=0.0, max_steps=1), reward_fns=[lambda completions, **_: [None] * len(completions)])
-    assert rows[0]["reward"] != rows[0]["reward"]  # NaN: there is no mean of nothing
-    assert (rows[0]["reward_std"], rows[0]["frac_reward_zero_std"], rows[0]["grad_norm"]) == (0, 1, 0)
+    assert "reward" not in rows[0]  # there is no mean of nothing
+    assert (rows[0]["frac_reward_zero_std"], rows[0]["grad_norm"]) == (1, 0)
     assert torch.equal(weights(state.model), weights(start(config()).model))
 
 

@@ -1,26 +1,26 @@
 import json
+import math
 
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigrpo import triples
-from minigrpo.config import BadInput, triples_defaults
+from minigrpo.config import BadInput
 from minigrpo.logprobs import token_logprobs
 from minigrpo.scoring import completion_logits
 from minigrpo.triples import (
     baseline_advantages,
-    effective_records,
     encode_record,
     group_ids,
     load_triples,
     logged_rollout,
     optimum_weights,
-    proposed_beta,
-    weight_warning,
 )
+
+pytestmark = pytest.mark.quick
 
 ROWS = [
     {"prompt": "1 + 1 = ?", "response": "1 + 1 = 2", "reward": 5},
@@ -221,54 +221,6 @@ def test_the_weights_turn_draws_from_the_reference_into_draws_from_the_optimum()
     assert weights.mean().item() == pytest.approx(1.0)
 
 
-def test_the_effective_number_of_records():
-    """By hand: n equal weights count n, whatever the others' zeros; weights 3 and 1 count 16 / 10."""
-    assert effective_records(torch.tensor([7.0, 7.0, 0.0, 7.0])) == pytest.approx(3)
-    assert effective_records(torch.tensor([3.0, 1.0])) == pytest.approx(1.6)
-
-
-def test_the_bundled_records_and_a_handful_of_scores_give_no_warning():
-    beta = triples_defaults("bundled")["beta"]
-    assert weight_warning(torch.tensor(load_triples("bundled")["reward"]), beta) is None
-    assert weight_warning(torch.tensor([5.0, 1.0, 3.0]), beta) is None
-    assert weight_warning(torch.tensor([0.0, 1.0] * 5), beta) is None
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    rewards=st.lists(st.floats(-1e6, 1e6, width=32) | st.integers(0, 100).map(float), min_size=2, max_size=60),
-    beta=st.sampled_from([1e-3, 0.04, 0.4, 1.0, 7.0]),
-)
-@example(rewards=[float(score) for score in range(101)], beta=0.4)
-@example(rewards=[100.0, 55.0, 40.0, 0.0, 10.0, 70.0, 62.0, 31.0], beta=0.4)
-@example(rewards=[3.4e38, *[0.0] * 39], beta=0.4)
-def test_the_beta_that_a_warning_proposes_lets_enough_records_count(rewards, beta):
-    rewards = torch.tensor(rewards)
-    sentence = weight_warning(rewards, beta)
-    enough = max(len(rewards) / 10, min(2, len(rewards) / 4))
-
-    def count(beta):  # by another route than the functions under test: p_i ~ exp(R_i / beta), 1 / sum p_i^2
-        powers = ((rewards.double() - rewards.double().max()) / beta).exp()
-        return (1 / (powers / powers.sum()).square().sum()).item()
-
-    assert (sentence is None) == (count(beta) >= enough - 1e-9)
-    if sentence:
-        better = proposed_beta(rewards, beta)
-        assert better > beta
-        assert count(better) >= enough - 1e-9
-        assert count(better / 2.5 * (1 - 1e-9)) < enough  # the next smaller is at most 2.5 times smaller
-        assert f"with beta {better:g}, {count(better):.1f} would count" in sentence
-        assert f"Of {len(rewards)} records only {count(beta):.1f} count" in sentence
-
-
-def test_scores_up_to_100_leave_one_record():
-    rewards = torch.arange(101.0)
-    assert effective_records(optimum_weights(rewards, 0.4)) == pytest.approx(1.2, abs=0.05)
-    assert weight_warning(rewards, 0.4).startswith(
-        "Of 101 records only 1.2 count (1.2%): with rewards from 0 to 100 and beta 0.4"
-    )
-
-
 # --- the batch ----------------------------------------------------------------------------------------------------------
 
 
@@ -293,3 +245,31 @@ def test_a_record_that_does_not_fit_is_refused(tokenizer):
     records = load_triples([{"prompt": "a" * 30, "response": "b" * 20, "reward": r} for r in (1, 2)])
     with pytest.raises(BadInput, match="row 1, has 30 tokens of prompt and 21 of response"):
         logged_rollout(tokenizer, records[:], longest=50)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.1])
+def test_equal_rewards_are_exactly_at_their_baseline(value):
+    """And not a rounding away from it, which EPS would magnify to 0.9 at a million."""
+    assert baseline_advantages(torch.full((7,), value), torch.zeros(7).long()).tolist() == [0.0] * 7
+
+
+def test_whole_numbers_are_rewards_too():
+    rewards, ids = torch.tensor([1, 0, 3, 5]), torch.tensor([0, 0, 1, 1])
+    assert torch.equal(baseline_advantages(rewards, ids), baseline_advantages(rewards.float(), ids))
+    assert torch.equal(optimum_weights(rewards, 0.4), optimum_weights(rewards.float(), 0.4))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: optimum_weights(torch.ones(2), 0.0), "beta must be a positive number"),
+        (lambda: optimum_weights(torch.ones(2), -1.0), "beta must be a positive number"),
+        (lambda: optimum_weights(torch.tensor([1.0, math.inf]), 1.0), "finite numbers"),
+        (lambda: optimum_weights([1.0, 2.0], 1.0), "finite numbers"),
+        (lambda: baseline_advantages(torch.tensor([1.0, math.nan]), torch.zeros(2)), "finite numbers"),
+        (lambda: baseline_advantages(torch.ones(2), torch.zeros(3)), "one number per reward"),
+    ],
+)
+def test_careless_rewards_and_betas_end_in_a_sentence(call, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        call()

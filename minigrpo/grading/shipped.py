@@ -188,6 +188,9 @@ MEAN = Bug(
     {"values": ("BC", ANY), "completion_mask": ("BC", MASK)},
     "a completion of which some tokens count and some, its padding, do not, with values that are not 0.",
     gradient=("values",),
+    fits=lambda values, mask: (
+        None if mask.any() else "no token counts: take a batch in which some tokens count and some do not"
+    ),
 )
 EOS = Bug(
     shipped_mask,

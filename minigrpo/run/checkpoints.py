@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from minigrpo.config import BadInput, first_line
-from minigrpo.policy import whole_model
+from minigrpo.policy import save_policy, whole_model
 from minigrpo.sampling import Rollout
 from minigrpo.update import Batch, TrainState, frozen_copy
 
@@ -36,8 +36,7 @@ def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
         "old_policy": old_policy,
     }
     with whole_or_nothing(beside):
-        state.model.save_pretrained(beside)
-        state.tokenizer.save_pretrained(beside)
+        save_policy(state.model, state.tokenizer, beside)
         torch.save(saved, beside / "state.pt")
     shutil.rmtree(final, ignore_errors=True)
     return beside.rename(final)

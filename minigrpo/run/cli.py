@@ -1,37 +1,29 @@
 """The command line: minigrpo train | generate | evaluate | plot ... Flags, files and sentences; no algebra."""
 
 import argparse
+import importlib.metadata
+import math
 import os
 import sys
 import time
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-from minigrpo.config import BadInput, GRPOConfig, triples_defaults
-
-COMMANDS = {
-    "train": "train a policy with GRPO and show what it learnt",
-    "generate": "complete prompts",
-    "evaluate": "score a policy on the held-out problems of a task",
-    "plot": "draw the curves of one run, or of several with their band",
-    "reward-model": "train a reward model on scored records",
-    "grade": "grade exercises, in a sandbox",
-}
+from minigrpo.config import BadInput
+from minigrpo.run.flags import COMMANDS, add_flag, check_prompts, new_parser, sampling_args, seed, train_config
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for input that cannot be used, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what its encoding lacks is written as an escape, and ends no run
+            stream.reconfigure(errors="backslashreplace")
+    if argv[:1] == ["--version"]:
+        print(f"minigrpo {importlib.metadata.version('minigrpo')}")
+        return 0
     try:
-        parser = _parser(
-            usage="minigrpo COMMAND [--help] ...",
-            description="Learn GRPO by building it: a GPT-2 learns to think, on a laptop, offline.",
-            epilog="commands:\n" + "\n".join(f"  {name:14}{text}" for name, text in COMMANDS.items()),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
-        command = parser.parse_args(argv[:1] or ["--help"]).command
-        return globals()[f"_{command.replace('-', '_')}"](argv[1:]) or 0
+        return _command(argv)(argv[1:]) or 0
     except (BadInput, FloatingPointError) as error:
         _complain(f"minigrpo: {error}")
     except OSError as error:
@@ -43,28 +35,27 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
 
+def _command(argv: list[str]) -> Callable[[list[str]], int | None]:
+    """The function of the command that is named first."""
+    parser = new_parser(
+        usage="minigrpo COMMAND [--help] ...",
+        description="Learn GRPO by building it: a GPT-2 learns to think, on a laptop, offline.",
+        epilog="commands:\n" + "\n".join(f"  {name:14}{text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
+    parser.add_argument("--version", action="store_true", help="say which version this is, and exit")
+    command = parser.parse_args(argv[:1] or ["--help"]).command
+    return globals()[f"_{command.replace('-', '_')}"]
+
+
 def _complain(sentence: str, *, at_once: bool = False) -> None:
     """Of several processes that a launcher started all may find the same mistake: the first says so, and by the time that
     the others would, the launcher has ended them. A mistake that only another one has found is said a little later."""
-    if int(os.environ.get("RANK", 0)) > 0 and not at_once:
+    rank = os.environ.get("RANK", "")
+    if rank.isdigit() and int(rank) > 0 and not at_once:
         time.sleep(3)
     print(sentence, file=sys.stderr)
-
-
-def _parser(name: str = "", parser_class=argparse.ArgumentParser, **kwargs) -> argparse.ArgumentParser:
-    """A parser without abbreviations, whose errors are one sentence."""
-    prog = f"minigrpo {name}".strip()
-
-    class Parser(parser_class):
-        def error(self, message):
-            raise BadInput(f"{message}; see {prog} --help.")
-
-    return Parser(prog=prog, allow_abbrev=False, **{"description": COMMANDS.get(name), **kwargs})
-
-
-def _add(parser: argparse.ArgumentParser, name: str, **kwargs) -> None:
-    """A flag with hyphens or underscores alike."""
-    parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs)
 
 
 def _quiet() -> None:
@@ -72,47 +63,10 @@ def _quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # TRL still says what transformers now calls activation_checkpointing. Nobody who runs a command can do anything about it.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
-
-
-# --- train --------------------------------------------------------------------------------------------------------
-
-
-def _train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
-    from transformers import HfArgumentParser
-
-    def parse(defaults: dict) -> tuple[GRPOConfig, argparse.Namespace]:
-        parser = _parser("train", HfArgumentParser, dataclass_types=GRPOConfig)
-        _add(parser, "resume", action="store_true", help="Go on with the run in --output_dir; its configuration is kept.")
-        _add(parser, "overwrite", action="store_true", help="Delete the run that is in --output_dir first.")
-        parser.set_defaults(**defaults)
-        config, flags, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-        if unknown:
-            parser.error(f"unknown: {' '.join(unknown)}")
-        return config, flags
-
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # where the defaults come from has to be known first
-    early.add_argument("--resume", action="store_true")
-    _add(early, "output_dir", nargs="?")
-    early.add_argument("--triples", nargs="?", const="bundled")
-    known, _ = early.parse_known_args(argv)
-    if not known.resume:
-        return parse(triples_defaults(known.triples) if known.triples else {})
-    if known.output_dir is None:
-        raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
-    from minigrpo.run import folders
-
-    saved = folders.saved_config(known.output_dir)
-    config, flags = parse({**saved, "output_dir": known.output_dir})
-    if flags.overwrite:
-        raise BadInput("--resume goes on with the run, --overwrite deletes it; give one of the two.")
-    folders.check_resumable(saved, config)
-    return config, flags
 
 
 def _train(argv: list[str]) -> int:
-    config, flags = _train_config(argv)
+    config, flags = train_config(argv)
     _quiet()
     from minigrpo.run.runner import run
 
@@ -123,11 +77,10 @@ def _train(argv: list[str]) -> int:
 
 
 def _generate(argv: list[str]) -> None:
-    parser = _parser("generate")
+    parser = new_parser("generate")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
-    _sampling_flags(parser, num_generations=1, max_completion_length=32)
-    args = parser.parse_args(argv)
-    _check_sampling(args)
+    check_prompts(argv)
+    args = sampling_args(parser, argv, num_generations=1, max_completion_length=32)
     _quiet()
     from minigrpo.policy import load_policy
     from minigrpo.sampling import sample_completions, seeded
@@ -142,20 +95,20 @@ def _generate(argv: list[str]) -> None:
         temperature=args.temperature,
         generator=seeded(args.seed),
     )
-    for completion in rollout.completions:
-        print(completion)
+    for row, completion in enumerate(rollout.completions):
+        if len(args.prompts) > 1 and row % args.num_generations == 0:
+            print(rollout.prompts[row])
+        print(f"  {completion}" if len(args.prompts) > 1 else completion)
 
 
 def _evaluate(argv: list[str]) -> None:
-    parser = _parser("evaluate")
+    parser = new_parser("evaluate")
     parser.add_argument("--task", choices=("clock", "sums"), default="clock")
-    _sampling_flags(parser, num_generations=8, max_completion_length=16)
-    args = parser.parse_args(argv)
-    _check_sampling(args)
+    args = sampling_args(parser, argv, num_generations=8, max_completion_length=16)
     _quiet()
     from minigrpo.evaluation import evaluate
     from minigrpo.policy import load_policy
-    from minigrpo.run.runner import print_table
+    from minigrpo.run.summary import print_table
     from minigrpo.tasks import load_task
 
     model, tokenizer = load_policy(args.model)
@@ -163,99 +116,106 @@ def _evaluate(argv: list[str]) -> None:
     print_table({args.task: evaluate(model, tokenizer, load_task(args.task), **settings)})
 
 
-def _sampling_flags(parser: argparse.ArgumentParser, *, num_generations: int, max_completion_length: int) -> None:
-    parser.add_argument("--model", default="tiny", help="tiny, the folder of a run or model, or a name on the hub")
-    _add(parser, "num_generations", type=int, default=num_generations, help="completions a prompt (default %(default)s)")
-    _add(parser, "temperature", type=float, default=1.0, help="0 is greedy (default %(default)s)")
-    _add(parser, "max_completion_length", type=int, default=max_completion_length, help="tokens (default %(default)s)")
-    _add(parser, "seed", type=int, default=0, help="(default %(default)s)")
-
-
-def _check_sampling(args: argparse.Namespace) -> None:
-    for name in ("num_generations", "max_completion_length"):
-        if getattr(args, name) < 1:
-            raise BadInput(f"{name} must be at least 1, got {getattr(args, name)}.")
-    if not 0 <= args.temperature < float("inf"):
-        raise BadInput(f"temperature must be 0 (greedy) or a positive number, got {args.temperature}.")
-
-
 def _plot(argv: list[str]) -> None:
-    parser = _parser("plot")
+    parser = new_parser("plot")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or its metrics.jsonl")
     parser.add_argument("--output", help="the picture; by default curves.png, in the run's folder if there is one run")
     args = parser.parse_args(argv)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from minigrpo.run.folders import read_metrics
-    from minigrpo.view.plots import plot_runs, save_figure
-
-    rows = [read_metrics(run) for run in args.runs]
     inside = len(args.runs) == 1 and Path(args.runs[0]).is_dir()
     output = Path(args.output or (Path(args.runs[0]) / "curves.png" if inside else "curves.png"))
-    title = Path(args.runs[0]).name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest"
-    save_figure(plot_runs(rows, title=title)[0].figure, output)
+    from minigrpo.run import folders
+    from minigrpo.run.summary import plot_to
+
+    folders.check_output(output)
+    rows = [folders.read_metrics(run) for run in args.runs]
+    folders.check_same_task(args.runs)
+    name = Path(args.runs[0]).resolve().name
+    title = name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest"
+    plot_to(output, rows, title)
     print(output)
 
 
-def _reward_model(argv: list[str]) -> None:
-    parser = _parser("reward-model")
+def _reward_model_args(argv: list[str]) -> argparse.Namespace:
+    parser = new_parser("reward-model")
     parser.add_argument("action", choices=("train",))
     parser.add_argument("--triples", default="bundled", help="a .jsonl, .csv or .parquet file; by default the bundled records")
     parser.add_argument("--model", default="tiny", help="the backbone: tiny, a folder, or a name on the hub")
     objectives = "regression: the scores themselves; bradley_terry: which of two responses to one prompt is better"
     parser.add_argument("--objective", choices=("regression", "bradley_terry"), default="regression", help=objectives)
-    _add(parser, "max_steps", type=int, default=100, help="optimizer updates (default %(default)s)")
-    _add(parser, "learning_rate", type=float, help="of AdamW, at the start (default: 3e-3, bradley_terry 1e-3)")
-    _add(parser, "seed", type=int, default=0, help="(default %(default)s)")
-    _add(parser, "output_dir", help="a new folder; by default runs/reward-model")
+    add_flag(parser, "max_steps", type=int, default=100, help="optimizer updates (default %(default)s)")
+    add_flag(parser, "learning_rate", type=float, help="of AdamW, at the start (default: 3e-3, bradley_terry 1e-3)")
+    add_flag(parser, "seed", type=seed, default=0, help="(default %(default)s)")
+    add_flag(parser, "output_dir", help="a new folder; by default runs/reward-model")
     args = parser.parse_args(argv)
     if args.max_steps < 1 or not (args.learning_rate is None or 0 < args.learning_rate < float("inf")):
         raise BadInput(f"max_steps and learning_rate must be above 0, got {args.max_steps} and {args.learning_rate}.")
+    return args
+
+
+def _reward_model(argv: list[str]) -> None:
+    args = _reward_model_args(argv)
     _quiet()
     from tqdm import tqdm
 
     from minigrpo import reward_model
+    from minigrpo.policy import save_policy
     from minigrpo.run import folders
+    from minigrpo.run.checkpoints import whole_or_nothing
     from minigrpo.triples import load_triples
 
     train, held_out = reward_model.split_by_prompt(load_triples(args.triples))
     model, tokenizer = reward_model.start_reward_model(args.model)
-    before = reward_model.pair_accuracy(model, tokenizer, held_out)
+    measure, what = reward_model.pair_accuracy, "pairs of held-out prompts in the right order"
+    if args.objective == "regression" and not reward_model.preference_pairs(held_out):
+        measure, what = reward_model.squared_error, "mean squared error on held-out records"
+    before = measure(model, tokenizer, held_out)
     folder = folders.new_folder(args.output_dir, "reward-model")
     settings = {"objective": args.objective, "steps": args.max_steps, "learning_rate": args.learning_rate, "seed": args.seed}
-    for row in (bar := tqdm(reward_model.train_reward_model(model, tokenizer, train, **settings), total=args.max_steps)):
-        bar.set_postfix(loss=f"{row['loss']:.3f}")
-    after = reward_model.pair_accuracy(model, tokenizer, held_out)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    summary = {"triples": args.triples, **settings, "held_out_pair_accuracy": {"before": before, "after": after}}
+    try:
+        for row in (bar := tqdm(reward_model.train_reward_model(model, tokenizer, train, **settings), total=args.max_steps)):
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+    except BaseException:
+        folder.rmdir()  # nothing is in it yet
+        raise
+    after = measure(model, tokenizer, held_out)
+    with whole_or_nothing(folder):
+        save_policy(model, tokenizer, folder)
+    summary = {"triples": args.triples, **settings, f"held_out_{measure.__name__}": {"before": before, "after": after}}
     folders.write_json(folder / "summary.json", summary)
-    print(f"{len(train)} records; pairs of held-out prompts in the right order: {before:.3f} before, {after:.3f} after.")
+    print(f"{len(train)} records; {what}: {before:.3f} before, {after:.3f} after.")
     print(f"Use it: minigrpo train --task sums --reward-model {folder}")
 
 
 def _grade(argv: list[str]) -> int:
-    parser = _parser("grade")
+    parser = new_parser("grade")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="notebooks, or folders of them")
     parser.add_argument("--format", choices=("table", "csv", "json", "junit", "gradescope"), default="table")
     parser.add_argument("--output", help="the file to write; by default what is printed")
-    parser.add_argument("--seed", type=int, help="of the random inputs; by default other ones each time")
-    _add(parser, "min_score", type=float, help="points below which the exit code is 1")
+    parser.add_argument("--seed", type=seed, help="of the random inputs; by default other ones each time")
+    add_flag(parser, "min_score", type=float, help="points below which the exit code is 1")
     parser.add_argument(
         "--trust", action="store_true", help="run without a sandbox where there is none: for your own work only"
     )
     args = parser.parse_args(argv)
+    if args.min_score is not None and not math.isfinite(args.min_score):
+        raise BadInput(f"min_score must be a number of points, got {args.min_score}.")
+    from minigrpo.run import folders
+
+    paths, output = [Path(path) for path in args.paths], args.output and Path(args.output)
+    if output:
+        folders.check_output(output)
+        if output.suffix == ".ipynb" or any(output.exists() and path.exists() and output.samefile(path) for path in paths):
+            raise BadInput(f"--output {args.output!r} would replace a submission with its report; name another file.")
     _quiet()
     from minigrpo.grading import batch, reports
 
-    graded, how = batch.grade_paths([Path(path) for path in args.paths], trust=args.trust, seed=args.seed)
+    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed)
     text = reports.write(graded, how, args.format)
-    if args.output is None:
-        print(text, end="")
+    if output:
+        folders.write_text(output, text)
     else:
-        from minigrpo.run.folders import write_text
-
-        write_text(Path(args.output), text)
+        print(text, end="")
+    if all(report.problem for report in graded):
+        return 2  # nothing could be graded; the report says why
     points = sum(report.points for report in reports.counted(graded))
     return 1 if args.min_score is not None and points < args.min_score else 0

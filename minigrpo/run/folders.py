@@ -4,26 +4,28 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.run import overwriting
 
 OF_A_RUN = re.compile(
-    r"(config|summary)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
+    r"(config|summary|inputs)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
 )
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
+OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
 def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
     """Make the folder of a new run, write ``config.json`` into it, and return it.
 
     Without ``config.output_dir`` it is runs/TASK-SEED (runs/triples-SEED), then runs/TASK-SEED-2 ... A run that is to be
-    overwritten is set aside first, until ``forget_overwritten``.
+    overwritten is set aside first, until ``overwriting.forget``.
 
     Raises:
         BadInput: if the folder was named, is not empty, and may not be overwritten.
@@ -39,16 +41,15 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
                 f"The folder {str(folder)!r} is not empty; go on with the run in it by --resume, "
                 "write over it by --overwrite, or name another."
             )
+        overwriting.restore(folder)  # a run before this one was killed before its first step
         saved_config(folder)  # raises if it is not a run's
         foreign = sorted(path.name for path in folder.iterdir() if not OF_A_RUN.fullmatch(path.name))
         if foreign:
             raise BadInput(
                 f"The folder {str(folder)!r} holds {foreign[0]!r}, no part of a run, which --overwrite would delete."
             )
-        with locked(folder):
-            pass  # raises while that run is still going on
-        shutil.rmtree(_aside(folder), ignore_errors=True)
-        folder.rename(_aside(folder))
+        with locked(folder):  # raises while that run is still going on
+            overwriting.set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.to_dict())
     return folder
@@ -70,22 +71,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".overwritten")
-
-
-def forget_overwritten(folder: Path) -> None:
-    """The new run works: the old one goes."""
-    shutil.rmtree(_aside(folder), ignore_errors=True)
-
-
-def restore_overwritten(folder: Path) -> None:
-    """The new run failed before its first step: the old one comes back."""
-    if _aside(folder).exists():
-        shutil.rmtree(folder)
-        _aside(folder).rename(folder)
 
 
 def new_folder(output_dir: str | None, name: str) -> Path:
@@ -147,23 +132,43 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Written beside and renamed, so that the file is never half there."""
+    """Written beside and renamed, so that the file is never half there; of a link what it leads to. What UTF-8 lacks, such as a
+    name whose bytes are none, is written as an escape, which is JSON's own."""
+    path = path.resolve()
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(beside, path)
+
+
+def check_output(path: Path) -> None:
+    """Raises BadInput, before there is anything to write, unless a file can be written there."""
+    if path.is_dir():
+        raise BadInput(f"--output {str(path)!r} is a folder; name a file in it.")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"--output {str(path)!r} is no plain file.")
+    if not path.parent.is_dir():
+        raise BadInput(f"--output {str(path)!r} is in a folder that is not there; make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"--output {str(path)!r} is in a folder that cannot be written.")
 
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def is_finished(folder: Path, max_steps: int) -> bool:
-    """Whether the run got to the end of that many steps, summary and all."""
-    path = folder / "summary.json"
+def check_unfinished(folder: Path, max_steps: int) -> None:
+    """Raises BadInput if the run got to the end of that many steps, summary and all, or beyond it."""
     try:
-        return path.exists() and read_json(path)["steps"] >= max_steps
+        finished = read_json(folder / "summary.json")["steps"] if (folder / "summary.json").exists() else 0
     except (ValueError, KeyError, TypeError):
-        return False  # it is written last, so a damaged one is no summary
+        finished = 0  # it is written last, so a damaged one is no summary
+    if type(finished) is int and finished >= max_steps:
+        raise BadInput(
+            f"The run in {str(folder)!r} is finished after {finished} steps; a --max_steps above {finished} goes on with it."
+        )
+    latest = max((int(path.name.split("-")[1]) for path in checkpoints(folder)), default=0)
+    if latest > max_steps:
+        raise BadInput(f"The run in {str(folder)!r} has come to step {latest} already; max_steps must be at least that.")
 
 
 def seconds_so_far(folder: Path) -> float:
@@ -182,7 +187,7 @@ def append_line(path: Path, value: dict) -> None:
         return None if isinstance(x, float) and not math.isfinite(x) else x
 
     line = json.dumps({key: clean(x) for key, x in value.items()}, ensure_ascii=False, allow_nan=False)
-    with path.open("a", encoding="utf-8", newline="\n") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(line + "\n")
 
 
@@ -201,18 +206,42 @@ def forget_after(path: Path, step: int) -> None:
 
 
 def read_metrics(run: str | Path) -> list[dict]:
-    """The lines of a run's ``metrics.jsonl``, from its folder or from the file itself.
+    """The lines of a run's ``metrics.jsonl``, from its folder or from the file itself. A last line that is cut off is left out:
+    a run that is going on may be writing it.
 
     Raises:
-        BadInput: if there is none, or a line cannot be read.
+        BadInput: if there is none, or a line cannot be read, has words for numbers, or does not come after the one before.
     """
     path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise BadInput(f"{str(run)!r} holds no metrics.jsonl; name the folder of a run.")
-    rows = [_row(line, path, number) for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+    *lines, last = path.read_bytes().split(b"\n")
+    if last.rstrip().endswith(b"}"):
+        lines.append(last)
+    rows = [_row(line, path, number) for number, line in enumerate(lines, 1)]
     if not rows:
         raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            if isinstance(value, str | dict):
+                raise BadInput(f"{str(path)!r}, line {number}, has {value!r:.60} as its {name}; wanted is a number.")
+    for number, (former, row) in enumerate(pairwise(rows), 2):
+        if row["step"] <= former["step"]:
+            raise BadInput(
+                f"{str(path)!r}, line {number}, has step {row['step']} after step {former['step']}; steps must rise."
+            )
     return rows
+
+
+def check_same_task(runs: list[str]) -> None:
+    """Raises BadInput for folders of runs that learnt different things; a file of metrics alone does not say what it learnt."""
+    folders = [Path(run) if Path(run).is_dir() else Path(run).parent for run in runs]
+    saved = {folder: saved_config(folder) for folder in folders if len(runs) > 1 and (folder / "config.json").is_file()}
+    for name in OF_A_TASK:
+        values = {repr(config[name]): folder for folder, config in saved.items()}
+        if len(values) > 1:
+            listed = ", ".join(f"{value} in {str(folder)!r}" for value, folder in list(values.items())[:2])
+            raise BadInput(f"The runs differ in {name} ({listed}), so their mean means nothing; plot them one by one.")
 
 
 def _row(line: bytes, path: Path, number: int) -> dict:
@@ -221,6 +250,6 @@ def _row(line: bytes, path: Path, number: int) -> dict:
         row = json.loads(line)
     except ValueError as error:
         raise BadInput(f"{str(path)!r}, line {number}, is not JSON: {error}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
         raise BadInput(f"{str(path)!r}, line {number}, is {row!r:.60}; wanted is an object with a step.")
     return row

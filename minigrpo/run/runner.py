@@ -1,7 +1,7 @@
 """One run from its first line to its last: score the policy, train it, keep the files of its folder, score it again."""
 
-import importlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -9,17 +9,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.effective import weight_warning
 from minigrpo.evaluation import evaluate, example_completions
-from minigrpo.policy import context_length, load_policy
+from minigrpo.policy import context_length, load_policy, save_policy
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
-from minigrpo.run import folders
+from minigrpo.run import folders, inputs, overwriting
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
+from minigrpo.run.rewards_by_name import load_reward_function, try_out
+from minigrpo.run.summary import finish
 from minigrpo.sampling import encode_prompts
 from minigrpo.tasks import Task, load_task
 from minigrpo.training import step_prompts, train
@@ -27,6 +31,7 @@ from minigrpo.triples import load_triples, logged_rollout, prepare
 from minigrpo.update import Batch, TrainState
 
 SAMPLES_EVERY = 10  # steps
+SAMPLES = 4  # per held-out problem
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 SILENT_STEPS = 10
 NOTHING_TO_LEARN = (
@@ -42,42 +47,59 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     Raises:
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
     """
-    if config.engine != "trl" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise BadInput(
-            "Several processes were launched, each of which would do the same run; --engine trl shares one among them."
-        )
+    _check_launch(config)
     first = config.engine != "trl" or _trl().join(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
     task = _task(config, tokenizer, context_length(model))
-    reward_fns = [_reward_function(path) for path in config.reward_funcs or []] or [task.reward]
-    if config.reward_model:
-        reward_fns = [load_reward_model(config.reward_model), *reward_fns]
-        config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
-    check_weights(config.reward_weights, len(reward_fns))
+    reward_fns, config = _reward_functions(config, task)
     if config.triples is None:
         step_prompts(task.train, 0, config)  # raises if there are too few
     if not first:  # of several processes; the first alone has a folder and writes
         _trl().train(config, model, tokenizer, task.train, reward_fns)
         return 0
+    made_from = inputs.checksums(config)
     if resume:
         folder = Path(config.output_dir)
-        if folders.is_finished(folder, config.max_steps):
-            raise BadInput(f"The run in {str(folder)!r} is finished; a --max_steps above {config.max_steps} goes on with it.")
+        folders.check_unfinished(folder, config.max_steps)
+        inputs.check_unchanged(folder, made_from)
         with folders.locked(folder):  # raises while that run is still going on
             folders.write_json(folder / "config.json", config.to_dict())
     else:
         folder = folders.new_run(config, overwrite=overwrite)
     try:
         with folders.locked(folder):
+            folders.write_json(folder / inputs.NAME, made_from)
             _check_space(folder, model, config)
             return _run_in(folder, model, tokenizer, task, reward_fns, config, resume)
     except KeyboardInterrupt:
-        print(f"\nStopped. Go on with: minigrpo train --resume --output-dir {folder}")
+        if _worth_keeping(folder, resume):
+            print(f"\nStopped. Go on with: {_to_go_on(folder)}")
+        else:
+            print("\nStopped before the first step; nothing was kept.")
         return 130
     finally:
-        if not (folder / "metrics.jsonl").exists():
-            folders.restore_overwritten(folder)
+        if not _worth_keeping(folder, resume):
+            overwriting.undo(folder)
+
+
+def _worth_keeping(folder: Path, resume: bool) -> bool:
+    return resume or (folder / "metrics.jsonl").exists()
+
+
+def _to_go_on(folder: Path) -> str:
+    return shlex.join(["minigrpo", "train", "--resume", "--output-dir", str(folder)])
+
+
+def _check_launch(config: GRPOConfig) -> None:
+    """Raises BadInput for what a launcher said, or seems to have said, that this run cannot use."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        if not os.environ.get(name, "1").isdecimal():
+            raise BadInput(f"{name} is {os.environ[name]!r} in the environment, where a launcher writes a number; unset it.")
+    if config.engine != "trl" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise BadInput(
+            "Several processes were launched, each of which would do the same run; --engine trl shares one among them."
+        )
 
 
 def _trl():
@@ -92,28 +114,38 @@ def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config
     kind = "held-out problems" if task.reward else "prompts of their own"
     by = f" by TRL, processes: {_trl().num_processes(config)}" if config.engine == "trl" else ""
     print(f"{config.model} on {what}{by}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
+    if config.triples is not None and config.triples_estimator == "weighted":
+        warning = weight_warning(torch.tensor(task.train["reward"]), config.beta)
+        if warning:
+            print(warning, flush=True)
     settings = {"temperature": config.temperature, "max_completion_length": config.max_completion_length}
-    before = evaluate(model, tokenizer, task, **settings)
+    before = evaluate(model, tokenizer, task, num_generations=SAMPLES, **settings)
     first = example_completions(model, tokenizer, task, **settings)
     engine = _train_with_trl if config.engine == "trl" else _train
     log = engine(folder, model, tokenizer, task, reward_fns, config, resume)
     if log.step < config.max_steps:
-        print(f"Stopped after step {log.step}. Go on with: minigrpo train --resume --output-dir {folder}")
+        print(f"Stopped after step {log.step}. Go on with: {_to_go_on(folder)}")
         return 130
     if config.engine == "trl":
         model, tokenizer = load_policy(str(folder))  # it may have been trained in shards; the first process's copy is of no use
-    after = evaluate(model, tokenizer, task, **settings)
+    after = evaluate(model, tokenizer, task, num_generations=SAMPLES, **settings)
     last = example_completions(model, tokenizer, task, **settings)
     examples = [
         {"prompt": prompt, "before": old, "after": new}
         for prompt, old, new in zip(task.held_out["prompt"][: len(first)], first, last, strict=True)
     ]
-    _finish(folder, task, {"before": before, "after": after, "seconds": log.seconds, "steps": log.step, "examples": examples})
+    summary = {"before": before, "after": after, "seconds": log.seconds, "steps": log.step, "examples": examples}
+    finish(folder, task, summary, samples=SAMPLES * len(task.held_out))
     return 0
 
 
 def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
     """What is trained on, problems or records, and what is scored. Raises BadInput if any of it does not fit the context."""
+    if config.max_completion_length >= context:
+        raise BadInput(
+            f"max_completion_length is {config.max_completion_length}, and the model's context takes {context} tokens, the "
+            "prompt among them; lower it."
+        )
     task = None if config.task == "records" else load_task(config.task, config.seed)
     if config.triples is not None:
         records = prepare(load_triples(config.triples), config)
@@ -125,13 +157,17 @@ def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) 
     return task
 
 
-def _reward_function(path: str) -> RewardFunction:
-    module, _, name = path.rpartition(".")
-    sys.path.insert(0, os.getcwd())  # a module in the current folder, as for python -m
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"No reward function {path!r} ({error}); wanted is module.function, importable from here.") from error
+def _reward_functions(config: GRPOConfig, task: Task) -> tuple[list[RewardFunction], GRPOConfig]:
+    """Those that the configuration names, else the task's own; with a reward model, also the weights that make it the one that
+    counts. What is named is tried out. Raises BadInput for what is not there or does not work."""
+    named = [load_reward_function(name) for name in config.reward_funcs or []]
+    try_out(named, task.train, config.num_generations)
+    reward_fns = named or [task.reward]
+    if config.reward_model:
+        reward_fns = [load_reward_model(config.reward_model), *reward_fns]
+        config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
+    check_weights(config.reward_weights, len(reward_fns))
+    return reward_fns, config
 
 
 def _check_space(folder: Path, model, config: GRPOConfig) -> None:
@@ -182,7 +218,7 @@ class _Log:
         if self.task.thinks is not None:
             metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
         folders.append_line(self.folder / "metrics.jsonl", metrics)
-        folders.forget_overwritten(self.folder)
+        overwriting.forget(self.folder)
         if self.step == 1 or self.step % SAMPLES_EVERY == 0:
             folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
         shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
@@ -223,8 +259,7 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
         log.close()
     if state.step >= config.max_steps:
         with whole_or_nothing(folder / "model"):
-            model.save_pretrained(folder / "model")
-            tokenizer.save_pretrained(folder / "model")
+            save_policy(model, tokenizer, folder / "model")
     return log
 
 
@@ -244,41 +279,3 @@ def _train_with_trl(folder: Path, model, tokenizer, task: Task, reward_fns: list
     finally:
         log.close()
     return log
-
-
-def _finish(folder: Path, task: Task, summary: dict) -> None:
-    """Write the curves and last the summary, and print what a person wants to see."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # draws into files, also where there is no screen
-    from minigrpo.view.plots import plot_runs, save_figure
-
-    before, after, examples = summary["before"], summary["after"], summary["examples"]
-    title = task.name
-    if task.reward:
-        title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
-    save_figure(plot_runs([folders.read_metrics(folder)], title=title)[0].figure, folder / "curves.png")
-    folders.write_json(folder / "summary.json", summary)
-
-    print_table({"before": before, "after": after})
-    width = max(len(example["before"]) for example in examples)
-    for example in examples:
-        print(f"  {example['prompt']} {example['before']:{width}}  ->  {example['after']}")
-    print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
-    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):
-        print(f"  {folder / name}")
-    print(f'\nTry it: minigrpo generate --model {folder} "{examples[0]["prompt"]}"')
-
-
-def print_table(columns: dict[str, dict[str, float]]) -> None:
-    """The numbers of ``evaluate``, a column each."""
-    names = {
-        "accuracy": "accuracy, sampled",
-        "accuracy_greedy": "accuracy, greedy",
-        "thinking": "thinks first",
-        "mean_length": "mean length (tokens)",
-    }
-    print("\n" + " " * 22 + "".join(f"{title:>9}" for title in columns))
-    for key in next(iter(columns.values())):
-        print(f"{names.get(key, key):22}" + "".join(f"{numbers[key]:9.3f}" for numbers in columns.values()))
-    print()

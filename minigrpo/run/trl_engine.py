@@ -4,10 +4,11 @@ A launcher (``accelerate launch``, ``torchrun``) starts the same command several
 runner knows it: it has the folder, scores the policy and writes every file. The others join in training and end.
 """
 
+import dataclasses
 import inspect
 import math
-import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,17 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.rewards import RewardFunction, combine, score
+from minigrpo.rewards import RewardFunction, combine, reward_names, score
 from minigrpo.run import folders
+from minigrpo.sampling import completion_texts
 from minigrpo.threads import suited_threads
 
 try:
     import trl
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
+
+    from minigrpo.run.processes import one_sentence_if_another_process_ends
 except ImportError as error:
     raise BadInput(f'TRL and accelerate are needed, and {error}; python -m pip install -e ".[scale]" brings them.') from error
 
@@ -34,6 +38,10 @@ SAME_NAME = (
     "max_completion_length", "temperature", "learning_rate", "adam_epsilon", "max_grad_norm", "beta", "ref_model_sync_steps",
     "loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high", "reward_weights",
 )  # fmt: skip
+# Its name in transformers; from about 5.20 on they warn of the older one.
+CHECKPOINTING = "activation_checkpointing"
+if CHECKPOINTING not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
+    CHECKPOINTING = "gradient_checkpointing"
 OURS_ALONE = {  # what this package does and has no field for
     "lr_scheduler_type": "constant",
     "weight_decay": 0.0,
@@ -41,7 +49,7 @@ OURS_ALONE = {  # what this package does and has no field for
     "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
     "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture
     "gradient_accumulation_steps": 1,
-    "gradient_checkpointing": False,
+    CHECKPOINTING: False,
     "logging_steps": 1,
     "logging_nan_inf_filter": False,
     "report_to": "none",
@@ -127,6 +135,15 @@ def latest_checkpoint(folder: Path, config: GRPOConfig) -> tuple[Path | None, in
     return None, 0
 
 
+@contextmanager
+def without_its_own_warning() -> Iterator[None]:
+    """TRL 1.16 asks for is_gradient_checkpointing, which transformers 5.24 calls activation checkpointing and warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        yield
+
+
+@without_its_own_warning()
 def train(
     config: GRPOConfig,
     model: PreTrainedModel,
@@ -146,16 +163,16 @@ def train(
         ConnectionError: if another process has ended, with what to do.
         FloatingPointError: if the gradient is not finite.
     """
-    with _one_sentence_if_another_process_ends(folder):
+    with one_sentence_if_another_process_ends(folder):
         folder, checkpoint = broadcast_object_list([(folder, checkpoint)])[0]
     args = to_trl(config, output_dir=str(folder), log_level_replica="passive", ddp_find_unused_parameters=False)
-    with _one_sentence_if_another_process_ends(folder):
+    with one_sentence_if_another_process_ends(folder):
         follow_padding(model)
         trainer = Trainer(
             model=model,
             args=args,
             train_dataset=dataset,
-            reward_funcs=[_in_trls_protocol(fn) for fn in reward_fns],
+            reward_funcs=list(map(_in_trls_protocol, reward_fns, reward_names(reward_fns))),
             processing_class=tokenizer,
         )
         trainer.to_runner = log
@@ -184,6 +201,13 @@ class Trainer(trl.GRPOTrainer):
         """Without the tokenizer's special tokens, as here: a BOS would make the prompt another than the one that is scored."""
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
+    def _generate(self, prompts: list):
+        """With the texts that rewards see here: TRL would drop every special token, and not EOS and padding alone."""
+        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)
+        if isinstance(completions[0], str):
+            completions = completion_texts(self.processing_class, completion_ids, self.eos_token_ids)
+        return prompt_ids, completion_ids, tool_mask, completions, *rest
+
     def _generate_and_score_completions(self, inputs):
         start = time.perf_counter()
         batch = super()._generate_and_score_completions(inputs)
@@ -199,10 +223,11 @@ class Trainer(trl.GRPOTrainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["grad_norm"]):
+        gone = logs["grad_norm"] == logs.get("entropy") == 0  # one token has all probability: nothing can change any more
+        if gone or not math.isfinite(logs["grad_norm"]):
             raise FloatingPointError(
-                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']} and the loss {logs['loss']}; "
-                "the last checkpoint is from before. A lower learning_rate is the usual cure."
+                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']}, the entropy {logs.get('entropy')} "
+                f"and the loss {logs['loss']}; the last checkpoint is from before. A lower learning_rate is the usual cure."
             )
         metrics = self._in_our_words(logs)
         if self.to_runner is not None:
@@ -242,13 +267,13 @@ class Trainer(trl.GRPOTrainer):
         }
 
 
-def _in_trls_protocol(fn: RewardFunction) -> RewardFunction:
-    """A reward function that is called as here, with the data set's columns alone, and whose answers are checked as here."""
+def _in_trls_protocol(fn: RewardFunction, name: str) -> RewardFunction:
+    """A reward function that is called and checked as here, with the data set's columns alone; TRL logs it by ``name``."""
 
     def reward(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
         return score(fn, prompts, completions, columns).tolist()
 
-    reward.__name__ = getattr(fn, "__name__", type(fn).__name__)
+    reward.__name__ = name
     return reward
 
 
@@ -265,35 +290,7 @@ def follow_padding(model: nn.Module) -> None:
 
 def _count_positions(model, args, kwargs):
     mask = kwargs.get("attention_mask")
-    if mask is not None and kwargs.get("position_ids") is None and kwargs.get("past_key_values") is None:
+    goes_on = kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None  # the one or the other name
+    if mask is not None and kwargs.get("position_ids") is None and not goes_on:
         kwargs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
     return args, kwargs
-
-
-@contextmanager
-def _one_sentence_if_another_process_ends(folder: Path | None) -> Iterator[None]:
-    """They learn of it by a broken connection, or by the launcher's SIGTERM, whichever comes first.
-
-    Said by the first process, and in case that is the one that ended, by the second; not before they know the folder, since
-    what ends the first until then it says itself.
-    """
-    state = PartialState()
-    speaks = folder is not None and state.process_index < 2
-    sentence = (
-        "Another process of this run has ended, or this one was told to; what it had to say stands above. "
-        f"The same command with --resume --output-dir {folder} goes on from the last checkpoint"
-    )
-
-    def end(signum, frame):
-        raise ConnectionError(sentence)
-
-    previous = signal.signal(signal.SIGTERM, end) if speaks else None
-    try:
-        yield
-    except RuntimeError as error:
-        if state.num_processes == 1 or not any(word in str(error) for word in ("Connection closed", "reset by peer", "NCCL")):
-            raise
-        raise (ConnectionError(sentence) if speaks else SystemExit(1)) from error
-    finally:
-        if speaks:
-            signal.signal(signal.SIGTERM, previous)

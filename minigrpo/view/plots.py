@@ -286,8 +286,9 @@ def watch(steps: Iterable[dict], names: Iterable[str] = ("reward", "kl"), *, eve
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure at the resolution of a screen. Raises BadInput for an ending that is no picture's."""
+    """Write a figure at the resolution of a screen, and close it. Raises BadInput for an ending that is no picture's."""
     kinds = figure.canvas.get_supported_filetypes()
     if Path(path).suffix.lstrip(".") not in kinds:
         raise BadInput(f"{str(path)!r} does not end like a picture; wanted is one of {', '.join(sorted(kinds))}.")
     figure.savefig(path, dpi=150)
+    plt.close(figure)  # else the twentieth run in one process is warned of too many open figures

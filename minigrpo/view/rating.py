@@ -26,7 +26,8 @@ class Ratings:
     def __init__(self, records: Iterable[dict], path: str | Path):
         self.records = [{"prompt": r["prompt"], "response": r["response"]} for r in records]
         self.path = Path(path)
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []  # a line cut off is not there
+        *lines, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        lines += [last] if _is_json(last) else []  # whole without its line break; a line that was cut off is not there
         for row, line in enumerate(lines):
             try:
                 rated = json.loads(line)
@@ -65,6 +66,14 @@ class Ratings:
         beside = self.path.with_name(self.path.name + ".tmp")
         beside.write_bytes(b"".join(line + b"\n" for line in lines))
         os.replace(beside, self.path)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def rate(records: Iterable[dict], path: str | Path) -> widgets.Widget:

@@ -117,7 +117,7 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
         learning_rate=setting.learning_rate,
         max_steps=steps,
     )
-    training.make_batch = clock.timed("sampling", training.make_batch)
+    training.Rollouts.next_batch = clock.timed("sampling", training.Rollouts.next_batch)
     state = TrainState.start(model, tokenizer, config)
     step = clock.timed("step", train(state, dataset, [reward], config).__next__)
 
@@ -143,6 +143,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
     import trl
 
     from minigrpo.policy import fuse_gelu
+    from minigrpo.run.trl_engine import CHECKPOINTING
 
     model, tokenizer, dataset, reward = load(setting)
     args = trl.GRPOConfig(
@@ -153,7 +154,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
         logging_strategy="no",
         save_strategy="no",
         disable_tqdm=True,
-        gradient_checkpointing=False,
+        **{CHECKPOINTING: False},
         disable_dropout=True,
         per_device_train_batch_size=setting.num_prompts * setting.num_generations,
         gradient_accumulation_steps=1,

@@ -16,6 +16,8 @@ from minigrpo.grading.compare import run, same
 from minigrpo.grading.questions import Case
 from tests.tools.known_mistakes import pair_of, pairs
 
+pytestmark = pytest.mark.quick
+
 ALL = questions()
 MISTAKES = [pytest.param(q, m, id=f"{q.id}-{m.name}") for q in ALL for m in q.mistakes]
 SEEDS = (0, 1, 2)

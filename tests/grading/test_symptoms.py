@@ -16,6 +16,8 @@ from minigrpo.grading.symptoms import symptom
 from minigrpo.grading.worker import LARGEST, Outcome
 from tests.tools.claims import is_true
 
+pytestmark = pytest.mark.quick
+
 quick = settings(max_examples=40, deadline=None)
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=3, max_side=6)
 

@@ -38,8 +38,8 @@ import sys
 from minigrpo.run import cli
 cli._quiet = lambda: None
 from minigrpo.grading import sandbox, submission
-submission.CELL_SECONDS = submission.CALL_SECONDS = 2.0
-submission.SECONDS, sandbox.RESIDENT = 20.0, 2_000_000_000
+submission.CELL_SECONDS = submission.CALL_SECONDS = 4.0
+submission.SECONDS, sandbox.RESIDENT = 30.0, 2_000_000_000
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -237,7 +237,7 @@ def check_batch(people, sees_the_grader):
     for person in ("reach", "take"):
         assert "found []" in people[person]["ex01.4"][1], person
     assert f"{int(sees_the_grader)} seen" in people["reach"]["ex01.5"][1]
-    assert "did not answer within 2 s" in people["take"]["ex01.2"][1]
+    assert "did not answer within 4 s" in people["take"]["ex01.2"][1]
     assert "GB of memory" in people["take"]["ex01.5"][1]
 
 

@@ -2,19 +2,22 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import namedtuple
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from minigrpo import tasks
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.run import cli, folders, runner
 
@@ -30,14 +33,29 @@ def steps(folder):
     return [row["step"] for row in folders.read_metrics(folder)]
 
 
-def started(folder, *flags, until):
-    """The command as a process of its own, left when ``until`` lines of metrics are there."""
-    command = [sys.executable, "-m", "minigrpo", "train", *SMALL, "--output-dir", str(folder), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def started(folder, *flags, until, out=os.devnull):
+    """The command as a process of its own, a fork of this one, left when ``until`` lines of metrics are there."""
+
+    def command():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with Path(out).open("w", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
+            sys.exit(train(folder, *flags))
+
+    process = multiprocessing.get_context("fork").Process(target=command, daemon=True)
+    process.start()
     metrics = folder / "metrics.jsonl"
-    while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < until):
+    while process.is_alive() and (not metrics.exists() or metrics.read_bytes().count(b"\n") < until):
         time.sleep(0.002)
     return process
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_problems():
+    """What a run leaves and survives does not depend on how many problems there are, and most of its time would."""
+    split = tasks._split
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "_split", lambda rows, size, *, held_out: split(rows, size // 16, held_out=held_out))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +116,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(uninterrupted, tmp_path, lines
     folder = tmp_path / "killed"
     process = started(folder, until=lines)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     assert not (folder / "summary.json").exists()
     assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
     assert steps(folder) == list(range(1, 13))
@@ -138,11 +156,11 @@ def test_what_stands_behind_the_step_is_forgotten_and_what_stands_before_is_kept
 
 def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
     folder = tmp_path / "stopped"
-    process = started(folder, "--save_steps", "100", until=3)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"minigrpo train --resume --output-dir {folder}" in said
+    process = started(folder, "--save_steps", "100", until=3, out=tmp_path / "said")
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert f"minigrpo train --resume --output-dir {folder}" in (tmp_path / "said").read_text(encoding="utf-8")
     reached = steps(folder)[-1]
     assert [p.name for p in folders.checkpoints(folder)] == [f"checkpoint-{reached}"]
     assert cli.main(["train", "--resume", "--output-dir", str(folder)]) == 0
@@ -238,7 +256,8 @@ def test_a_named_folder_is_never_written_over_unasked(uninterrupted, tmp_path, c
 
 def test_overwrite_keeps_the_old_run_until_the_new_one_works(uninterrupted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nan_reward.py").write_text("def nan(completions, **columns):\n    return [float('nan')] * len(completions)\n")
+    late = "def nan(completions, **columns):\n    return [float('nan') if len(completions) > 4 else 1.0] * len(completions)\n"
+    (tmp_path / "nan_reward.py").write_text(late)  # passes when it is tried on one prompt
     folder = tmp_path / "kept"
     shutil.copytree(uninterrupted, folder)
     before = snapshot(folder)
@@ -272,8 +291,9 @@ def test_overwrite_starts_afresh(uninterrupted, tmp_path):
         (["--model", "no-such-model"], ["No model 'no-such-model'"]),
         (["--reward-funcs", "nowhere.nothing"], ["No reward function 'nowhere.nothing'"]),
         (["--reward-funcs", "plain"], ["No reward function 'plain'", "module.function"]),
-        (["--reward-weights", "1", "2"], ["one number a reward function, 1, got [1.0, 2.0]"]),
+        (["--reward-weights", "1", "2"], ["one number per reward function, 1, got [1.0, 2.0]"]),
         (["--max-completion-length", "250"], ["has 12 tokens, and with the completion only 6 fit"]),
+        (["--max-completion-length", "5000"], ["max_completion_length is 5000, and the model's context takes"]),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_written(flags, parts, tmp_path, monkeypatch, capsys):
@@ -287,7 +307,7 @@ def test_bad_flags_are_refused_before_anything_is_written(flags, parts, tmp_path
     ("body", "part"),
     [
         ("return [float('nan')] * len(completions)", "returned nan for completion 0"),
-        ("return [1.0]", "returned 1 values for 64 completions"),
+        ("return [1.0]", "returned 1 values for 8 completions"),
         ("return ['good'] * len(completions)", "returned 'good' for completion 0"),
     ],
 )
@@ -298,7 +318,30 @@ def test_a_reward_function_that_misbehaves_is_named(body, part, tmp_path, monkey
     assert cli.main(["train", "--reward-funcs", f"{module}.mine"]) == 2
     said = capsys.readouterr().err
     assert f"The reward function mine {part}" in said
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
     assert "Traceback" not in said
+
+
+def test_a_reward_function_that_fails_at_the_first_step_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    body = "def late(prompts, completions, **columns):\n    return [1 / (len(completions) < 9)] * len(completions)\n"
+    (tmp_path / "late_failure.py").write_text(body)
+    assert train(tmp_path / "run", "--reward-funcs", "late_failure.late") == 2
+    assert "raised ZeroDivisionError: division by zero (late_failure.py, line 2)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_with_a_changed_reward_file_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "reward_changes.py"
+    file.write_text("def short(prompts, completions, **columns):\n    return [-float(len(c)) for c in completions]\n")
+    assert train(tmp_path / "run", "--reward-funcs", "reward_changes.short", "--max-steps", "1") == 0
+    file.write_text(file.read_text() + "# another\n")
+    capsys.readouterr()
+    again = ["train", "--resume", "--output-dir", str(tmp_path / "run"), "--max-steps", "2"]
+    refused(capsys, again, "the file of the reward function 'reward_changes.short' changed", "inputs.json")
+    (tmp_path / "run" / "inputs.json").unlink()
+    assert cli.main(again) == 0
 
 
 def test_a_run_with_nothing_to_learn_from_says_so(tmp_path, monkeypatch, capsys):
@@ -308,6 +351,8 @@ def test_a_run_with_nothing_to_learn_from_says_so(tmp_path, monkeypatch, capsys)
     said = capsys.readouterr()
     assert "there is nothing to learn from" in said.out + said.err
     assert "frac_reward_zero_std" in said.out + said.err
+    assert folders.read_json(tmp_path / "run" / "summary.json")["verdict"].startswith("There was nothing to learn from")
+    assert "There was nothing to learn from" in said.out
 
 
 def test_a_damaged_only_checkpoint_is_an_error_and_not_a_silent_start(uninterrupted, tmp_path, capsys):
@@ -384,7 +429,7 @@ def test_generate_completes_from_the_bundled_model_and_from_a_run(uninterrupted,
     assert capsys.readouterr().out == "<1,6,8,6,5>5\n"
     argv = ["generate", "--model", str(uninterrupted), "1 + 1等于几?", "2*2*2*2*2*2=", "--num-generations", "3"]
     assert cli.main(argv) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 8
 
 
 def test_evaluate_prints_accuracy_and_pass_at_k(capsys):
@@ -392,6 +437,7 @@ def test_evaluate_prints_accuracy_and_pass_at_k(capsys):
     said = capsys.readouterr().out
     assert "accuracy, sampled" in said
     assert "pass@2" in said
+    assert "pass@1" not in said  # the accuracy, under another name
     assert "thinks first" not in said
 
 

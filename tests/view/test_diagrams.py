@@ -12,6 +12,8 @@ from minigrpo.view.diagrams import beginnings, plot_chunked_head, plot_prefix_tr
 from minigrpo.view.plots import BLUE, ORANGE
 from minigrpo.view.tokens import completion_tokens
 
+pytestmark = pytest.mark.quick
+
 TOKENS = [["a", "b", "."], ["d", "."], ["a", "c", "."], ["a", "b", "."]]
 
 

@@ -11,6 +11,8 @@ import pytest
 from minigrpo.view import plots
 from minigrpo.view.plots import PANELS, moving_mean, plot_clipping, plot_metric, plot_runs
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(autouse=True)
 def _close():

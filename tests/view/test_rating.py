@@ -8,11 +8,25 @@ from minigrpo.config import BadInput
 from minigrpo.triples import load_triples
 from minigrpo.view.rating import Ratings, rate
 
+pytestmark = pytest.mark.quick
+
 RECORDS = [{"prompt": "1 + 1等于几?", "response": f"<b>{i}</b>"} for i in range(3)]
 
 
 def scores(path):
     return [json.loads(line)["reward"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_last_line_without_its_line_break_keeps_its_score(tmp_path, end):
+    path = tmp_path / "scores.jsonl"
+    records = [{"prompt": f"{n}?", "response": str(n)} for n in range(3)]
+    lines = [json.dumps({**record, "reward": 4.0}) for record in records[:2]]
+    path.write_text("\n".join(lines) + end, encoding="utf-8")
+    ratings = Ratings(records, path)
+    assert ratings.done == 2
+    ratings.rate(1.0)
+    assert [json.loads(line)["reward"] for line in path.read_text(encoding="utf-8").splitlines()] == [4.0, 4.0, 1.0]
 
 
 def test_each_score_is_in_the_file_before_the_next_is_asked_for(tmp_path):

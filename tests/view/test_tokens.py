@@ -8,6 +8,8 @@ import torch
 from minigrpo.sampling import sample_completions
 from minigrpo.view.tokens import completion_tokens, show_tokens
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def rollout(tiny):

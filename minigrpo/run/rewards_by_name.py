@@ -1,0 +1,114 @@
+"""Reward functions by name, as --reward-funcs has them: found, or why not; and tried out before anything is written."""
+
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from datasets import Dataset
+
+from minigrpo.config import BadInput, first_line
+from minigrpo.rewards import RewardFunction, check_reward_fns, score, short_name
+
+SPELLING = "wanted is module.function, such as brief.brief for the function brief in the file brief.py of this folder"
+
+
+def load_reward_function(name: str) -> RewardFunction:
+    """The function that ``module.function`` or ``FILE.py:function`` names; what it raises becomes a sentence.
+
+    Raises:
+        BadInput: if there is no such module or function, the module cannot be imported, or it is no reward function.
+    """
+    place, function = _parts(name)
+    module = _module(name)
+    if not hasattr(module, function):
+        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        near = difflib.get_close_matches(function, own, n=1)
+        hint = f"is {near[0]!r} meant?" if near else f"{SPELLING}."
+        raise BadInput(f"No reward function {name!r}: there is no {function!r} in {_file(module)}; {hint}")
+    fn = check_reward_fns([getattr(module, function)])[0]
+
+    def told(**given):
+        try:
+            values = fn(**given)
+            return list(values) if isinstance(values, Iterator) else values  # a generator does its work here
+        except Exception as error:
+            raise BadInput(f"The reward function {name} raised {_says(error)}.") from error
+
+    told.__name__, told.__module__, told.__wrapped__ = short_name(fn), Path(place).stem if ".py" in place else place, fn
+    return told
+
+
+def source_file(name: str) -> Path | None:
+    """The file that a reward function was named in; None for a module that is none."""
+    path = Path(_file(_module(name)))
+    return path if path.is_file() else None
+
+
+def try_out(reward_fns: list[RewardFunction], dataset: Dataset, num_generations: int) -> None:
+    """Call each for one prompt of the data set, with completions that are made up: right, wrong and empty.
+
+    Raises:
+        BadInput: for whatever a reward function must not do or return.
+    """
+    row = dataset[0]
+    texts = [str(row.get("answer", "1")), "?", ""]
+    completions = [texts[k % len(texts)] for k in range(num_generations)]
+    columns = {name: [value] * num_generations for name, value in row.items() if name != "prompt"}
+    for fn in reward_fns:
+        score(fn, [row["prompt"]] * num_generations, completions, columns)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Module or file, and function. Raises BadInput for any other spelling."""
+    module, colon, function = name.rpartition(":") if ".py:" in name else name.rpartition(".")
+    path = colon == ":" or all(part.isidentifier() for part in module.split("."))
+    if not path or not function.isidentifier():
+        raise BadInput(f"No reward function {name!r}; {SPELLING}.")
+    return module, function
+
+
+def _module(name: str) -> ModuleType:
+    module, _ = _parts(name)
+    if module.endswith(".py") and not Path(module).is_file():
+        raise BadInput(f"No reward function {name!r}: there is no file {module!r}.")
+    if os.getcwd() != sys.path[0]:
+        sys.path.insert(0, os.getcwd())  # a module in the current folder, as for python -m
+    try:
+        return _from_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if module != error.name and not module.startswith(f"{error.name}."):
+            raise BadInput(f"The file of the reward function {name!r} cannot be imported: {_says(error)}.") from error
+        raise BadInput(f"No reward function {name!r}: there is no module {error.name!r} here; {SPELLING}.") from error
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"The file of the reward function {name!r} cannot be imported: {_says(error)}.") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    """The module in a file, imported once, under the whole path as its name: it may be called as another module is."""
+    name = str(path.resolve())
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _file(module: ModuleType) -> str:
+    return getattr(module, "__file__", None) or module.__name__
+
+
+def _says(error: BaseException) -> str:
+    """What an error is, what it says, and where in which file."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if isinstance(error, SyntaxError) else f" ({Path(where.filename).name}, line {where.lineno})"
+    return f"{type(error).__name__}: {first_line(error)}{place}"

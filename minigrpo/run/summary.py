@@ -1,0 +1,84 @@
+"""What a run says and draws at its end."""
+
+import os
+import shlex
+import unicodedata
+from pathlib import Path
+
+from minigrpo.run import folders
+from minigrpo.run.verdict import verdict
+from minigrpo.tasks import Task
+
+
+def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
+    """Write the curves and last the summary, and print what a person wants to see.
+
+    Args:
+        samples: how many completions each accuracy was made of.
+    """
+    before, after, examples = summary["before"], summary["after"], summary["examples"]
+    title, rows = task.name, folders.read_metrics(folder)
+    if task.reward:
+        title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
+    plot_to(folder / "curves.png", [rows], title)
+    summary = {**summary, "verdict": verdict(before, after, rows, samples)}
+    folders.write_json(folder / "summary.json", summary)
+
+    print_table({"before": before, "after": after})
+    for line in aligned([[example["prompt"], example["before"], " -> ", example["after"]] for example in examples]):
+        print(f"  {line}")
+    print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
+    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):
+        print(f"  {folder / name}")
+    print(f"\n{summary['verdict']}\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
+
+
+def command_to_try(folder: Path, prompt: str) -> str:
+    """A command that a shell takes as it stands."""
+    words = ["minigrpo", "generate", "--model", str(folder), *(["--"] if prompt.startswith("-") else []), prompt]
+    return shlex.join(words)
+
+
+def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
+    """Draw runs into a file, also where there is no screen. BadInput for a file that is no picture's."""
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib does not even load with a name there that it does not know
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from minigrpo.view.plots import plot_runs, save_figure
+
+    figure = plot_runs(runs, title=title)[0].figure
+    try:
+        save_figure(figure, output)
+    finally:
+        plt.close(figure)
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """A line per row, in columns as a terminal shows them. What would break a line is written as an escape."""
+    rows = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in row] for row in rows]
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    padded = [[cell + " " * (w - display_width(cell)) for cell, w in zip(row, widths, strict=True)] for row in rows]
+    return [" ".join(row).rstrip() for row in padded]
+
+
+def display_width(text: str) -> int:
+    """How many columns of a terminal a text takes: two for 等 and its like, none for an accent that is put on a letter."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def print_table(columns: dict[str, dict[str, float]]) -> None:
+    """The numbers of ``evaluate``, a column each. pass@1 is the accuracy, and not said twice."""
+    names = {
+        "accuracy": "accuracy, sampled",
+        "accuracy_greedy": "accuracy, greedy",
+        "thinking": "thinks first",
+        "mean_length": "mean length (tokens)",
+    }
+    print("\n" + " " * 22 + "".join(f"{title:>9}" for title in columns))
+    for key in next(iter(columns.values())):
+        if key != "pass@1":
+            print(f"{names.get(key, key):22}" + "".join(f"{numbers[key]:9.3f}" for numbers in columns.values()))
+    print()
