@@ -95,8 +95,11 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict]]:
             header = _checked_header(path, fields)
             continue
         if len(fields) != len(header):
-            cause = "quote a text that holds a comma" if len(fields) > len(header) else "is a comma missing?"
-            raise BadInput(f"{path}, {place}, has {len(fields)} fields, the header has {len(header)}: {cause}")
+            more = len(fields) > len(header)
+            how, cause = (
+                ("more", "a text that holds a comma needs quotation marks.") if more else ("fewer", "is a comma missing?")
+            )
+            raise BadInput(f"{path}, {place}, has {how} fields ({len(fields)}) than the header ({len(header)}): {cause}")
         yield place, dict(zip(header, fields, strict=True))
         number += 1
 
@@ -122,7 +125,7 @@ def _line_rows(path: Path, text: str) -> Iterator[tuple[str, dict]]:
             try:
                 row = json.loads(line, object_pairs_hook=_object)
             except json.JSONDecodeError as error:
-                found = f"{error.msg} at column {error.colno}"
+                found = f"{error.msg.removesuffix(' at')} at column {error.colno}"
                 raise BadInput(f"{path}, row {number}, is not JSON: {found}; a line holds one whole record.") from error
             except (ValueError, RecursionError) as error:
                 raise BadInput(f"{path}, row {number}, is not JSON that can be read: {first_line(error)}.") from error
@@ -133,7 +136,9 @@ def _array_rows(path: Path, text: str) -> Iterator[tuple[str, dict]]:
     try:
         rows = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise BadInput(f"{path}, line {error.lineno}, is not JSON: {error.msg} at column {error.colno}.") from error
+        raise BadInput(
+            f"{path}, line {error.lineno}, is not JSON: {error.msg.removesuffix(' at')} at column {error.colno}."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not JSON that can be read: {first_line(error)}.") from error
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))

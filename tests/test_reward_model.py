@@ -1,20 +1,27 @@
 """The global reward model: what it is trained on, that it orders what it never saw, and what it does as a reward."""
 
 import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForSequenceClassification
 
 from minigrpo.config import BadInput
 from minigrpo.policy import load_policy
 from minigrpo.reward_model import (
     bradley_terry_loss,
     load_reward_model,
+    pair_accuracy,
     preference_pairs,
     score_records,
     split_by_prompt,
+    squared_error,
     start_reward_model,
+    train_reward_model,
 )
 from minigrpo.run import cli, folders
 from minigrpo.triples import load_triples
@@ -110,31 +117,133 @@ def test_what_is_no_reward_model_is_said_in_a_sentence(tmp_path, tiny):
         load_reward_model(tmp_path / "nowhere")
 
 
-def test_bad_flags_are_refused_and_nothing_is_made(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Train on rows, or by flags alone, in a folder of its own; returns the exit code, what was said, and what is there."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.jsonl").write_text(
-        '{"prompt": "a", "response": "b", "reward": 1}\n{"prompt": "c", "response": "d", "reward": 2}\n'
-    )
-    for flags, sentence in (
-        (["--max-steps", "0"], "max_steps and learning_rate must be above 0"),
-        (["--triples", "nowhere.jsonl"], "There is no file"),
-        (["--triples", "mine.jsonl", "--objective", "bradley_terry"], "no pair to order"),
-        (["--learning-rate", "1e30", "--max-steps", "3"], "a lower learning_rate is the usual cure"),
-        (["--output-dir", "mine.jsonl"], "not an empty folder"),
-    ):
-        assert cli.main(["reward-model", "train", *flags]) == 2
-        assert sentence in capsys.readouterr().err
-        assert [path.name for path in tmp_path.glob("*") if path.name != "runs" or any(path.iterdir())] == ["mine.jsonl"]
+
+    def train(*flags, rows=()):
+        if rows:
+            lines = (json.dumps(dict(zip(("prompt", "response", "reward"), row, strict=True))) + "\n" for row in rows)
+            (tmp_path / "mine.jsonl").write_text("".join(lines))
+            flags = ("--triples", "mine.jsonl", *flags)
+        capsys.readouterr()
+        code = cli.main(["reward-model", "train", *flags])
+        said = capsys.readouterr()
+        return code, said.out + said.err, sorted(path.name for path in tmp_path.glob("runs/*"))
+
+    return train
 
 
-def test_one_response_per_prompt_is_enough_for_regression_and_one_prompt_is_too_few(tmp_path, capsys):
-    def train(prompts):
-        rows = [{"prompt": prompt, "response": str(n), "reward": n} for n, prompt in enumerate(prompts)]
-        (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        flags = ["--triples", str(tmp_path / "mine.jsonl"), "--output-dir", str(tmp_path / "model"), "--max-steps", "3"]
-        return cli.main(["reward-model", "train", *flags])
+@pytest.mark.parametrize(
+    ("rows", "flags", "sentence"),
+    [
+        ((), ["--max-steps", "0"], "max_steps and learning_rate must be above 0"),
+        ((), ["--triples", "nowhere.jsonl"], "There is no file"),
+        ((), ["--output-dir", "/dev/null"], "not an empty folder"),
+        ([("a", "b", 1), ("c", "d", 2)], ["--objective", "bradley_terry"], "no pair to order; score a second response"),
+        ([("a", "b", 1), ("a", "c", 2)], [], "There is one prompt to learn from, 'a'; score responses to a second one"),
+        (
+            [("a", "b", 1), ("a", "c", 2), ("b", "b", 1), ("b", "c", 1)],
+            ["--objective", "bradley_terry"],
+            "There is one prompt to learn from, 'a'",
+        ),
+        (
+            [("a", "b", 1), ("b", "c" * 500, 2)],
+            [],
+            "mine.jsonl, row 2, has 502 tokens with EOS; the reward model's context takes",
+        ),
+        ((), ["--learning-rate", "1e30", "--max-steps", "3"], "a lower learning_rate is the usual cure"),
+        ((), ["--learning-rate", "1e30", "--max-steps", "1"], "a lower learning_rate is the usual cure"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_and_nothing_is_made(train, rows, flags, sentence):
+    code, said, made = train(*flags, rows=rows)
+    assert (code, made) == (2, [])
+    assert sentence in said
 
-    assert train(["a", "a", "a"]) == 2
-    assert "All records answer one prompt, 'a'" in capsys.readouterr().err
-    assert train(["a", "b", "c"]) == 0
-    assert "mean squared error on held-out records" in capsys.readouterr().out
+
+def test_one_response_per_prompt_is_enough_for_regression(train):
+    """Then the error is reported, beside that of the mean; 0 and 1 are rewards like others."""
+    code, said, _ = train("--max-steps", "2", "--output-dir", "runs/lone", rows=[(f"{n}?", str(n), n % 2) for n in range(10)])
+    assert code == 0
+    assert "8 records; mean squared error on held-out records: " in said
+    error = folders.read_json(Path("runs/lone/summary.json"))["held_out_squared_error"]
+    assert f"{error['before']:.3f} before, {error['after']:.3f} after" in said
+    assert (Path("runs/lone/model.safetensors").stat().st_mode & 0o777) == (Path("mine.jsonl").stat().st_mode & 0o777)
+
+
+def test_bradley_terry_measures_on_pairs_wherever_they_are(train):
+    """Of 12 prompts the last 2 have pairs: one is trained on, one held out."""
+    rows = [(f"{n}?", str(n), n) for n in range(12)] + [("10?", "x", 1), ("11?", "y", 1)]
+    code, said, made = train("--max-steps", "1", "--objective", "bradley_terry", rows=rows)
+    assert (code, made) == (0, ["reward-model"])
+    assert "2 records; pairs of held-out prompts in the right order" in said
+
+
+def test_what_learnt_nothing_is_not_recommended(train):
+    assert "no better than a blind guess" in train("--max-steps", "1", "--learning-rate", "1e-9")[1]
+    assert "Use it: " not in train("--max-steps", "5", "--learning-rate", "10")[1]
+
+
+def test_a_full_disk_is_known_before_the_training_and_leaves_nothing_after_it(train, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+        patch.setattr("minigrpo.reward_model.train_reward_model", None)
+        code, said, made = train()
+        assert (code, made) == (2, [])
+        assert "has 1 MB free, and the reward model needs 1" in said
+    for name in ("minigrpo.run.reward_model.save_policy", "minigrpo.run.folders.write_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, full)
+            code, said, made = train("--max-steps", "1")
+            assert (code, made) == (2, [])
+            assert "No space left on device" in said
+
+
+def test_ctrl_c_leaves_nothing_behind(train, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("minigrpo.reward_model.train_reward_model", stopped)
+    assert train()[::2] == (130, [])
+
+
+def test_the_folders_of_policies_and_reward_models_are_not_taken_for_one_another(trained, tmp_path):
+    for load in (load_policy, start_reward_model):
+        with pytest.raises(BadInput, match="is a reward model, which scores texts and writes none"):
+            load(str(trained / "regression"))
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    with pytest.raises(BadInput, match="is the folder of a run, and holds its policy"):
+        load_reward_model(tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_give_no_reward(trained, tmp_path):
+    shutil.copytree(trained / "regression", tmp_path / "broken")
+    model = AutoModelForSequenceClassification.from_pretrained(trained / "regression")
+    model.score.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(FloatingPointError, match="scores are not finite numbers: its training diverged"):
+        load_reward_model(tmp_path / "broken")(prompts=["1 + 1 = ?"], completions=["2"])
+
+
+def test_many_records_are_measured_as_each_alone(trained):
+    """More than a batch of them; the expected error and order come from one record at a time."""
+    reward, records = load_reward_model(trained / "regression"), load_triples("bundled").select(range(70))
+    model = AutoModelForSequenceClassification.from_pretrained(trained / "regression").eval()
+    tokenizer = load_policy("tiny")[1]
+    scores = [reward([row["prompt"]], [row["response"]])[0] for row in records]
+    errors = [(score - row["reward"]) ** 2 for score, row in zip(scores, records, strict=True)]
+    assert squared_error(model, tokenizer, records) == pytest.approx(sum(errors) / 70, rel=1e-4)
+    right = [scores[better] > scores[worse] for better, worse in preference_pairs(records)]
+    assert pair_accuracy(model, tokenizer, records) == pytest.approx(sum(right) / len(right))
+
+
+@pytest.mark.parametrize("changes", [{"objective": "regresion"}, {"steps": 0}, {"batch_size": 1}])
+def test_what_training_cannot_do_is_said_in_python_too(changes):
+    with pytest.raises(BadInput, match="Wanted are the objective regression or bradley_terry"):
+        next(train_reward_model(*start_reward_model("tiny"), RECORDS, **changes))

@@ -63,10 +63,11 @@ MAY_IMPORT = {
         "update", "run/checkpoints", "run/folders", "run/inputs", "run/overwriting", "run/rewards_by_name", "run/summary",
         "run/trl_engine",
     },
+    "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
-        "config", "evaluation", "policy", "reward_model", "sampling", "tasks", "training", "triples",
-        "run/checkpoints", "run/flags", "run/folders", "run/runner", "run/summary", "grading",
+        "config", "evaluation", "policy", "sampling", "tasks", "run/flags", "run/folders", "run/reward_model", "run/runner",
+        "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),

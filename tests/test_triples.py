@@ -7,11 +7,18 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigrpo import triples
 from minigrpo.config import BadInput
 from minigrpo.logprobs import token_logprobs
 from minigrpo.scoring import completion_logits
-from minigrpo.triples import baseline_advantages, encode_record, group_ids, load_triples, logged_rollout, optimum_weights
-from tests.tools.pretrain import byte_tokenizer
+from minigrpo.triples import (
+    baseline_advantages,
+    encode_record,
+    group_ids,
+    load_triples,
+    logged_rollout,
+    optimum_weights,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -19,13 +26,6 @@ ROWS = [
     {"prompt": "1 + 1 = ?", "response": "1 + 1 = 2", "reward": 5},
     {"prompt": "1 + 1 = ?", "response": "maybe 3", "reward": "1.0"},
     {"prompt": "1 + 1等于几?", "response": "2", "reward": 3.0},
-]
-CHAT = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "1 + 1 = ?"},
-    {"role": "assistant", "content": "2"},
-    {"role": "user", "content": "2 + 3 = ?"},
-    {"role": "assistant", "content": "2 + 3 = 5"},
 ]
 
 
@@ -59,6 +59,19 @@ def test_rows_and_data_sets_are_records_too():
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        ('{"a": "b", "c": 1}', "row 1, has no 'prompt', only 'a, c'"),
+        ('{"prompt": "a", "response": "b", "reward": "1_000"}', "row 1, has '1_000' as its reward"),
+        ('{"prompt": "a", "response": "b", "reward": 1e39}', r"row 1, has 1e\+39 as its reward; .* at most 3.4e38"),
+        (r'{"prompt": "a", "response": "b \ud83d", "reward": 1}', "row 1, holds .*ud83d', half of a character"),
+        (r'{"messages": [{"role": "user", "content": "\ud83d"}], "reward": 1}', "row 1, holds .*ud83d', half of a character"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}], "reward": 1}',
+            "row 1, has a message of the user with a part 'image_url'; only parts",
+        ),
+        ('{"messages": [{"role": "user", "content": []}], "reward": 1}', "row 1, has a message of the user without content"),
+        ('{"messages": [{"role": "user", "content": ["a"]}], "reward": 1}', "row 1, has a message of the user with a part 'a'"),
+        ('{"prompt": [{"role": "user"}], "response": "b", "reward": 1}', "row 1, .* A chat belongs in a column 'messages'"),
+        ('{"prompt": "a", "response": "b", "reward": 1}', "has one record, and nothing to compare it with; add one"),
         ('{"prompt": "a", "respons": "b", "reward": 1}', "row 1, has no 'response'; is 'respons' it"),
         ('{"prompt": "a", "response": "b"}', "row 1, has no 'reward'"),
         (
@@ -109,6 +122,43 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     (tmp_path / "mine.csv").write_text("prompt,response,reward\na,b,1\na,c,2\n", encoding="utf-8-sig")
     assert load_triples(tmp_path / "mine.csv")["reward"] == [1.0, 2.0]
+
+
+def test_content_in_parts_is_their_text(tmp_path):
+    parts = [{"type": "text", "text": "1 + 1"}, {"type": "text", "text": " = ?"}]
+    answers = [[{"role": "user", "content": parts}, {"role": "assistant", "content": [{**parts[0], "text": a}]}] for a in "23"]
+    for name in ("chats.jsonl", "chats.parquet"):
+        written(tmp_path / name, [{"messages": chat, "reward": reward} for chat, reward in zip(answers, (5, 1), strict=True)])
+        loaded = load_triples(tmp_path / name)
+        assert loaded["prompt"] == ["user: 1 + 1 = ?"] * 2
+        assert loaded["response"] == ["2", "3"]
+        assert loaded[0]["messages"] == [{"role": "user", "content": "1 + 1 = ?"}, {"role": "assistant", "content": "2"}]
+
+
+def test_a_json_file_may_hold_an_array(tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(ROWS, indent=2))
+    assert load_triples(tmp_path / "mine.json")["response"] == [row["response"] for row in ROWS]
+
+
+def test_two_records_are_enough_and_rewards_are_compared_as_they_are_used():
+    """In float32, where 1 and 1 + 1e-9 are one number."""
+    assert len(load_triples(ROWS[:2])) == 2
+    with pytest.raises(BadInput, match=r"All 2 rewards in the records are 1.0: .* add a record that is scored higher or lower"):
+        load_triples([{**ROWS[0], "reward": 1.0}, {**ROWS[1], "reward": 1 + 1e-9}])
+
+
+@pytest.mark.parametrize("source", [ROWS[0], None, 5])
+def test_what_holds_no_records_is_said(source):
+    with pytest.raises(BadInput, match="Records are a file, a Dataset or a list of dicts, one per record; got a"):
+        load_triples(source)
+
+
+def test_every_record_is_looked_at_once(monkeypatch):
+    """The work grows as the records do: each is checked once, and no check sees the others."""
+    looked_at = []
+    monkeypatch.setattr(triples, "check_characters", lambda text, where: looked_at.append(where))
+    load_triples([{**ROWS[0], "reward": row} for row in range(50)])
+    assert len(looked_at) == 2 * 50
 
 
 values = st.one_of(
@@ -172,42 +222,6 @@ def test_the_weights_turn_draws_from_the_reference_into_draws_from_the_optimum()
 
 
 # --- the batch ----------------------------------------------------------------------------------------------------------
-
-
-def counted(tokenizer, record):
-    _, _, rest, counts = encode_record(tokenizer, record)
-    return tokenizer.decode([token for token, counts_ in zip(rest, counts, strict=True) if counts_])
-
-
-@pytest.mark.parametrize("template", ["its own", None])
-def test_of_a_chat_only_what_the_assistant_said_counts(template):
-    tokenizer = byte_tokenizer()
-    if template is None:
-        tokenizer.chat_template = None
-    record = load_triples([{"messages": CHAT, "reward": 1}, {"messages": CHAT, "reward": 2}])[0]
-    start, prompt, rest, _ = encode_record(tokenizer, record)
-    eos = tokenizer.eos_token
-    assert start == "system: Be brief.\nuser: 1 + 1 = ?\nassistant: "
-    assert tokenizer.decode(prompt + rest) == f"{start}2{eos}\nuser: 2 + 3 = ?\nassistant: 2 + 3 = 5{eos}"
-    assert counted(tokenizer, record) == f"2{eos}2 + 3 = 5{eos}"
-
-
-def test_a_template_without_marks_for_the_assistant_serves_as_well():
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}\n{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}"
-    )
-    record = load_triples([{"messages": CHAT, "reward": 1}, {"messages": CHAT, "reward": 2}])[0]
-    assert counted(tokenizer, record) == f"2{tokenizer.eos_token}2 + 3 = 5{tokenizer.eos_token}"
-
-
-def test_a_template_that_rewrites_earlier_turns_is_refused():
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    record = load_triples([{"messages": CHAT, "reward": 1}, {"messages": CHAT, "reward": 2}])[0]
-    with pytest.raises(BadInput, match="changes earlier turns"):
-        encode_record(tokenizer, record)
 
 
 def test_records_in_a_batch_score_as_they_do_alone(random_model, tokenizer):

@@ -138,7 +138,9 @@ def _plot(argv: list[str]) -> None:
 def _reward_model_args(argv: list[str]) -> argparse.Namespace:
     parser = new_parser("reward-model")
     parser.add_argument("action", choices=("train",))
-    parser.add_argument("--triples", default="bundled", help="a .jsonl, .csv or .parquet file; by default the bundled records")
+    parser.add_argument(
+        "--triples", default="bundled", help="a .jsonl, .json, .csv or .parquet file; by default the bundled records"
+    )
     parser.add_argument("--model", default="tiny", help="the backbone: tiny, a folder, or a name on the hub")
     objectives = "regression: the scores themselves; bradley_terry: which of two responses to one prompt is better"
     parser.add_argument("--objective", choices=("regression", "bradley_terry"), default="regression", help=objectives)
@@ -155,35 +157,10 @@ def _reward_model_args(argv: list[str]) -> argparse.Namespace:
 def _reward_model(argv: list[str]) -> None:
     args = _reward_model_args(argv)
     _quiet()
-    from tqdm import tqdm
+    from minigrpo.run import reward_model
 
-    from minigrpo import reward_model
-    from minigrpo.policy import save_policy
-    from minigrpo.run import folders
-    from minigrpo.run.checkpoints import whole_or_nothing
-    from minigrpo.triples import load_triples
-
-    train, held_out = reward_model.split_by_prompt(load_triples(args.triples))
-    model, tokenizer = reward_model.start_reward_model(args.model)
-    measure, what = reward_model.pair_accuracy, "pairs of held-out prompts in the right order"
-    if args.objective == "regression" and not reward_model.preference_pairs(held_out):
-        measure, what = reward_model.squared_error, "mean squared error on held-out records"
-    before = measure(model, tokenizer, held_out)
-    folder = folders.new_folder(args.output_dir, "reward-model")
-    settings = {"objective": args.objective, "steps": args.max_steps, "learning_rate": args.learning_rate, "seed": args.seed}
-    try:
-        for row in (bar := tqdm(reward_model.train_reward_model(model, tokenizer, train, **settings), total=args.max_steps)):
-            bar.set_postfix(loss=f"{row['loss']:.3f}")
-    except BaseException:
-        folder.rmdir()  # nothing is in it yet
-        raise
-    after = measure(model, tokenizer, held_out)
-    with whole_or_nothing(folder):
-        save_policy(model, tokenizer, folder)
-    summary = {"triples": args.triples, **settings, f"held_out_{measure.__name__}": {"before": before, "after": after}}
-    folders.write_json(folder / "summary.json", summary)
-    print(f"{len(train)} records; {what}: {before:.3f} before, {after:.3f} after.")
-    print(f"Use it: minigrpo train --task sums --reward-model {folder}")
+    for sentence in reward_model.run(args):
+        print(sentence)
 
 
 def _grade(argv: list[str]) -> int:

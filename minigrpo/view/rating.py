@@ -16,28 +16,74 @@ SCORES = (1.0, 2.0, 3.0, 4.0, 5.0)
 class Ratings:
     """The scores given so far, in a file that ``--triples`` reads as it is; closing and opening it goes on where it stopped.
 
+    Nothing in the file is ever lost: a score is appended, and only ``undo`` takes away, one line. A last line that a crash
+    cut off goes to FILE.cut-off, and its record is asked for again.
+
     Args:
         records: rows with "prompt" and "response".
         path: a .jsonl file, made if it is not there.
     Raises:
-        BadInput: if the file holds scores of other records.
+        BadInput: for a row without the two texts; and if the file holds anything but scores of these records, in their order,
+            or cannot be written.
     """
 
     def __init__(self, records: Iterable[dict], path: str | Path):
-        self.records = [{"prompt": r["prompt"], "response": r["response"]} for r in records]
+        if isinstance(records, dict | str):
+            raise BadInput(f"records must be rows with a prompt and a response each, got one {type(records).__name__}.")
+        self.records = [_checked(record, number) for number, record in enumerate(records, 1)]
         self.path = Path(path)
-        *lines, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
-        lines += [last] if _is_json(last) else []  # whole without its line break; a line that was cut off is not there
-        for row, line in enumerate(lines):
-            try:
-                rated = json.loads(line)
-                same = {"prompt": rated["prompt"], "response": rated["response"]} == self.records[row]
-            except (ValueError, KeyError, TypeError, IndexError):
-                same = False
-            if not same:
-                raise BadInput(f"{self.path}, row {row + 1}, scores another record than the one given; name another file.")
-        self.done = len(lines)
-        self._write(lines)
+        if self.path.is_dir() or not self.path.parent.is_dir():
+            what = "is a folder; name a file in it" if self.path.is_dir() else "is in a folder that is not there; make it first"
+            raise BadInput(f"{str(self.path)!r} {what}.")
+        try:
+            self._open()
+        except OSError as error:
+            raise BadInput(f"{str(self.path)!r} cannot be read and written: {error.strerror}.") from error
+
+    def _open(self) -> None:
+        """Find where each score ends in the file; put an end to a last line that has none."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        *lines, last = data.split(b"\n")
+        self._ends = []  # byte offsets
+        for row, line in enumerate(lines, 1):
+            self._check(line, row)
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(line) + 1)
+        with self.path.open("ab") as file:
+            if last and not self._cut_off(last):
+                self._check(last, len(lines) + 1)
+                self._ends.append(file.write(b"\n") + len(data))
+        if last and len(self._ends) == len(lines):
+            with self.path.with_name(self.path.name + ".cut-off").open("ab") as file:
+                file.write(last + b"\n")
+            os.truncate(self.path, self._end)
+
+    def _check(self, line: bytes, row: int) -> None:
+        try:
+            rated = json.loads(line)
+            record = {"prompt": rated["prompt"], "response": rated["response"]}
+            reward = rated["reward"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadInput(f"{self.path}, row {row}, is no scored record; name another file.") from error
+        if row > len(self.records) or record != self.records[row - 1]:
+            raise BadInput(f"{self.path}, row {row}, scores another record than the one given; name another file.")
+        if not _is_score(reward):
+            raise BadInput(f"{self.path}, row {row}, has {reward!r:.60} as its reward; a finite number is wanted.")
+
+    def _cut_off(self, line: bytes) -> bool:
+        """Whether it is the beginning of the line that scores the next record."""
+        if self.current is None:
+            return False
+        start = json.dumps(self.current, ensure_ascii=False)[:-1].encode()
+        return start.startswith(line) or (line.startswith(start) and not line.rstrip().endswith(b"}"))
+
+    @property
+    def _end(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def done(self) -> int:
+        """How many records have a score."""
+        return len(self._ends)
 
     @property
     def current(self) -> dict | None:
@@ -45,35 +91,57 @@ class Ratings:
         return self.records[self.done] if self.done < len(self.records) else None
 
     def rate(self, score: float) -> None:
-        """Append the score of the current record and wait until the disk has it. BadInput if it is not a number."""
-        if not isinstance(score, float | int) or not math.isfinite(score):
+        """Append the score of the current record and wait until the disk has it.
+
+        Raises:
+            BadInput: if it is not a number, all records have their score, or something else has written to the file.
+            OSError: if the disk does not take it; the file is then as it was.
+        """
+        if not _is_score(score):
             raise BadInput(f"A score must be a finite number, got {score!r}.")
-        line = json.dumps({**self.records[self.done], "reward": float(score)}, ensure_ascii=False) + "\n"
-        with self.path.open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self.done += 1
+        if self.current is None:
+            raise BadInput(f"All {self.done} records are scored.")
+        self._check_unchanged()
+        line = (json.dumps({**self.current, "reward": float(score)}, ensure_ascii=False) + "\n").encode()
+        try:
+            with self.path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self.path, self._end)
+            raise
+        self._ends.append(self._end + len(line))
 
     def undo(self) -> None:
-        """Take the last score back."""
+        """Take the last score back. BadInput if something else has written to the file."""
         if self.done:
-            self._write(self.path.read_bytes().split(b"\n")[: self.done - 1])
-            self.done -= 1
+            self._check_unchanged()
+            self._ends.pop()
+            os.truncate(self.path, self._end)
 
-    def _write(self, lines: list[bytes]) -> None:
-        """Written beside and renamed, so that no score is lost half-way."""
-        beside = self.path.with_name(self.path.name + ".tmp")
-        beside.write_bytes(b"".join(line + b"\n" for line in lines))
-        os.replace(beside, self.path)
+    def _check_unchanged(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self._end:
+            raise BadInput(f"{self.path} was changed by something else since it was opened; open it again.")
 
 
-def _is_json(line: bytes) -> bool:
+def _is_score(score) -> bool:
     try:
-        json.loads(line)
-    except ValueError:
+        return isinstance(score, float | int) and not isinstance(score, bool) and math.isfinite(score)
+    except OverflowError:  # an integer that no float holds
         return False
-    return True
+
+
+def _checked(record: dict, number: int) -> dict:
+    try:
+        texts = {name: record[name] for name in ("prompt", "response")}
+        "".join(texts.values()).encode()
+    except (KeyError, TypeError, UnicodeEncodeError) as error:
+        raise BadInput(
+            f"Record {number} is {record!r:.60}; wanted is a dict with prompt and response, two texts that a file can hold."
+        ) from error
+    return texts
 
 
 def rate(records: Iterable[dict], path: str | Path) -> widgets.Widget:
@@ -97,11 +165,14 @@ def rate(records: Iterable[dict], path: str | Path) -> widgets.Widget:
         shown.value = "<p>All scored.</p>" if record is None else _html(record)
 
     def act(key: str) -> None:
-        if key == "u":
-            ratings.undo()
-        elif ratings.current is not None and key in {f"{score:g}" for score in SCORES}:
-            ratings.rate(float(key))
-        refresh()
+        try:
+            if key == "u":
+                ratings.undo()
+            elif ratings.current is not None and key in {f"{score:g}" for score in SCORES}:
+                ratings.rate(float(key))
+            refresh()
+        except (BadInput, OSError) as error:  # of a button; Jupyter would put it into a log that nobody sees
+            progress.value = f"Not saved: {error}"
 
     def typed(change: dict) -> None:
         if change["new"]:
