@@ -41,10 +41,6 @@ def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedMode
         raise
     except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
         raise BadInput(f"The model {name!r} cannot be loaded: {first_line(error)}") from error
-    if any("SequenceClassification" in kind for kind in model.config.architectures or []):  # it would write as before
-        raise BadInput(
-            f"{name!r} is a reward model, which scores texts and writes none; minigrpo train takes it as reward_model."
-        )
     if tokenizer.eos_token_id is None:
         raise BadInput(f"The tokenizer of {name!r} has no EOS token, so a completion could never end; set eos_token.")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:

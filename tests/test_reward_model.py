@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_nothing_behind(train, monkeypatch):
 
 def test_the_folders_of_policies_and_reward_models_are_not_taken_for_one_another(trained, tmp_path):
     for load in (load_policy, start_reward_model):
-        with pytest.raises(BadInput, match="is a reward model, which scores texts and writes none"):
+        with pytest.raises(BadInput, match="such as a reward model: it scores texts and does not go on with them"):
             load(str(trained / "regression"))
     (tmp_path / "run" / "model").mkdir(parents=True)
     with pytest.raises(BadInput, match="is the folder of a run, and holds its policy"):
