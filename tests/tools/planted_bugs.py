@@ -826,7 +826,7 @@ BUGS = [
 
 def enter(copy: Path) -> None:
     """Make ``copy`` the place that this process, its forks and what they start import the package and the tests from."""
-    for name in ("minigrpo", "tests"):
+    for name in ("minigrpo", "solutions", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     os.chdir(copy)
