@@ -247,3 +247,9 @@ def test_many_records_are_measured_as_each_alone(trained):
 def test_what_training_cannot_do_is_said_in_python_too(changes):
     with pytest.raises(BadInput, match="Wanted are the objective regression or bradley_terry"):
         next(train_reward_model(*start_reward_model("tiny"), RECORDS, **changes))
+
+
+def test_the_command_to_go_on_with_can_be_pasted_whatever_the_folder_is_called(train, monkeypatch):
+    monkeypatch.setattr("minigrpo.run.reward_model._blind_guess", lambda *_: (-1.0, "pairs"))
+    said = train("--max-steps", "1", "--output-dir", "my runs")[1]
+    assert "Use it: minigrpo train --task sums --reward-model 'my runs'" in said

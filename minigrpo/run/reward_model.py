@@ -1,5 +1,6 @@
 """What ``minigrpo reward-model train`` does: look for what could fail, train, measure on other prompts, write."""
 
+import shlex
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -49,7 +50,7 @@ def run(args: Namespace) -> list[str]:
     blind, what = _blind_guess(train, held_out, paired)
     said = f"{len(train)} records; {what}: {before:.3f} before, {after:.3f} after."
     if after > blind if paired else after < blind:
-        return [said, f"Use it: minigrpo train --task sums --reward-model {folder}"]
+        return [said, f"Use it: {shlex.join(['minigrpo', 'train', '--task', 'sums', '--reward-model', str(folder)])}"]
     cure = "more records, more steps or a lower learning_rate may help"
     return [
         said,

@@ -47,15 +47,9 @@ def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
     if named is not None:
         os.environ["MPLBACKEND"] = named  # for what this process starts, such as a JupyterLab
     matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     from minigrpo.view.plots import plot_runs, save_figure
 
-    figure = plot_runs(runs, title=title)[0].figure
-    try:
-        save_figure(figure, output)
-    finally:
-        plt.close(figure)
+    save_figure(plot_runs(runs, title=title)[0].figure, output)
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

@@ -268,8 +268,8 @@ def watch(steps: Iterable[dict], names: Iterable[str] = ("reward", "kl"), *, eve
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure at the resolution of a screen, and close it. Raises BadInput for an ending that is no picture's."""
+    plt.close(figure)  # it can still be written; else the twentieth run in one process is warned of too many open figures
     kinds = figure.canvas.get_supported_filetypes()
     if Path(path).suffix.lstrip(".") not in kinds:
         raise BadInput(f"{str(path)!r} does not end like a picture; wanted is one of {', '.join(sorted(kinds))}.")
     figure.savefig(path, dpi=150)
-    plt.close(figure)  # else the twentieth run in one process is warned of too many open figures
