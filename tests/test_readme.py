@@ -24,6 +24,14 @@ def test_every_link_leads_somewhere():
     assert [t for t in targets if not (ROOT / t).exists()] == []
 
 
+def test_the_rows_of_each_table_have_the_columns_of_its_header():
+    tables = re.findall(r"(?:^\|.*\n)+", README, re.MULTILINE)
+    assert len(tables) > 5
+    for table in tables:
+        columns = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+        assert len(set(columns)) == 1, table.splitlines()[columns.index(min(columns))]
+
+
 def test_every_module_is_in_the_table():
     named = set(re.findall(r"\[(\w+)\.py\]", README))
     rooms = [ROOT / "minigrpo", ROOT / "minigrpo" / "run", ROOT / "minigrpo" / "view"]
