@@ -57,8 +57,8 @@ class GRPOConfig:
     bf16: bool = _field(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
 
     # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
-    max_steps: int = _field(120, "How many optimizer updates; each gives one line of metrics.")
-    save_steps: int = _field(40, "How many steps lie between two checkpoints.")
+    max_steps: int = _field(150, "How many optimizer updates; each gives one line of metrics.")
+    save_steps: int = _field(50, "How many steps lie between two checkpoints.")
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions per prompt: the group that an answer is compared with.")
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")

@@ -33,8 +33,8 @@ METRICS = {
     ),
     "kl": Metric(
         "nats a token",
-        "Distance from the reference, mean over tokens; absent at beta 0.",
-        "Rises from 0, then settles; single spikes come from tokens that the policy has nearly given up.",
+        "Distance from the reference: mean of k1 over the rollout's tokens (of records: the exact KL); absent at beta 0.",
+        "Rises from 0, where it may be slightly negative, then settles.",
     ),
     "entropy": Metric("nats a token", "How undecided the policy is, mean over tokens.", "Falls; at 0 nothing new is tried."),
     "clip_ratio": Metric(
