@@ -48,6 +48,11 @@ class GRPOConfig:
     triples_estimator: Literal["weighted", "policy_gradient"] = _field(
         "weighted", "How records are learnt from; see triples.py."
     )
+    triples_writer: Literal["unknown", "reference"] = _field(
+        "unknown",
+        "Who wrote the records. If the reference did, policy_gradient compares with it: the ratio and its clip are then those "
+        "to the writer. The bundled records were written by the bundled model.",
+    )
     output_dir: str | None = _field(None, "The folder of the run; by default runs/TASK-SEED.")
     seed: int = _field(0, "Decides which prompts and completions are drawn.")  # TRL has 42
     engine: Literal["minigrpo", "trl"] = _field(
@@ -155,6 +160,10 @@ class GRPOConfig:
             check(getattr(self, name) is None, name, "left out with triples, whose rewards stand in the records")
         if self.triples is not None and self.triples_estimator == "weighted":
             check(self.beta > 0, "beta", "above 0 for the weighted estimator, which divides the rewards by it")
+        if self.triples_writer == "reference":
+            ratio = self.triples is not None and self.triples_estimator == "policy_gradient"
+            check(ratio, "triples_writer", "unknown, unless triples_estimator is policy_gradient, which alone has a ratio")
+            check(self.beta > 0, "beta", "above 0 where the reference is the writer, since at 0 there is no reference")
 
     @classmethod
     def for_triples(cls, triples: str = "bundled", **changes) -> "GRPOConfig":

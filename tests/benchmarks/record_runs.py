@@ -91,13 +91,12 @@ VARIANTS: dict = {
     for name, changes in CHANGES.items()
     for seed in range(3)
 }
+POLICY_GRADIENT = {"triples_estimator": "policy_gradient", "beta": 0.04, "max_steps": 200, "save_steps": 200}
 RECORDS = {  # notebook 06
     "records-weighted": (GRPOConfig.for_triples(), {}),
     "records-weighted-mean": (GRPOConfig.for_triples(loss_type="grpo"), {}),
-    "records-policy-gradient": (
-        GRPOConfig.for_triples(triples_estimator="policy_gradient", beta=0.04, max_steps=200, save_steps=200),
-        {},
-    ),
+    "records-policy-gradient": (GRPOConfig.for_triples(**POLICY_GRADIENT), {}),
+    "records-policy-gradient-writer": (GRPOConfig.for_triples(triples_writer="reference", **POLICY_GRADIENT), {}),
 }
 
 

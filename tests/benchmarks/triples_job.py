@@ -22,15 +22,16 @@ from minigrpo.policy import load_policy
 from minigrpo.run.folders import read_json, read_metrics
 from minigrpo.tasks import load_task
 
+PG = ["--triples-estimator", "policy_gradient", "--beta", "0.04"]
+LONG = ["--max-steps", "200", "--save-steps", "200"]
 VARIANTS = {
     "weighted, summed over tokens (default)": [],
     "weighted, mean over tokens": ["--loss-type", "grpo"],
     "weighted, adam_epsilon 1e-8": ["--adam-epsilon", "1e-8"],
-    "policy_gradient, beta 0.04": ["--triples-estimator", "policy_gradient", "--beta", "0.04"],
+    "policy_gradient, beta 0.04": PG,
     "policy_gradient, beta 0.4": ["--triples-estimator", "policy_gradient"],
-    "policy_gradient, beta 0.04, 300 steps": [
-        *("--triples-estimator", "policy_gradient", "--beta", "0.04", "--max-steps", "300", "--save-steps", "300")
-    ],
+    "policy_gradient, beta 0.04, 200 steps": [*PG, *LONG],
+    "the same, ratio to the writer": [*PG, *LONG, "--triples-writer", "reference"],
 }
 
 
