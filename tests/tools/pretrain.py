@@ -160,7 +160,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
 
 
 def pretrain(steps: int = STEPS, learning_rate: float = 4e-3, seed: int = 0) -> Iterator[dict]:
-    """Train a new model; yields ``{"step", "loss", "model", "tokenizer"}`` after each step, loss in nats a token.
+    """Train a new model; yields ``{"step", "loss", "model", "tokenizer"}`` after each step, loss in nats per token.
 
     Sets torch to one thread, so that floats are summed in the same order whatever the number of cores.
     """
