@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path, estimator)
 
 
 def test_policy_gradient_compares_with_the_policy_at_the_start_of_each_pass():
-    """Four batches a pass: the first step of each pass has a ratio of 1 everywhere, and so no clip; later ones have not."""
+    """Four batches per pass: the first step of each pass has a ratio of 1 everywhere, and so no clip; later ones have not."""
     config = {"triples_estimator": "policy_gradient", "generation_batch_size": 100, "num_generations": 4, "learning_rate": 3e-3}
     _, rows = learn(max_steps=6, epsilon=0.05, **config)
     assert rows[0]["clip_ratio"] == rows[4]["clip_ratio"] == 0

@@ -55,7 +55,7 @@ def test_reward_thinking_and_length_rise_within_fifty_steps():
 
 
 def test_before_the_first_update_policy_sampler_and_reference_are_one():
-    """Ratio exactly 1, KL 0: dropout is off, and one update a rollout takes its old log-probs from its own pass."""
+    """Ratio exactly 1, KL 0: dropout is off, and one update per rollout takes its old log-probs from its own pass."""
     seen = []
 
     def spy(logprobs, old_logprobs, *args, **kwargs):
@@ -396,7 +396,7 @@ def test_rows_that_are_no_data_set_are_refused():
 
 def test_every_prompt_comes_once_an_epoch_in_a_new_order():
     dataset = Dataset.from_dict({"prompt": [str(n) for n in range(14)], "answer": list(range(14))})
-    settings = config(generation_batch_size=12, num_generations=4)  # 3 prompts a rollout, 4 rollouts an epoch
+    settings = config(generation_batch_size=12, num_generations=4)  # 3 prompts per rollout, 4 rollouts per epoch
     rollouts = [step_prompts(dataset, index, settings)["prompt"] for index in range(8)]
     for epoch in (rollouts[:4], rollouts[4:]):
         assert len({p for r in epoch for p in r}) == 12

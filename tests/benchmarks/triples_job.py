@@ -60,7 +60,7 @@ def main() -> int:
     args = parser.parse_args()
     clock_before = evaluate(*load_policy("tiny"), load_task("clock"), num_generations=16)["accuracy"]
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print("| | full score | greedy | clock task | KL (nats a token) | training | whole command |")
+    print("| | full score | greedy | clock task | KL (nats per token) | training | whole command |")
     print("|---|---|---|---|---|---|---|")
     seeded = {f"seed {seed}": ["--seed", str(seed)] for seed in args.seeds}
     variants = {name: ["--seed", str(args.seeds[0]), *flags] for name, flags in VARIANTS.items()} if args.variants else {}

@@ -2,7 +2,7 @@
 
     python -m tests.tools.planted_bugs [--only NAME]
 
-Prints a row a bug, and exits with 1 if one survives; with ``--only`` what pytest says is shown too. Unix only: each test runs
+Prints a row per bug, and exits with 1 if one survives; with ``--only`` what pytest says is shown too. Unix only: each test runs
 in a fork of this process, which has imported torch and transformers once for all of them.
 """
 
