@@ -33,7 +33,7 @@ METRICS = {
     ),
     "kl": Metric(
 <<<<<<< HEAD
-        "nats a token",
+        "nats per token",
         "Distance from the reference: mean of k1 over the rollout's tokens (of records: the exact KL); absent at beta 0.",
         "Rises from 0, where it may be slightly negative, then settles.",
 =======
