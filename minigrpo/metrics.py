@@ -32,15 +32,9 @@ METRICS = {
         "share", "Groups whose rewards are all equal: they teach nothing.", "Low at first, near 1 once the task is learnt."
     ),
     "kl": Metric(
-<<<<<<< HEAD
         "nats per token",
         "Distance from the reference: mean of k1 over the rollout's tokens (of records: the exact KL); absent at beta 0.",
         "Rises from 0, where it may be slightly negative, then settles.",
-=======
-        "nats per token",
-        "Distance from the reference, mean over tokens; absent at beta 0.",
-        "Rises from 0, then settles; single spikes come from tokens that the policy has nearly given up.",
->>>>>>> rest11
     ),
     "entropy": Metric("nats per token", "How undecided the policy is, mean over tokens.", "Falls; at 0 nothing new is tried."),
     "clip_ratio": Metric(
