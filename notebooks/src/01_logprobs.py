@@ -36,7 +36,7 @@ policy, tokenizer = load_policy("tiny")
 # %%
 # NBVAL_CHECK_OUTPUT
 problem = "4*2+9+7*1*4="
-generator = torch.Generator().manual_seed(238)
+generator = torch.Generator().manual_seed(192)
 rollout = sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
@@ -181,7 +181,7 @@ cold = sample_completions(
     num_generations=4,
     max_completion_length=16,
     temperature=0.5,
-    generator=torch.Generator().manual_seed(238),
+    generator=torch.Generator().manual_seed(192),
 )
 with torch.no_grad():
     logits = minigrpo.policy_logits(policy, cold)

@@ -34,7 +34,7 @@ policy, tokenizer = load_policy("tiny")
 # %%
 # NBVAL_CHECK_OUTPUT
 problem, answer = "4*2+9+7*1*4=", "6"
-generator = torch.Generator().manual_seed(238)
+generator = torch.Generator().manual_seed(192)
 rollout = sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
