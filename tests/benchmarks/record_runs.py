@@ -30,17 +30,17 @@ KEPT = (
 def run(config: GRPOConfig, *, reward_fns=None, **functions) -> list[dict]:
     """Train the bundled model on the clock task; the rows that are kept, with the shares that think first and are right."""
     task, rows = clock_task(config.seed), []
+    answers = dict(zip(task.train["prompt"], task.train["answer"], strict=True))
     state = TrainState.start(*load_policy("tiny"), config)
     for metrics in train(state, task.train, reward_fns or [task.reward], config, **functions):
-        row = {name: metrics[name] for name in KEPT if name in metrics} | true_shares(task, state)
+        row = {name: metrics[name] for name in KEPT if name in metrics} | true_shares(task, answers, state)
         rows.append({name: round(value, 6) for name, value in row.items()})
     return rows
 
 
-def true_shares(task: Task, state: TrainState) -> dict[str, float]:
+def true_shares(task: Task, answers: dict[str, str], state: TrainState) -> dict[str, float]:
     """Of the latest rollout: the share that thinks first, and the share that is right, whatever the reward function says."""
     rollout = state.batch.rollout
-    answers = dict(zip(task.train["prompt"], task.train["answer"], strict=True))
     right = task.reward(rollout.prompts, rollout.completions, answer=[answers[prompt] for prompt in rollout.prompts])
     thinks = list(map(task.thinks, rollout.completions))
     return {"thinking": sum(thinks) / len(thinks), "accuracy": sum(right) / len(right)}
