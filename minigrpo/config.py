@@ -2,11 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
 class BadInput(ValueError):
     """Something that came from the user cannot be used. The message is one sentence: what came, what was wanted."""
+
+
+LOWEST_TEMPERATURE = 1e-6  # below it logits / temperature leave float32
+
+
+def check_temperature(temperature: float, *, greedy: bool = True) -> None:
+    """Raises BadInput for a temperature that cannot be sampled at. Greedy is 0, where training has nothing to learn from."""
+    number = temperature if isinstance(temperature, Real) and not isinstance(temperature, bool) else -1
+    if not (LOWEST_TEMPERATURE <= number < float("inf") or (greedy and number == 0)):
+        wanted = f"{'0 (greedy), or ' if greedy else ''}at least {LOWEST_TEMPERATURE}"
+        raise BadInput(f"temperature must be {wanted}, got {temperature!r:.60}.")
 
 
 def first_line(error: Exception) -> str:
@@ -130,7 +142,8 @@ class GRPOConfig:
     def _check_ranges(self, check: Callable[[bool, str, str], None]) -> None:
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
             check(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("temperature", "learning_rate", "adam_epsilon", "max_grad_norm"):
+        check_temperature(self.temperature, greedy=False)
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             check(0 < getattr(self, name) < float("inf"), name, "a positive number")
         weights = self.reward_weights or []
         check(all(isinstance(w, float | int) and abs(w) < float("inf") for w in weights), "reward_weights", "finite numbers")
