@@ -348,6 +348,16 @@ def test_detached_log_probs_are_an_error_and_not_a_run_that_learns_nothing():
         run(config(beta=0.0), logprobs_fn=lambda *args: token_logprobs(*args).detach())
 
 
+def test_it_learns_where_gradients_were_switched_off():
+    """As a notebook does, or a reward function's file with a model of its own."""
+    state, other = start(config()), start(config())
+    with torch.no_grad():
+        run(config(max_steps=1), state)
+        assert not torch.is_grad_enabled()
+    run(config(max_steps=1), other)
+    assert torch.equal(weights(state.model), weights(other.model))
+
+
 def test_a_state_without_a_reference_is_not_trained_with_beta():
     state = start(config(beta=0.0))
     with pytest.raises(BadInput, match="started with beta 0 and has no reference"):
