@@ -245,7 +245,9 @@ assert last["weighted, mean over tokens"] > last["policy gradient, ratio to the 
 for name in ("policy gradient, writer unknown", "policy gradient, ratio to the writer"):
     rows = runs[name][0]
     best = max(row["accuracy"] for row in rows if "accuracy" in row)
-    print(f"{name:37} best {best:.2f}, last {rows[-1]['accuracy']:.2f}, KL {rows[-1]['kl']:.2f} nats per token")
+    print(
+        f"{name:37} best {best:.2f}, last {rows[-1]['accuracy']:.2f}, KL {rows[-1]['kl']:.2f} nats per token"
+    )
 unknown, known = (runs[f"policy gradient, {name}"][0] for name in ("writer unknown", "ratio to the writer"))
 assert unknown[-1]["kl"] > 4 * known[-1]["kl"]
 assert max(row["accuracy"] for row in unknown if "accuracy" in row) > unknown[-1]["accuracy"] + 0.05
@@ -327,9 +329,12 @@ ax.legend()
 plt.show()
 true = moving_mean([row[names[1]] for row in rows])
 best = max(range(len(true)), key=true.__getitem__)
-print(f"true score: {true[0]:.1f} at first, {true[best]:.1f} at step {best + 1}, {true[-1]:.1f} at the end")
+end = sum(row[names[1]] for row in rows[-10:]) / 10
+print(
+    f"true score: {true[0]:.1f} at first, {true[best]:.1f} at step {best + 1}, {end:.1f} in the last ten steps"
+)
 assert true[best] > true[0] + 1
-assert true[-1] < true[best] - 0.5
+assert end < true[best] - 1
 
 # %% [markdown]
 # At first both scores rise: the model learns to write full equations. Then the learnt score goes on rising, and the true one falls. What does the policy write? Sample the unseen questions, and look at the answers that the model scores above 4 and the rubric scores 1:
@@ -350,7 +355,9 @@ def fooled(model):
     true = task.reward(drawn.prompts, drawn.completions, answer=answers)
     seen = learnt_reward(drawn.prompts, drawn.completions)
     rows = zip(drawn.prompts, drawn.completions, seen, true, strict=True)
-    found = [(prompt, completion, score) for prompt, completion, score, right in rows if score > 4 and right == 1]
+    found = [
+        (prompt, completion, score) for prompt, completion, score, right in rows if score > 4 and right == 1
+    ]
     return found, len(found) / len(true)
 
 
