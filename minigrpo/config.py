@@ -14,17 +14,18 @@ FLOAT32_MAX = 3.4028234e38
 LOWEST_TEMPERATURE = 1e-6  # below it logits / temperature leave float32
 
 
-def check_temperature(temperature: float, *, greedy: bool = True) -> None:
-    """Raises BadInput for a temperature that cannot be sampled at. Greedy is 0, where training has nothing to learn from."""
-    number = temperature if isinstance(temperature, Real) and not isinstance(temperature, bool) else -1
-    if not (LOWEST_TEMPERATURE <= number < float("inf") or (greedy and number == 0)):
-        wanted = f"{'0 (greedy), or ' if greedy else ''}at least {LOWEST_TEMPERATURE}"
-        raise BadInput(f"temperature must be {wanted}, got {temperature!r:.60}.")
-
-
 def plain(value):
     """A number of numpy's or torch's as Python's own; anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def check_temperature(temperature: float, *, greedy: bool = True) -> None:
+    """Raises BadInput for a temperature that cannot be sampled at. Greedy is 0, where training has nothing to learn from."""
+    number = plain(temperature)
+    number = number if isinstance(number, Real) and not isinstance(number, bool) else -1
+    if not (LOWEST_TEMPERATURE <= number < float("inf") or (greedy and number == 0)):
+        wanted = f"{'0 (greedy), or ' if greedy else ''}at least {LOWEST_TEMPERATURE}"
+        raise BadInput(f"temperature must be {wanted}, got {temperature!r:.60}.")
 
 
 def first_line(error: Exception) -> str:
@@ -140,6 +141,7 @@ class GRPOConfig:
                 check(value in kinds, name, f"one of {', '.join(kinds)}")
             elif kind is int:
                 check(type(value) is int, name, "a whole number")
+                check(value < 2**31, name, "below 2147483648")  # which all libraries take
             elif kind is bool:
                 check(type(value) is bool, name, "true or false")
             elif kind is str or (str in kinds and value is not None):

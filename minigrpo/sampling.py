@@ -34,6 +34,16 @@ class Rollout:
         return replace(self, **tensors)
 
 
+def longest_prompt(context: int, max_completion_length: int) -> int:
+    """How many tokens of a model's context are left for a prompt. Raises BadInput if none is."""
+    if max_completion_length >= context:
+        raise BadInput(
+            f"max_completion_length is {max_completion_length}, and the model's context takes {context} tokens, the prompt "
+            "among them; lower it."
+        )
+    return context - max_completion_length
+
+
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longest: int) -> tuple[Tensor, Tensor]:
     """Token ids (P, L) padded on the left, and their mask (P, L) bool.
 
@@ -84,7 +94,7 @@ def sample_completions(
     _check(prompts, num_generations, max_completion_length, temperature)
     if model.training:
         raise ValueError("The model is in train mode, where dropout samples from another policy; call model.eval() first.")
-    longest = context_length(model) - max_completion_length
+    longest = longest_prompt(context_length(model), max_completion_length)
     prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
     group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
     ends = eos_token_ids(model, tokenizer)

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.quick
         ({"task": "chess"}, "task must be one of clock, sums"),
         ({"reward_weights": [1.0, float("nan")]}, "reward_weights must be finite numbers"),
         ({"reward_weights": [1e39]}, "reward_weights must be finite numbers, at most 3.4e38"),
+        ({"num_generations": 10**23}, "num_generations must be below 2147483648"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"beta": "0.1"}, "beta must be a number"),
         ({"output_dir": "r\udcff"}, "output_dir must be UTF-8"),

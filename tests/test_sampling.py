@@ -228,6 +228,7 @@ def test_rewards_see_special_tokens_but_for_eos_and_padding():
         ({"temperature": float("inf")}, "temperature must be 0"),
         ({"num_generations": 0}, "num_generations must be at least 1, got 0"),
         ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
+        ({"max_completion_length": 5000}, r"max_completion_length is 5000, and the model's context takes \d+ tokens"),
         ({"prompts": "1 + 1 = ?"}, "a list of texts, got a single text"),
         ({"prompts": {"prompt": ["1"], "answer": ["2"]}}, "a list of texts, got a dict of columns"),
         ({"prompts": []}, "There are no prompts"),

@@ -106,8 +106,8 @@ def sampling_args(parser: argparse.ArgumentParser, argv: list[str], *, num_gener
     add_flag(parser, "seed", type=seed, default=0, help="(default %(default)s)")
     args = parser.parse_args(argv)
     for name in ("num_generations", "max_completion_length"):
-        if getattr(args, name) < 1:
-            raise BadInput(f"{name} must be at least 1, got {getattr(args, name)}.")
+        if not 1 <= getattr(args, name) < 2**31:
+            raise BadInput(f"{name} must be at least 1 and below 2147483648, got {getattr(args, name)}.")
     check_temperature(args.temperature)
     return args
 

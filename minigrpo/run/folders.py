@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.config import FLOAT32_MAX, BadInput, GRPOConfig
 from minigrpo.run import overwriting
 
 OF_A_RUN = re.compile(
@@ -234,7 +234,7 @@ def read_metrics(run: str | Path) -> list[dict]:
         raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
-            if isinstance(value, str | dict):
+            if not (isinstance(value, list) or _is_number(value)):
                 raise BadInput(f"{str(path)!r}, line {number}, has {value!r:.60} as its {name}; wanted is a number.")
     for number, (former, row) in enumerate(pairwise(rows), 2):
         if row["step"] <= former["step"]:
@@ -242,6 +242,13 @@ def read_metrics(run: str | Path) -> list[dict]:
                 f"{str(path)!r}, line {number}, has step {row['step']} after step {former['step']}; steps must rise."
             )
     return rows
+
+
+def _is_number(value) -> bool:
+    """Null, or what a run can have written: NaN and inf too, which ended an old one."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return True
+    return isinstance(value, int | float) and abs(value) <= FLOAT32_MAX
 
 
 def check_same_task(runs: list[str]) -> None:

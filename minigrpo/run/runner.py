@@ -24,7 +24,7 @@ from minigrpo.run import folders, inputs, overwriting
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.run.rewards_by_name import load_reward_function, try_out
 from minigrpo.run.summary import finish
-from minigrpo.sampling import encode_prompts
+from minigrpo.sampling import encode_prompts, longest_prompt
 from minigrpo.tasks import Task, load_task
 from minigrpo.training import step_prompts, train
 from minigrpo.triples import load_triples, logged_rollout, prepare
@@ -141,11 +141,7 @@ def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config
 
 def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
     """What is trained on, problems or records, and what is scored. Raises BadInput if any of it does not fit the context."""
-    if config.max_completion_length >= context:
-        raise BadInput(
-            f"max_completion_length is {config.max_completion_length}, and the model's context takes {context} tokens, the "
-            "prompt among them; lower it."
-        )
+    longest = longest_prompt(context, config.max_completion_length)
     task = None if config.task == "records" else load_task(config.task, config.seed)
     if config.triples is not None:
         records = prepare(load_triples(config.triples), config)
@@ -153,7 +149,7 @@ def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) 
         own = Dataset.from_dict({"prompt": list(prompts)[:OWN_PROMPTS]})
         task = replace(task, train=records) if task else Task("records", records, own, reward=None)
     for dataset in (task.held_out,) if config.triples is not None else (task.train, task.held_out):
-        encode_prompts(tokenizer, dataset["prompt"], context - config.max_completion_length)
+        encode_prompts(tokenizer, dataset["prompt"], longest)
     return task
 
 

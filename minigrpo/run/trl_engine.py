@@ -13,7 +13,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
-from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.config import BadInput, GRPOConfig, first_line
 from minigrpo.rewards import RewardFunction, reward_names
 from minigrpo.run import folders
 from minigrpo.threads import suited_threads
@@ -100,8 +100,12 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
 
 
 def num_processes(config: GRPOConfig) -> int:
-    """How many a launcher started; 1 without one."""
-    return PartialState(cpu=config.device == "cpu").num_processes
+    """How many a launcher started; 1 without one. Raises BadInput if they cannot meet."""
+    try:
+        return PartialState(cpu=config.device == "cpu").num_processes
+    except (ValueError, RuntimeError) as error:  # as an address or a port is missing, is none, or is taken
+        what = "accelerate launch and torchrun say where, in environment variables"
+        raise BadInput(f"The processes that were launched cannot meet: {first_line(error)} ({what}).") from error
 
 
 def join(config: GRPOConfig) -> bool:

@@ -98,6 +98,31 @@ def test_a_launchers_word_that_is_no_number_is_refused(capsys, monkeypatch, name
     refused(capsys, ["train"], f"{name} is 'abc' in the environment")
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory.")]
+)
+def test_too_little_memory_is_one_sentence(capsys, monkeypatch, error):
+    def greedy(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "_plot", greedy)
+    refused(capsys, ["plot"], "There is too little memory", "Lower num_generations")
+
+
+def test_any_other_error_of_torch_keeps_its_traceback(monkeypatch):
+    def broken(argv):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "_plot", broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        cli.main(["plot"])
+
+
+@pytest.mark.parametrize("number", ["0", "2147483648", "9" * 30])
+def test_numbers_that_no_library_takes_are_refused(capsys, number):
+    refused(capsys, ["generate", "--num-generations", number, "1"], "num_generations must be at least 1 and below 2147483648")
+
+
 # --- files to write -----------------------------------------------------------------------------------------------------
 
 

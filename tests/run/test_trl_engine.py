@@ -437,6 +437,16 @@ if __name__ == "__main__":
         replay(Path(folder))
 
 
+@pytest.mark.parametrize("error", [ValueError("MASTER_ADDR expected, but not set"), RuntimeError("address already in use")])
+def test_processes_that_cannot_meet_are_told_so(monkeypatch, error):
+    def alone(**kwargs):
+        raise error
+
+    monkeypatch.setattr(trl_engine, "PartialState", alone)
+    with pytest.raises(BadInput, match=f"cannot meet: {error} .accelerate launch"):
+        to_trl(GRPOConfig())
+
+
 def test_a_device_that_accelerate_does_not_find_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is one")
