@@ -88,6 +88,10 @@ class GRPOConfig:
     save_steps: int = _field(50, "How many steps lie between two checkpoints.")
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions per prompt: the group that an answer is compared with.")
+    # TRL has 8, which nothing here needs to fit into memory.
+    per_device_train_batch_size: int | None = _field(
+        None, "Completions in one forward and backward pass, whose gradients add up; by default all of a rollout."
+    )
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
     # TRL has 512. On the clock task nobody needs more than 13 tokens.
     max_completion_length: int = _field(16, "The number of tokens after which a completion is cut off.")
@@ -138,7 +142,7 @@ class GRPOConfig:
             value, kinds = getattr(self, name), get_args(kind)
             if get_origin(kind) is Literal:
                 check(value in kinds, name, f"one of {', '.join(kinds)}")
-            elif kind is int:
+            elif kind is int or (int in kinds and value is not None):
                 check(type(value) is int, name, "a whole number")
             elif kind is bool:
                 check(type(value) is bool, name, "true or false")
@@ -179,6 +183,12 @@ class GRPOConfig:
             self.generation_batch_size >= 1 and self.generation_batch_size % self.num_generations == 0,
             "generation_batch_size",
             f"a positive multiple of num_generations ({self.num_generations}), since it counts completions",
+        )
+        part = self.per_device_train_batch_size
+        check(
+            part is None or (part >= 1 and self.generation_batch_size % part == 0),
+            "per_device_train_batch_size",
+            f"a divisor of generation_batch_size ({self.generation_batch_size}), the completions that it takes in parts",
         )
 
         check(self.task != "records" or self.triples is not None, "task", "clock or sums, unless there are records (triples)")

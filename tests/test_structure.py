@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "scoring": {"logprobs", "threads"},
     "kl": {"logprobs"},
     "loss": {"logprobs"},
-    "update": {"config", "kl", "logprobs", "metrics", "rewards", "sampling", "scoring"},
+    "update": {"config", "kl", "logprobs", "loss", "rewards", "sampling", "scoring"},
     "triples": {"chat", "config", "files", "kl", "metrics", "policy", "sampling", "scoring", "update"},
     "effective": {"triples"},
     "reward_model": {"config", "policy", "threads", "triples"},

@@ -43,7 +43,6 @@ OURS_ALONE = {  # what this package does and has no field for
     "optim": "adamw_torch",
     "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
     "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture
-    "gradient_accumulation_steps": 1,
     CHECKPOINTING: False,
     "logging_steps": 1,
     "logging_nan_inf_filter": False,
@@ -62,12 +61,14 @@ def to_trl(config: GRPOConfig, **changes) -> trl.GRPOConfig:
     processes = num_processes(config)
     _refuse(config, processes)
     same = {name: getattr(config, name) for name in SAME_NAME}
+    rows = config.generation_batch_size // processes  # of a rollout, in each process
+    micro = min(rows, config.per_device_train_batch_size or rows)
     translated = {
         "output_dir": config.output_dir,
         "use_cpu": config.device == "cpu",
         "dataloader_pin_memory": config.device != "cpu",
-        # A rollout is one batch, as here; TRL counts its rows in each process.
-        "per_device_train_batch_size": config.generation_batch_size // processes,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": rows // micro,  # a rollout is one batch, as here
         "use_bias_correction_kl": config.kl_estimator == "k3_ratio",
         "sync_ref_model": config.sync_ref_model and config.beta > 0,  # at 0 there is none, here as there
     }
@@ -94,9 +95,14 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
         f"loss_type bnpo in {processes} processes, each of which would divide by its own tokens; dapo divides by those of all, "
         "and is the same where a rollout is one batch",
     )
+    rows = config.generation_batch_size // processes
     if config.generation_batch_size % processes:
         got = f"which share a rollout; got {config.generation_batch_size}"
         raise BadInput(f"generation_batch_size must be a multiple of the number of processes, {processes}, {got}.")
+    if rows % min(rows, config.per_device_train_batch_size or rows):
+        raise BadInput(
+            f"per_device_train_batch_size must be a divisor of the {rows} completions of each of {processes} processes."
+        )
 
 
 def num_processes(config: GRPOConfig) -> int:

@@ -50,6 +50,7 @@ TRANSLATED = {  # field: (value that is not the default, TRL's field, TRL's valu
     "kl_estimator": ("k3", "use_bias_correction_kl", False),
     "sync_ref_model": (True, "sync_ref_model", True),
     "output_dir": ("there", "output_dir", "there"),
+    "per_device_train_batch_size": (16, "gradient_accumulation_steps", 4),
 }
 OTHER_VALUES = {
     "bf16": True, "seed": 7, "max_steps": 3, "save_steps": 2, "generation_batch_size": 24, "num_generations": 4,
@@ -121,6 +122,7 @@ def test_trls_own_fields_have_the_last_word():
     [
         ({}, "a multiple of the number of processes, 3,"),
         ({"loss_type": "bnpo", "generation_batch_size": 24}, "dapo divides by"),
+        ({"generation_batch_size": 24, "per_device_train_batch_size": 6}, "a divisor of the 8 completions of each"),
     ],
 )
 def test_what_three_processes_cannot_share_is_refused(monkeypatch, change, sentence):
