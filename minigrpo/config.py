@@ -92,6 +92,10 @@ class GRPOConfig:
     per_device_train_batch_size: int | None = _field(
         None, "Completions in one forward and backward pass, whose gradients add up; by default all of a rollout."
     )
+    # TRL has True.
+    gradient_checkpointing: bool = _field(
+        False, "Keep the inputs of the layers alone, and run them again in the backward pass: less memory, a third more time."
+    )
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
     # TRL has 512. On the clock task nobody needs more than 13 tokens.
     max_completion_length: int = _field(16, "The number of tokens after which a completion is cut off.")

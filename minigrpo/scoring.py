@@ -84,10 +84,16 @@ def select_rows(cache: Cache | None, rows: Tensor, num_rows: int) -> Cache | Non
     """A cache of these rows of another, which has ``num_rows`` and stays as it is."""
     if cache is None:
         return None
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected = copied(cache)
     if not torch.equal(rows, torch.arange(num_rows, device=rows.device)):
         selected.batch_select_indices(rows)
+    return selected
+
+
+def copied(cache: Cache) -> Cache:
+    """A cache that goes its own way from here: what it holds so far stays shared, and the other one as it is."""
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
     return selected
 
 

@@ -14,6 +14,7 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.loss import GRPOLoss
+from minigrpo.recompute import recomputed_layers
 from minigrpo.rewards import short_name
 from minigrpo.sampling import Rollout
 from minigrpo.scoring import in_parts, policy_logits, policy_logprobs
@@ -97,7 +98,7 @@ def accumulate(
         What the part adds to the loss; how many tokens the clip held back; their entropies in nats, summed; and their number.
     """
     mask = part.rollout.completion_mask
-    with mixed_precision(state, config):
+    with mixed_precision(state, config), recomputed_layers(state.model, enabled=config.gradient_checkpointing):
         logprobs, entropies, logits = under_the_policy(state, part, config, logprobs_fn, kl_fn)
         old_logprobs = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         kl = penalty(state, part, config, kl_fn, logprobs, old_logprobs, logits)

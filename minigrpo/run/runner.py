@@ -18,6 +18,7 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.effective import weight_warning
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import context_length, load_policy, save_policy
+from minigrpo.recompute import layers_to_run_again
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.run import folders, inputs, overwriting
@@ -51,6 +52,8 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     first = config.engine != "trl" or _trl().join(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
+    if config.gradient_checkpointing:
+        layers_to_run_again(model)  # raises if there are none
     task = _task(config, tokenizer, context_length(model))
     reward_fns, config = _reward_functions(config, task)
     if config.triples is None:

@@ -43,7 +43,6 @@ OURS_ALONE = {  # what this package does and has no field for
     "optim": "adamw_torch",
     "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
     "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture
-    CHECKPOINTING: False,
     "logging_steps": 1,
     "logging_nan_inf_filter": False,
     "report_to": "none",
@@ -69,6 +68,7 @@ def to_trl(config: GRPOConfig, **changes) -> trl.GRPOConfig:
         "dataloader_pin_memory": config.device != "cpu",
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": rows // micro,  # a rollout is one batch, as here
+        CHECKPOINTING: config.gradient_checkpointing,
         "use_bias_correction_kl": config.kl_estimator == "k3_ratio",
         "sync_ref_model": config.sync_ref_model and config.beta > 0,  # at 0 there is none, here as there
     }

@@ -51,6 +51,7 @@ TRANSLATED = {  # field: (value that is not the default, TRL's field, TRL's valu
     "sync_ref_model": (True, "sync_ref_model", True),
     "output_dir": ("there", "output_dir", "there"),
     "per_device_train_batch_size": (16, "gradient_accumulation_steps", 4),
+    "gradient_checkpointing": (True, trl_engine.CHECKPOINTING, True),
 }
 OTHER_VALUES = {
     "bf16": True, "seed": 7, "max_steps": 3, "save_steps": 2, "generation_batch_size": 24, "num_generations": 4,

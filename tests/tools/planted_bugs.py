@@ -429,6 +429,12 @@ BUGS = [
     Bug("equal completions in several parts", "update.py",
         'config.loss_type != "bnpo" and not needs_logits(batch, config, logprobs_fn, kl_fn)', "False",
         "tests/test_update.py::test_no_pass_has_more_rows_and_equal_completions_are_read_once[False-rows0]"),
+    Bug("a layer that is run again finds the cache that its first run left", "recompute.py",
+        "own = None if before is None else first.setdefault", "own = cache if cache is not None else first.setdefault",
+        "tests/test_recompute.py::test_the_gradient_is_the_same[GPT-2]"),
+    Bug("layers that keep everything", "recompute.py",
+        "layers_to_run_again(model) if enabled else []", "[]",
+        "tests/test_recompute.py::test_a_layer_keeps_what_went_in"),
     Bug("a new rollout for each of its updates", "training.py",
         "fresh = state.step % config.num_iterations == 0", "fresh = True",
         "tests/test_training.py::test_with_several_updates_a_rollout_the_old_log_probs_stay_the_samplers"),
@@ -637,9 +643,7 @@ BUGS = [
         'nn.GELU(approximate="tanh")', "nn.GELU()",
         "tests/test_policy.py::test_gelu_in_one_operation_is_gelu"),
     Bug("bf16 in sampling alone", "update.py",
-        """    with mixed_precision(state, config):
-        logprobs, entropies""", """    if True:
-        logprobs, entropies""",
+        """    with mixed_precision(state, config), recomputed""", """    with recomputed""",
         "tests/test_training.py::test_in_bf16_products_are_bfloat16_and_weights_float32[None]"),
     Bug("a policy that can never end", "policy.py",
         "if tokenizer.eos_token_id is None:", "if False:",
