@@ -86,6 +86,7 @@ class GRPOConfig:
     # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
     max_steps: int = _field(150, "How many optimizer updates; each gives one line of metrics.")
     save_steps: int = _field(50, "How many steps lie between two checkpoints.")
+    save_total_limit: int | None = _field(None, "How many checkpoints are kept, the latest; by default all.")
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions per prompt: the group that an answer is compared with.")
     # TRL has 8, which nothing here needs to fit into memory.
@@ -102,7 +103,15 @@ class GRPOConfig:
     temperature: float = _field(1.0, "Temperature of sampling, and so of the policy whose log-probs are scored.")
 
     # TRL has 1e-6, right for models of billions of parameters; the bundled one has 0.3 million.
-    learning_rate: float = _field(2e-4, "Learning rate of AdamW; constant, without weight decay.")
+    learning_rate: float = _field(2e-4, "Learning rate of AdamW, where the schedule has its top.")
+    # TRL has linear, which ends at 0 and so makes of a longer run another one.
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = _field(
+        "constant", "How the learning rate goes on from there: linear and cosine fall to 0 at max_steps."
+    )
+    warmup_steps: int = _field(0, "How many steps the learning rate takes to rise from 0.")
+    weight_decay: float = _field(
+        0.0, "Share of the learning rate by which matrices shrink at each step; biases and norms do not."
+    )
     # TRL's. A gradient far below it moves its weight hardly at all, one far above by the whole learning rate.
     adam_epsilon: float = _field(1e-8, "Epsilon of AdamW.")
     max_grad_norm: float = _field(1.0, "The gradient is scaled down to this norm where it is longer.")
@@ -140,6 +149,8 @@ class GRPOConfig:
 
         self._check_kinds(check)
         self._check_ranges(check)
+        self._check_counts(check)
+        self._check_records(check)
 
     def _check_kinds(self, check: Callable[[bool, str, str], None]) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -166,6 +177,11 @@ class GRPOConfig:
         check_temperature(self.temperature, greedy=False)
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             check(0 < getattr(self, name) < float("inf"), name, "a positive number")
+        check(self.save_total_limit is None or self.save_total_limit >= 1, "save_total_limit", "at least 1")
+        check(0 <= self.weight_decay < float("inf"), "weight_decay", "0 or a positive number")
+        check(self.warmup_steps >= 0, "warmup_steps", "at least 0")
+        warms_up = self.warmup_steps == 0 or self.lr_scheduler_type != "constant"
+        check(warms_up, "warmup_steps", "0 with lr_scheduler_type constant; constant_with_warmup, linear and cosine take it")
         weights = self.reward_weights or []
         check(all(abs(weight) <= FLOAT32_MAX for weight in weights), "reward_weights", "finite numbers, at most 3.4e38")
         check(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
@@ -178,6 +194,8 @@ class GRPOConfig:
                 "epsilon_high",
                 "given with loss_type cispo, where it is the cap of the weight itself (about 5)",
             )
+
+    def _check_counts(self, check: Callable[[bool, str, str], None]) -> None:
         check(
             self.num_generations >= 2,
             "num_generations",
@@ -195,6 +213,7 @@ class GRPOConfig:
             f"a divisor of generation_batch_size ({self.generation_batch_size}), the completions that it takes in parts",
         )
 
+    def _check_records(self, check: Callable[[bool, str, str], None]) -> None:
         check(self.task != "records" or self.triples is not None, "task", "clock or sums, unless there are records (triples)")
         for name in ("reward_funcs", "reward_weights", "reward_model") if self.triples is not None else ():
             check(getattr(self, name) is None, name, "left out with triples, whose rewards stand in the records")

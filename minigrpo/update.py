@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
@@ -47,6 +48,7 @@ class TrainState:
     tokenizer: PreTrainedTokenizerBase
     reference: PreTrainedModel | None  # frozen; None at beta 0
     optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler  # of the learning rate; what it makes depends on the step alone
     step: int = 0
     reference_moved: bool = False  # by sync_ref_model; else the reference is the model of the start
     batch: Batch | None = None  # the latest; updates 2..num_iterations go on with it
@@ -55,9 +57,19 @@ class TrainState:
     @classmethod
     def start(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GRPOConfig) -> "TrainState":
         """Step 0: the reference is a frozen copy of the model, which is trained in place, in eval mode (no dropout)."""
-        rates = {"lr": config.learning_rate, "eps": config.adam_epsilon, "weight_decay": 0.0}
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True, **rates)  # fused: one pass over the weights, not ten
-        return cls(model.eval(), tokenizer, frozen_copy(model) if config.beta else None, optimizer)
+        rates = {"lr": config.learning_rate, "eps": config.adam_epsilon}
+        groups = parameter_groups(model, config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, fused=True, **rates)  # fused: one pass over the weights, not ten
+        scheduler = get_scheduler(config.lr_scheduler_type, optimizer, config.warmup_steps, config.max_steps)
+        return cls(model.eval(), tokenizer, frozen_copy(model) if config.beta else None, optimizer, scheduler)
+
+
+def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
+    """The parameters, and which of them decay: matrices, but no bias and no weight of a norm, which have a single axis."""
+    if weight_decay == 0:
+        return [{"params": list(model.parameters()), "weight_decay": 0.0}]
+    decaying = [[p for p in model.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
+    return [{"params": decaying[0], "weight_decay": weight_decay}, {"params": decaying[1], "weight_decay": 0.0}]
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -80,12 +92,13 @@ def update(
     parts = micro_batches(state, config, logprobs_fn, kl_fn)
     sums = [accumulate(state, part, config, logprobs_fn=logprobs_fn, kl_fn=kl_fn, loss_fn=loss_fn) for part in parts]
     loss, clipped, entropy, tokens = map(sum, zip(*sums, strict=True))
+    learning_rate = state.optimizer.param_groups[0]["lr"]  # of this step; descend goes on to that of the next
     return {
         "loss": loss,
         "clip_ratio": clipped / tokens,
         "grad_norm": descend(state, config, loss),
         "entropy": entropy / tokens,
-        "learning_rate": config.learning_rate,
+        "learning_rate": learning_rate,
     }
 
 
@@ -206,6 +219,7 @@ def descend(state: TrainState, config: GRPOConfig, loss: float) -> float:
             f"{largest:.3g}; the weights were left as they were. The usual cure is {cure}."
         )
     state.optimizer.step()
+    state.scheduler.step()
     return grad_norm
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import get_scheduler
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import estimate_kl
@@ -40,7 +41,7 @@ def state(random_model, tokenizer):
     mask[4, 2:] = mask[5, 1:] = mask[10, 4:] = False
     advantages = torch.randn(ROWS, generator=generator, dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    state = TrainState(model, tokenizer, reference.requires_grad_(False), optimizer)
+    state = TrainState(model, tokenizer, reference.requires_grad_(False), optimizer, get_scheduler("constant", optimizer))
     old, ref = (fixed_logprobs(model, rollout, 0.7) for model in (sampler, reference))
     state.batch = Batch(rollout, {}, advantages, advantages, old, ref)
     return state

@@ -176,7 +176,9 @@ def _reward_functions(config: GRPOConfig, task: Task) -> tuple[list[RewardFuncti
 def _check_space(folder: Path, model, config: GRPOConfig) -> None:
     """A checkpoint is the weights and AdamW's two moments; better no run than one that dies at its first checkpoint."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    to_come = 1 + config.max_steps // config.save_steps - len(folders.checkpoints(folder))
+    in_all = 1 + config.max_steps // config.save_steps
+    at_a_time = min(in_all, 1 + (config.save_total_limit or in_all))  # the oldest goes when the new one is whole
+    to_come = at_a_time - len(folders.checkpoints(folder))
     needed = weights * (1 + 3 * max(1, to_come))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -255,6 +257,7 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
             log(metrics, _samples(state.batch))
             if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
                 save_checkpoint(state, folder)
+                folders.keep_latest(folder, config.save_total_limit)
             if stopping:
                 break
     finally:

@@ -31,6 +31,7 @@ except ImportError as error:
 SAME_NAME = (
     "bf16", "seed", "max_steps", "save_steps", "generation_batch_size", "num_generations", "num_iterations",
     "max_completion_length", "temperature", "learning_rate", "adam_epsilon", "max_grad_norm", "beta", "ref_model_sync_steps",
+    "save_total_limit", "lr_scheduler_type", "warmup_steps", "weight_decay",
     "loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high", "reward_weights",
 )  # fmt: skip
 # Its name in transformers from 5.23 on, which warns of the older one.
@@ -38,8 +39,6 @@ CHECKPOINTING = "activation_checkpointing"
 if CHECKPOINTING not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
     CHECKPOINTING = "gradient_checkpointing"
 OURS_ALONE = {  # what this package does and has no field for
-    "lr_scheduler_type": "constant",
-    "weight_decay": 0.0,
     "optim": "adamw_torch",
     "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
     "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture

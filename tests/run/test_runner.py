@@ -108,6 +108,17 @@ def test_the_same_command_works_twice(tmp_path, monkeypatch):
     assert names == ["runs/clock-3", "runs/clock-3-2"]
 
 
+def test_only_the_latest_checkpoints_are_kept(tmp_path):
+    assert train(tmp_path / "run", "--save-total-limit", "1") == 0
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-12"]
+
+
+def test_a_run_whose_learning_rate_falls_to_0_is_made_no_longer(capsys):
+    saved = GRPOConfig(lr_scheduler_type="linear", max_steps=10)
+    with pytest.raises(BadInput, match="max_steps was 10, now 12; start a new run"):
+        folders.check_resumable(saved.to_dict(), GRPOConfig(lr_scheduler_type="linear", max_steps=12))
+
+
 # --- killed, and gone on ----------------------------------------------------------------------------------------------
 
 
