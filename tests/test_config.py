@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigrpo.config import BadInput, GRPOConfig, first_line
+from minigrpo.config import GROUPS, BadInput, GRPOConfig, first_line
 
 pytestmark = pytest.mark.quick
 
@@ -106,6 +106,10 @@ def test_names_are_those_of_trl_but_for_our_own():
         "engine",
         "device",
     }
+
+
+def test_every_flag_of_train_stands_in_a_group_of_its_help():
+    assert [f.name for f in dataclasses.fields(GRPOConfig) if f.metadata["group"] not in GROUPS] == []
 
 
 @pytest.mark.parametrize(
