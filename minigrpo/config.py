@@ -84,6 +84,10 @@ class GRPOConfig:
     )
     output_dir: str | None = _start(None, "The folder of the run; by default runs/TASK-SEED.")
     seed: int = _rarely(0, "Decides which prompts and completions are drawn.")  # TRL has 42
+    report_to: Literal["none", "trackio"] = _rarely(
+        "none",
+        "Where the metrics go besides metrics.jsonl: trackio's dashboard on this machine (pip install 'minigrpo[trackio]').",
+    )
     engine: Literal["minigrpo", "trl"] = _rarely(
         "minigrpo", "Who trains: this package, in one process; or TRL, under accelerate launch (pip install 'minigrpo[scale]')."
     )

@@ -58,12 +58,13 @@ MAY_IMPORT = {
     "run/verdict": set(),
     "run/summary": {"tasks", "run/folders", "run/verdict", "view/plots"},
     "run/processes": set(),
+    "run/tracking": {"config"},
     "run/trl_engine": {"config", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
     "run/trl_trainer": {"policy", "rewards", "sampling"},
     "run/runner": {
         "config", "effective", "evaluation", "policy", "recompute", "reward_model", "rewards", "sampling", "tasks", "training",
         "triples", "update", "run/checkpoints", "run/folders", "run/inputs", "run/overwriting", "run/rewards_by_name",
-        "run/summary", "run/trl_engine",
+        "run/summary", "run/tracking", "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.

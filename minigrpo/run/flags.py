@@ -75,24 +75,6 @@ def train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
     Raises:
         BadInput: for flags that are unknown or out of range, or that a resumed run cannot take.
     """
-    from transformers import HfArgumentParser
-
-    def parse(defaults: dict) -> tuple[GRPOConfig, argparse.Namespace]:
-        parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig, usage="minigrpo train [--FLAG VALUE ...]")
-        start = {"group": GROUPS[0]}
-        add_flag(
-            parser, "config", **start, help="A file of such settings (YAML or a run's config.json); flags have the last word."
-        )
-        add_flag(
-            parser, "resume", **start, action="store_true", help="Go on with the run in --output_dir, as it was configured."
-        )
-        add_flag(parser, "overwrite", **start, action="store_true", help="Delete the run that is in --output_dir first.")
-        parser.set_defaults(**defaults)
-        config, flags, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-        if unknown:
-            parser.error(f"unknown: {' '.join(unknown)}")
-        return config, flags
-
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # where the defaults come from has to be known first
     early.add_argument("--resume", action="store_true")
     add_flag(early, "output_dir", nargs="?")
@@ -102,7 +84,7 @@ def train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
     in_file = read_config(known.config) if known.config else {}
     if not known.resume:
         triples = known.triples or in_file.get("triples")
-        return parse((triples_defaults(triples) if triples else {}) | in_file)
+        return _parse_train(argv, (triples_defaults(triples) if triples else {}) | in_file)
     if known.config:
         raise BadInput("--resume goes on with the run as it was configured; leave --config out.")
     if known.output_dir is None:
@@ -110,10 +92,26 @@ def train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
     from minigrpo.run import folders
 
     saved = folders.saved_config(known.output_dir)
-    config, flags = parse({**saved, "output_dir": known.output_dir})
+    config, flags = _parse_train(argv, {**saved, "output_dir": known.output_dir})
     if flags.overwrite:
         raise BadInput("--resume goes on with the run, --overwrite deletes it; give one of the two.")
     folders.check_resumable(saved, config)
+    return config, flags
+
+
+def _parse_train(argv: list[str], defaults: dict) -> tuple[GRPOConfig, argparse.Namespace]:
+    """What the flags say over these defaults."""
+    from transformers import HfArgumentParser
+
+    parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig, usage="minigrpo train [--FLAG VALUE ...]")
+    start = {"group": GROUPS[0]}
+    add_flag(parser, "config", **start, help="A file of such settings (YAML or a run's config.json); flags have the last word.")
+    add_flag(parser, "resume", **start, action="store_true", help="Go on with the run in --output_dir, as it was configured.")
+    add_flag(parser, "overwrite", **start, action="store_true", help="Delete the run that is in --output_dir first.")
+    parser.set_defaults(**defaults)
+    config, flags, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}")
     return config, flags
 
 

@@ -18,7 +18,7 @@ from minigrpo.run import overwriting
 OF_A_RUN = re.compile(
     r"(config|summary|inputs)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
 )
-MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "output_dir")
+MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
 OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 

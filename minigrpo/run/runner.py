@@ -21,7 +21,7 @@ from minigrpo.policy import context_length, load_policy, save_policy
 from minigrpo.recompute import layers_to_run_again
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
-from minigrpo.run import folders, inputs, overwriting
+from minigrpo.run import folders, inputs, overwriting, tracking
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.run.rewards_by_name import load_reward_function, try_out
 from minigrpo.run.summary import finish
@@ -49,6 +49,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
     """
     _check_launch(config)
+    tracking.check(config)
     first = config.engine != "trl" or _trl().join(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
@@ -215,6 +216,7 @@ class _Log:
     def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
         self.folder, self.task, self.step, self.silent = folder, task, step, 0
         self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
+        self.tracked = tracking.start(config, folder, step)
         self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
 
     def __call__(self, metrics: dict, samples: dict[str, list]) -> None:
@@ -223,6 +225,8 @@ class _Log:
         if self.task.thinks is not None:
             metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
         folders.append_line(self.folder / "metrics.jsonl", metrics)
+        if self.tracked:
+            self.tracked.log(metrics, step=self.step)
         overwriting.forget(self.folder)
         if self.step == 1 or self.step % SAMPLES_EVERY == 0:
             folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
@@ -236,6 +240,8 @@ class _Log:
     def close(self) -> None:
         """The end of training; ``seconds`` is its time, with what a resumed run had before."""
         self.bar.close()
+        if self.tracked:
+            self.tracked.finish()
         self.seconds = self.before + time.perf_counter() - self.start
 
 

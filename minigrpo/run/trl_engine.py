@@ -99,9 +99,7 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
         got = f"which share a rollout; got {config.generation_batch_size}"
         raise BadInput(f"generation_batch_size must be a multiple of the number of processes, {processes}, {got}.")
     if rows % min(rows, config.per_device_train_batch_size or rows):
-        raise BadInput(
-            f"per_device_train_batch_size must be a divisor of the {rows} completions of each of {processes} processes."
-        )
+        raise BadInput(f"per_device_train_batch_size must be a divisor of the {rows} completions of each process.")
 
 
 def num_processes(config: GRPOConfig) -> int:

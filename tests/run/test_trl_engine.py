@@ -73,7 +73,7 @@ REFUSED = {
     "importance_sampling_level": ({"importance_sampling_level": "sequence"}, "take k3 or beta 0"),
     "device": ({"device": "cuda:1"}, "accelerate gives each process its own"),
 }
-HANDED_OVER = {"model", "task", "reward_funcs", "reward_model", "engine"}  # to the trainer, by the runner
+HANDED_OVER = {"model", "task", "reward_funcs", "reward_model", "engine", "report_to"}  # to the trainer, by the runner
 
 
 def test_no_field_is_forgotten():
