@@ -76,7 +76,7 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
             state.old_policy.load_state_dict(old_policy)
         state.optimizer.load_state_dict(saved["optimizer"])
         state.batch = None if saved["batch"] is None else _batch(saved["batch"])
-        state.step = saved["step"]
+        state.step = state.scheduler.last_epoch = saved["step"]
     except pickle.UnpicklingError as error:  # torch advises to unpickle it all the same
         raise BadInput(
             f"The checkpoint {str(folder)!r} is not used: its state.pt holds more than tensors and numbers, as no run writes."

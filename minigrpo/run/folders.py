@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,7 +18,7 @@ from minigrpo.run import overwriting
 OF_A_RUN = re.compile(
     r"(config|summary|inputs)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
 )
-MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
+MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
 OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
@@ -117,7 +118,9 @@ def saved_config(folder: str | Path) -> dict:
 def check_resumable(saved: dict, config: GRPOConfig) -> None:
     """Raises BadInput, by name, for every field that differs and would make the run another run."""
     now = config.to_dict()
-    changed = [name for name in saved if saved[name] != now[name] and name not in MAY_CHANGE_ON_RESUME]
+    falls = config.lr_scheduler_type in ("linear", "cosine")  # to 0 at max_steps, which decides every learning rate before
+    may_change = set(MAY_CHANGE_ON_RESUME) - ({"max_steps"} if falls else set())
+    changed = [name for name in saved if saved[name] != now[name] and name not in may_change]
     if changed:
         listed = ", ".join(f"{name} was {saved[name]!r}, now {now[name]!r}" for name in changed)
         raise BadInput(f"A resumed run keeps its configuration, but {listed}; start a new run for that.")
@@ -127,6 +130,14 @@ def checkpoints(folder: str | Path) -> list[Path]:
     """Finished checkpoints, latest first. One that was being written has another name."""
     found = [p for p in Path(folder).iterdir() if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name, re.ASCII)]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def keep_latest(folder: Path, count: int | None) -> None:
+    """Delete all checkpoints but the latest; None keeps them all. One that is being deleted has another name."""
+    for checkpoint in checkpoints(folder)[count:] if count else ():
+        going = checkpoint.with_name(checkpoint.name + ".tmp")
+        shutil.rmtree(going, ignore_errors=True)
+        shutil.rmtree(checkpoint.rename(going))
 
 
 def write_json(path: Path, value: dict) -> None:
