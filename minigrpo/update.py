@@ -253,9 +253,11 @@ def check_loss(function: Callable, result) -> None:
 
 def check_takes_counts(function: Callable, config: GRPOConfig) -> None:
     """Raises BadInput for a learner's loss that cannot be one of several that add up."""
+    if config.per_device_train_batch_size is None:
+        return
     takes = inspect.signature(function).parameters.values()
     named = {"num_sequences", "num_tokens"} <= {parameter.name for parameter in takes}
-    if config.per_device_train_batch_size and not named and not any(p.kind is p.VAR_KEYWORD for p in takes):
+    if not named and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes):
         raise BadInput(
             f"{short_name(function)}, given as loss_fn, takes no num_sequences and num_tokens, the counts of a whole rollout; "
             "divided by them the losses of its micro-batches add up. Without them leave per_device_train_batch_size out."

@@ -222,7 +222,7 @@ class _Log:
             metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
         folders.append_line(self.folder / "metrics.jsonl", metrics)
         if self.tracked:
-            self.tracked.log(metrics, step=self.step)
+            self.tracked.log({name: value for name, value in metrics.items() if name != "step"}, step=self.step)
         overwriting.forget(self.folder)
         if self.step == 1 or self.step % SAMPLES_EVERY == 0:
             folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})

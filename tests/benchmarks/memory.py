@@ -1,4 +1,4 @@
-"""The peak memory of a step in micro-batches, with and without checkpointing, and its CPU seconds.
+"""The peak memory of a step in micro-batches, with and without gradient checkpointing, and its CPU seconds.
 
     python -m tests.benchmarks.memory [--layers 12] [--vocabulary 50257] [--completions 32] [--tokens 32]
 
@@ -8,10 +8,11 @@ and AdamW's moments, each setting in a process of its own, one thread. Linux onl
 
 import argparse
 import time
+from itertools import product
 
 from tests.benchmarks.vs_trl import Setting, alone, load, status
 
-SIZES = (None, 16, 8, 4, 1)
+SIZES = (None, 8, 4, 1)
 
 
 def one_step(setting: Setting, changes: dict) -> tuple[float, float]:
@@ -47,9 +48,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     setting = Setting(4, args.completions // 4, args.tokens, 1e-6, 1, args.vocabulary, prompt_length=128, layers=args.layers)
-    for size in SIZES:
-        megabytes, seconds = alone(one_step, setting, {"per_device_train_batch_size": size})
-        print(f"per_device_train_batch_size {size or 'all'}: {megabytes:.0f} MB, {seconds:.1f} CPU s", flush=True)
+    for size, again in product(SIZES, (False, True)):
+        megabytes, seconds = alone(one_step, setting, {"per_device_train_batch_size": size, "gradient_checkpointing": again})
+        how = f"per_device_train_batch_size {size or 'all'}{', gradient_checkpointing' if again else ''}"
+        print(f"{how}: {megabytes:.0f} MB, {seconds:.1f} CPU s", flush=True)
 
 
 if __name__ == "__main__":

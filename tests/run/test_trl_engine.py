@@ -236,7 +236,7 @@ def settings(loss_type, **changes):
     """Two updates on one rollout, so that ratio and KL count; an epsilon under which AdamW does not blow up rounding."""
     sizes = {"generation_batch_size": 16, "num_generations": 4, "num_iterations": 2, "max_steps": 2, "save_steps": 100}
     high = 5.0 if loss_type == "cispo" else None
-    rates = {"learning_rate": 1e-2, "adam_epsilon": 1e-3}
+    rates = {"learning_rate": 1e-2, "adam_epsilon": 1e-3, "temperature": 2.0}  # at 1 hardly any completion is a long one
     return GRPOConfig(loss_type=loss_type, epsilon_high=high, **sizes | rates | changes)
 
 
