@@ -1,0 +1,124 @@
+"""A file or a folder that people have, read: what a run left, a trainer's state, a console, a table."""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from minigrpo.config import BadInput
+from minigrpo.run.diagnosis.rows import TELLING, understand
+from minigrpo.run.diagnosis.text import readings
+
+NAMES = ("metrics.jsonl", "trainer_state.json", "log_history.json", "metrics.json", "train.log", "log.txt")  # in a folder
+SIZE = 500_000_000  # bytes: more is no log of metrics
+
+
+class Log(NamedTuple):
+    """What is known of a run."""
+
+    rows: list[dict]
+    config: dict
+    samples: list[dict]
+    scores: tuple[float, float, float] | None
+    source: str
+
+
+def read_log(path: str | Path) -> Log:
+    """The rows of a log, and what lies beside it in the folder of a run.
+
+    Args:
+        path: a folder (of ``minigrpo train``, or a trainer's output with its checkpoints) or a file: metrics.jsonl,
+            trainer_state.json, JSON or JSON lines, a console's output, a table as Markdown, CSV or HTML, a notebook.
+    Raises:
+        BadInput: if it is not there, or holds no metrics that are known.
+    """
+    path = Path(path)
+    file = _file_in(path) if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"There is no file or folder {str(path)!r}.")
+    if file.stat().st_size > SIZE:
+        raise BadInput(f"{str(file)!r} has {file.stat().st_size / 1e6:.0f} MB; a log of metrics is smaller. Name another file.")
+    rows = parse(as_text(file.read_bytes(), str(file)), str(file))
+    beside = file.parent
+    config = _config(beside) if file.name == "metrics.jsonl" else {}
+    if not config:
+        return Log(rows, {}, [], None, str(file))
+    return Log(rows, config, _lines(beside / "samples.jsonl"), _scores(beside / "summary.json"), str(file))
+
+
+def parse(text: str, source: str = "The text") -> list[dict]:
+    """The rows of the reader that understands most of a text. Raises BadInput if none does."""
+    best, most = [], 0
+    for rows in readings(text):
+        understood = understand(rows).rows
+        worth = sum(len(TELLING & row.keys()) for row in understood)
+        if worth > most:
+            best, most = rows, worth
+    if not best:
+        what = "is empty" if not text.strip() else "holds no metrics of a GRPO run that are known (reward, loss, kl, grad_norm ...)"
+        raise BadInput(
+            f"{source} {what}. What is read: metrics.jsonl, trainer_state.json, JSON lines, printed dicts, tables in Markdown, CSV or HTML."
+        )
+    return best
+
+
+def as_text(data: bytes, source: str = "The file") -> str:
+    """Text in the encoding that its first bytes show; UTF-8 where they show none, with what is not UTF-8 replaced."""
+    for beginning, what in ((b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "zip"), (b"PAR1", "Parquet")):
+        if data.startswith(beginning):
+            raise BadInput(f"{source} is {what}, not text; unpack it, or save its numbers as CSV.")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
+    if data[:400].count(b"\0") > len(data[:400]) / 4:  # PowerShell's > writes UTF-16
+        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", errors="replace")
+    return data.decode("utf-8-sig", errors="replace").replace("\0", "")
+
+
+def _file_in(folder: Path) -> Path:
+    """The log in a folder; of a trainer's, the state of its latest checkpoint."""
+    for name in NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    if states:
+        return states[-1]
+    others = [path for path in sorted(folder.iterdir()) if path.suffix in (".log", ".jsonl", ".csv", ".txt", ".out") and path.is_file()]
+    if len(others) == 1:
+        return others[0]
+    held = f"it holds {len(others)} ({', '.join(path.name for path in others[:3])} ...): name one" if others else "name the file"
+    raise BadInput(f"The folder {str(folder)!r} has no {NAMES[0]} and no {NAMES[1]}; {held}.")
+
+
+def _config(folder: Path) -> dict:
+    """Of a run of this package; a model's config.json has none of these fields."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "num_generations" in found else {}
+
+
+def _lines(path: Path) -> list[dict]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # a last line that was cut off
+            continue
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _scores(path: Path) -> tuple[float, float, float] | None:
+    """Accuracy before and after, and what chance explains of their difference."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        before, after = float(summary["before"]["accuracy"]), float(summary["after"]["accuracy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    samples = summary.get("samples", 400)
+    variance = sum((share * (1 - share) + 1 / samples) / samples for share in (before, after))
+    return before, after, 2 * math.sqrt(variance)
