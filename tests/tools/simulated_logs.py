@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy
 
-from minigrpo.run.diagnosis.doctor import diagnose
+from minigrpo.run.diagnosis.doctor import examine
 
 
 @dataclass
@@ -58,7 +58,9 @@ def log(run: Run, rng: random.Random, *, rows: int, every: int, prompts: int, gr
         t = k / max(1, rows - 1)
         mean = min(1.0, max(0.0, run.right(t)))
         size = (prompts * min(every, 10), 1)
-        chance = draw.beta(2 * run.contrast * mean, 2 * run.contrast * (1 - mean), size) if 0 < mean < 1 else numpy.full(size, mean)
+        chance = (
+            draw.beta(2 * run.contrast * mean, 2 * run.contrast * (1 - mean), size) if 0 < mean < 1 else numpy.full(size, mean)
+        )
         answers = draw.random((len(chance), group)) < (chance if run.contrast > 0.1 else draw.random(size) < mean)
         found.append({"step": (k + 1) * every} | _row(run, rng, t, answers))
     return found
@@ -122,16 +124,26 @@ def _without(*names: str) -> Callable[[dict, float], None]:
 
 
 STILL = {"right": flat(0.3), "entropy": flat(0.6), "length": flat(240)}
+FALLS_APART = {"right": lambda t: (0.3 + 0.4 * _rise(t, 0.25, 0.08)) * (1 - 0.97 * _after(t, 0.6)), "rate": flat(1e-4)}
+ENDLESS = {
+    "right": lambda t: 0.3 - 0.15 * _after(t, 0.4, 0.4),
+    "cut": lambda t: 0.02 + 0.95 * _after(t, 0.3, 0.4),
+    "length": lambda t: 200 + 800 * _after(t, 0.2, 0.5),
+}
+LEARNT = {"right": lambda t: 0.3 + 0.69 * _rise(t), "entropy": lambda t: 0.4 - 0.39 * _rise(t)}
+SHORTER = {"length": lambda t: 400 - 250 * _rise(t), "cut": lambda t: 0.2 - 0.19 * _rise(t)}
+LONGER = {"length": lambda t: 200 + 500 * _rise(t), "cut": lambda t: 0.01 + 0.12 * _rise(t)}
+GONE = {"right": flat(0.3), "contrast": 0.02, "entropy": lambda t: 0.6 * (1 - _after(t, 0.2, 0.3)) + 0.004}
 HEALTHY = {"healthy", "ceiling"}
 SHORT = {"too_short", "noise_over_trend", "wavering"}  # what may be said of a trend that too few rows show
 # kind -> (how it is made, first findings that are right, whether it takes a trend to see it)
 KINDS: dict[str, tuple[Callable[[random.Random], Run], set[str], bool]] = {
     "healthy": (_with(), HEALTHY, True),
     "healthy, another scale": (_scaled, HEALTHY, True),
-    "healthy, learnt to the end": (_with(right=lambda t: 0.3 + 0.69 * _rise(t), entropy=lambda t: 0.4 - 0.39 * _rise(t)), HEALTHY, True),
+    "healthy, learnt to the end": (_with(**LEARNT), HEALTHY, True),
     "healthy, beta 0": (_with(kl=None), HEALTHY, True),
-    "healthy, shorter answers": (_with(length=lambda t: 400 - 250 * _rise(t), cut=lambda t: 0.2 - 0.19 * _rise(t)), HEALTHY, True),
-    "healthy, longer answers": (_with(length=lambda t: 200 + 500 * _rise(t), cut=lambda t: 0.01 + 0.12 * _rise(t)), HEALTHY, True),
+    "healthy, shorter answers": (_with(**SHORTER), HEALTHY, True),
+    "healthy, longer answers": (_with(**LONGER), HEALTHY, True),
     "healthy, warm-up and decay": (_with(rate=lambda t: 1e-6 * min(1, t / 0.1) * (1 - t)), HEALTHY, True),
     "healthy, several updates": (_with(clip=flat(0.03)), HEALTHY, True),
     "noise": (_with(**STILL, kl=lambda t: 0.02 * t), {"noise_over_trend", "too_short"}, False),
@@ -142,28 +154,12 @@ KINDS: dict[str, tuple[Callable[[random.Random], Run], set[str], bool]] = {
     "nothing trainable": (_with(**STILL, kl=flat(0.0), change=_no_gradient), {"nothing_trainable"}, False),
     "learning rate 0": (_with(**STILL, kl=flat(0.0), rate=flat(0.0)), {"learning_rate_zero"}, False),
     "learning rate too small": (_with(**STILL, kl=lambda t: 3e-4 * t, rate=flat(1e-9)), {"nothing_moves"}, True),
-    "collapse": (
-        _with(
-            right=lambda t: (0.3 + 0.4 * _rise(t, 0.25, 0.08)) * (1 - 0.97 * _after(t, 0.6)),
-            kl=lambda t: 0.05 * _rise(t) + 5 * _after(t, 0.6),
-            rate=flat(1e-4),
-        ),
-        {"collapse"},
-        True,
-    ),
-    "collapse, no KL": (_with(right=lambda t: (0.3 + 0.4 * _rise(t, 0.25, 0.08)) * (1 - 0.97 * _after(t, 0.6)), kl=None), {"reward_falls"}, True),
-    "entropy gone": (
-        _with(right=flat(0.3), contrast=0.02, entropy=lambda t: 0.6 * (1 - _after(t, 0.2, 0.3)) + 0.004),
-        {"entropy_gone", "between_prompts"},
-        True,
-    ),
+    "collapse": (_with(**FALLS_APART, kl=lambda t: 0.05 * _rise(t) + 5 * _after(t, 0.6)), {"collapse"}, True),
+    "collapse, no KL": (_with(**FALLS_APART, kl=None), {"reward_falls"}, True),
+    "entropy gone": (_with(**GONE), {"entropy_gone", "between_prompts"}, True),
     "all cut off": (_with(right=flat(0.0), cut=flat(1.0), length=flat(256), entropy=flat(1.0)), {"cut_off"}, False),
     "many cut off": (_with(right=flat(0.1), cut=flat(0.5)), {"cut_off"}, False),
-    "endless": (
-        _with(right=lambda t: 0.3 - 0.15 * _after(t, 0.4, 0.4), cut=lambda t: 0.02 + 0.95 * _after(t, 0.3, 0.4), length=lambda t: 200 + 800 * _after(t, 0.2, 0.5)),
-        {"endless", "cut_off"},
-        True,
-    ),
+    "endless": (_with(**ENDLESS), {"endless", "cut_off"}, True),
     "rewards part": (_with(accuracy=lambda t: 0.5 - 0.4 * _rise(t)), {"rewards_part"}, True),
     "stale ratios": (_with(clip=flat(0.5)), {"stale_ratios"}, False),
     "KL is NaN": (_nan("kl", 0.0), {"kl_not_a_number"}, False),
@@ -188,7 +184,9 @@ def right(kind: str, first: str, rows: list[dict]) -> bool:
     _, wanted, trend = KINDS[kind]
     steps = rows[-1]["step"] - rows[0]["step"]
     few = len(rows) < 30 or (kind == "learning rate too small" and steps < 50)
-    return first in wanted or (trend and few and first in SHORT | {"healthy"} and first not in ("healthy",) * (kind != "collapse"))
+    return first in wanted or (
+        trend and few and first in SHORT | {"healthy"} and first not in ("healthy",) * (kind != "collapse")
+    )
 
 
 def main() -> int:
@@ -199,13 +197,13 @@ def main() -> int:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     if args.show:
-        print(diagnose(simulate(args.show, rng)[0]))
+        print(examine(simulate(args.show, rng)[0]))
         return 0
     kinds = [list(KINDS)[k % len(KINDS)] for k in range(args.count)]
     outcomes, alarms = [], 0
     for kind in kinds:
         rows, measures = simulate(kind, rng)
-        diagnosis = diagnose(rows)
+        diagnosis = examine(rows)
         good = right(kind, diagnosis.first.name, rows)
         alarms += kind.startswith("healthy") and diagnosis.wrong
         outcomes.append((kind, good))

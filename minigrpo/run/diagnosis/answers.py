@@ -53,7 +53,8 @@ def _all_cut_off(run: Evidence, cut: Curve) -> Finding:
         seen,
         "An answer that does not come to its end cannot be scored for what it would have said, and its end is never learnt: "
         "EOS is not reached, so nothing rewards it.",
-        "Raise max_completion_length until most answers end; or take a prompt, a chat template or a model that comes to an end "
+        "Raise max_completion_length until most answers end; or take a prompt, a chat template or a model that comes to "
+        "an end "
         "(check that the tokenizer's eos_token is the one that the model writes).",
         "certain" if len(cut) >= 3 else "likely",
         LESSONS["length"],
@@ -65,10 +66,12 @@ def _paid_unfinished(run: Evidence, cut: Curve) -> Finding:
     return Finding(
         "paid_unfinished",
         "Nearly all answers are cut off, and the reward rises all the same.",
-        f"Cut off: {percent(cut.part(0, 0.2).mean)} at first, {percent(cut.part(0.8, 1).mean)} at the end, while the reward rose from "
+        f"Cut off: {percent(cut.part(0, 0.2).mean)} at first, {percent(cut.part(0.8, 1).mean)} at the end, while the "
+        "reward rose from "
         f"{number(change.first)} to {number(change.last)}.",
         "The reward pays for answers that are not finished: what it measures is not what you want.",
-        "Read ten completions and score them by hand; give nothing for an answer that has no end. Then raise max_completion_length.",
+        "Read ten completions and score them by hand; give nothing for an answer that has no end. Then raise "
+        "max_completion_length.",
         "likely",
         LESSONS["true score"],
     )
@@ -81,7 +84,8 @@ def _endless(run: Evidence, cut: Curve, early: float, late: float) -> Finding:
         "endless",
         "The answers grow until they are cut off.",
         f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}{longer}.",
-        "The policy forgets to end. Its EOS gets no gradient (masked out with the padding, where pad and EOS are one token), or "
+        "The policy forgets to end. Its EOS gets no gradient (masked out with the padding, where pad and EOS are one "
+        "token), or "
         "length is what is paid: a mean over each completion's tokens (loss_type grpo) punishes long wrong answers less.",
         "Check that the mask holds the first EOS; take loss_type dr_grpo or dapo; give nothing for what is cut off.",
         "likely",
@@ -95,7 +99,8 @@ def _many_cut_off(run: Evidence, cut: Curve, early: float, late: float) -> Findi
     shorter = bool(length and length.falls and length.last < 0.8 * length.first)
     means = "What is cut off scores as if it were wrong"
     if shorter and late < early:
-        means += ", so the policy learns to be short instead of right. The share falls as if the trouble went away: look at the first steps."
+        means += ", so the policy learns to be short instead of right. The share falls as if the trouble went away: "
+        means += "look at the first steps."
     else:
         means += ", whatever it would have said: these groups are judged by their length."
     seen = f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}"
@@ -125,7 +130,8 @@ def _all_of_one_length(run: Evidence) -> Finding | None:
     return Finding(
         "cut_off",
         "All answers have the same length: they seem to be cut off.",
-        f"The mean length is {number(length.mean)} tokens at all {len(length)} rows" + (f", the limit {limit}." if limit else "."),
+        f"The mean length is {number(length.mean)} tokens at all {len(length)} rows"
+        + (f", the limit {limit}." if limit else "."),
         "Answers that end by themselves differ in length. What reaches the limit has no end and cannot be scored.",
         "Look whether completions end with EOS; raise max_completion_length.",
         "certain" if full else "likely",
@@ -152,9 +158,11 @@ def length_without_reward(run: Evidence) -> Finding | None:
         "shrinking" if shorter else "growing",
         f"The answers get {'shorter' if shorter else 'longer'}, and the reward does not rise.",
         seen,
-        "Length moves by itself: short answers are the safe ones where long ones are cut off or penalised, or where trying earns nothing."
+        "Length moves by itself: short answers are the safe ones where long ones are cut off or penalised, or where "
+        "trying earns nothing."
         if shorter
-        else "A mean over each completion's tokens (loss_type grpo) punishes a long wrong answer less, token by token, than a short one: "
+        else "A mean over each completion's tokens (loss_type grpo) punishes a long wrong answer less, token by token, "
+        "than a short one: "
         "wrong answers grow. It is easily taken for deeper thought.",
         "Look at the lengths of right and of wrong answers apart, and whether a reward or the limit pays for being short."
         if shorter
@@ -180,9 +188,11 @@ def rewards_part(run: Evidence) -> Finding | None:
         "rewards_part",
         "The reward rises and the true score falls." if sure != "possible" else "Two rewards part: one rises, one falls.",
         f"{run.goal} {number(rise.first)} -> {number(rise.last)}, while {name} fell from {number(first)} to {number(last)}.",
-        "The policy does what it is paid for, and that is something else than being right: the reward has a leak, or a part that is "
+        "The policy does what it is paid for, and that is something else than being right: the reward has a leak, or a "
+        "part that is "
         "cheaper to earn outweighs the rest. No number made from the reward alone can show it.",
-        "Read ten completions with a high reward. Then close the leak (parse strictly, give nothing for what cannot be parsed) or "
+        "Read ten completions with a high reward. Then close the leak (parse strictly, give nothing for what cannot be "
+        "parsed) or "
         "change reward_weights; go on from a checkpoint before the two parted.",
         sure,
         LESSONS["true score"],

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 
 FEWEST = 3  # rows in a window
@@ -141,7 +142,7 @@ def noise(values: Sequence[float]) -> tuple[float, float]:
     taken from straight lines through quarters of the curve, so that a curve that rises is not taken for noise.
     """
     if len(values) < 8:
-        steps = [b - a for a, b in zip(values, values[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(values)]
         return math.sqrt(fmean(d * d for d in steps) / 2), 1.0
     size = max(5, len(values) // 4)
     cuts = list(range(0, len(values) - size + 1, size))
@@ -151,7 +152,7 @@ def noise(values: Sequence[float]) -> tuple[float, float]:
     square = sum(r * r for piece in residuals for r in piece)
     if square == 0:
         return 0.0, 1.0
-    together = sum(a * b for piece in residuals for a, b in zip(piece, piece[1:], strict=False))
+    together = sum(a * b for piece in residuals for a, b in pairwise(piece))
     alike = min(0.9, max(0.0, together / square + 1 / size)) if len(values) >= 12 else 0.0
     return math.sqrt(square / free), (1 + alike) / (1 - alike)
 

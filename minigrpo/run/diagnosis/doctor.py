@@ -22,10 +22,10 @@ CHECKS = (
     motion.another_sampler,
     motion.stale_ratios,
     motion.entropy_gone,
+    outcome.reward_falls,
     motion.went_silent,
     motion.penalty_without_force,
     outcome.nothing_moves,
-    outcome.reward_falls,
     answers.length_without_reward,
     signal.warming_up,
     motion.far_away,
@@ -48,7 +48,7 @@ FOLLOWS = {  # cause -> what is then no finding of its own
     "went_silent": {"reward_falls", "noise_over_trend"},
     "stale_ratios": {"reward_falls", "noise_over_trend"},
     "another_sampler": {"stale_ratios", "reward_falls", "noise_over_trend"},
-    "reward_falls": LENGTH | {"noise_over_trend"},
+    "reward_falls": LENGTH | {"noise_over_trend", "went_silent", "nothing_moves"},
     "shrinking": {"noise_over_trend"},
     "growing": {"noise_over_trend"},
     "warming_up": STILL,
@@ -68,25 +68,24 @@ BRIEFLY = dict.fromkeys(SILENT, "the rewards of each group are all equal, so adv
 }
 
 
-def diagnose(
+def examine(
     rows: Sequence[Mapping],
     *,
     config: Mapping | None = None,
     samples: Sequence[Mapping] = (),
     scores: tuple[float, float, float] | None = None,
 ) -> Diagnosis:
-    """What a run's metrics show: findings, in the order in which to act on them.
+    """What a run's metrics show: findings, in the order in which to act on them. A pure function.
 
     Args:
-        rows: a dict of metrics a step, by the names of METRICS, of TRL (``trainer.state.log_history``), or older ones; or a
-            data frame of them.
+        rows: a dict of metrics a step, by the names of METRICS, of TRL, or older ones.
         config: what is known of the run's configuration, such as {"beta": 0.04, "max_completion_length": 256}.
         samples: lines of samples.jsonl.
         scores: accuracy on held-out problems, (before, after, how far they may lie apart by chance).
     Raises:
         BadInput: if no row has a number that is known.
     """
-    rows, notes = understand(_dicts(rows))
+    rows, notes = understand(rows)
     if not rows:
         raise BadInput("There is no row with a number of a GRPO run in it, such as reward, loss, kl or grad_norm.")
     run = Evidence(rows, config, samples, scores)
@@ -112,14 +111,3 @@ def explained(found: list[Finding]) -> list[Finding]:
             follows = dict.fromkeys([*kept[cause].follows, BRIEFLY.get(finding.name, finding.title.rstrip("."))])
             kept[cause] = replace(kept[cause], follows=tuple(follows))
     return kept
-
-
-def _dicts(rows) -> list[Mapping]:
-    """The rows of a list, or of a data frame, in which an empty cell is a NaN."""
-    if not hasattr(rows, "to_dict"):
-        return list(rows)
-    table = rows.to_dict("records")
-    ends = {name: max((k for k, row in enumerate(table) if row[name] == row[name]), default=-1) for name in rows.columns}
-    return [{name: value for name, value in row.items() if value == value or k > ends[name]} for k, row in enumerate(table)]
-
-

@@ -95,9 +95,10 @@ class Evidence:
 
     @cached_property
     def learns(self) -> bool:
-        """Whether the reward rises by more than chance and more than a trifle."""
+        """Whether the reward rises by more than chance and more than a trifle, or the accuracy on held-out problems does."""
         change = self.change(self.goal)
-        return bool(change and change.rises and change.size > 0.08 * (self.spread or 0))
+        scored = bool(self.scores and self.scores[1] - self.scores[0] > self.scores[2])
+        return bool(change and (scored or (change.rises and change.size > 0.08 * (self.spread or 0))))
 
     @cached_property
     def arrived(self) -> bool:

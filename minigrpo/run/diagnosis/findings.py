@@ -1,6 +1,7 @@
 """What the doctor says: one finding, all of them, and how they are shown in a terminal, a notebook, or as JSON."""
 
 import html
+import shutil
 import textwrap
 from dataclasses import asdict, dataclass, field
 
@@ -81,24 +82,32 @@ class Diagnosis:
         return pandas.DataFrame([finding.to_dict() for finding in self.findings])
 
     def __str__(self) -> str:
-        lines = [self.read, *self.notes]
-        for number, finding in enumerate((f for f in self.findings if f.kind != NORMAL), 1):
-            lines += ["", *_said(f"{number}. ", finding)]
         normal = [finding for finding in self.findings if finding.kind == NORMAL]
+        lines = [*_wrapped(" ".join((self.read, *self.notes))), "", self.text]
         lines += ["", "Normal, though it may look alarming:"] if normal else []
         for finding in normal:
-            lines += textwrap.wrap(
-                f"{finding.title} {finding.seen} {finding.means}", 100, initial_indent="- ", subsequent_indent="  "
-            )
+            lines += _wrapped(f"{finding.title} {finding.seen} {finding.means}", "- ", "  ")
         return "\n".join(lines)
 
+    @property
+    def text(self) -> str:
+        """The findings alone, without what is normal."""
+        said = [finding for finding in self.findings if finding.kind != NORMAL]
+        return "\n\n".join("\n".join(_said(f"{number}. ", finding)) for number, finding in enumerate(said, 1))
+
     def _repr_html_(self) -> str:
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("finding", "seen", "means", "do", "how sure", "lesson"))
+        head = "".join(
+            f"<th style='text-align:left'>{name}</th>" for name in ("finding", "seen", "means", "do", "how sure", "lesson")
+        )
         rows = ""
         for finding in self.findings:
             follows = f" From this follows: {'; '.join(finding.follows)}." if finding.follows else ""
             cells = (finding.title, finding.seen + follows, finding.means, finding.do, _sure(finding), finding.lesson)
-            rows += "<tr>" + "".join(f"<td style='text-align:left;vertical-align:top'>{html.escape(c)}</td>" for c in cells) + "</tr>"
+            rows += (
+                "<tr>"
+                + "".join(f"<td style='text-align:left;vertical-align:top'>{html.escape(c)}</td>" for c in cells)
+                + "</tr>"
+            )
         notes = " ".join(html.escape(note) for note in (self.read, *self.notes))
         return f"<p>{notes}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -113,5 +122,10 @@ def _said(number: str, finding: Finding) -> list[str]:
     lines = [f"{number}{finding.title} ({_sure(finding)})"]
     for label, text in {**parts, "lesson": finding.lesson}.items():
         if text:
-            lines += textwrap.wrap(text, 100, initial_indent=f"   {label:8}", subsequent_indent=" " * 11)
+            lines += _wrapped(text, f"   {label:8}", " " * 11)
     return lines
+
+
+def _wrapped(text: str, first: str = "", later: str = "") -> list[str]:
+    width = min(110, max(50, shutil.get_terminal_size((100, 24)).columns))
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)

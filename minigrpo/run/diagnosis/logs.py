@@ -1,16 +1,48 @@
 """A file or a folder that people have, read: what a run left, a trainer's state, a console, a table."""
 
 import json
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from minigrpo.config import BadInput
+from minigrpo.run.diagnosis.doctor import examine
+from minigrpo.run.diagnosis.findings import Diagnosis
 from minigrpo.run.diagnosis.rows import TELLING, understand
 from minigrpo.run.diagnosis.text import readings
+from minigrpo.run.verdict import accuracies
 
 NAMES = ("metrics.jsonl", "trainer_state.json", "log_history.json", "metrics.json", "train.log", "log.txt")  # in a folder
 SIZE = 500_000_000  # bytes: more is no log of metrics
+
+
+def diagnose(run, *, config: dict | None = None) -> Diagnosis:
+    """What is wrong with a run of GRPO, or that nothing is: findings, in the order in which to act on them.
+
+    In a notebook the result shows itself as a table; ``to_frame()`` makes a pandas data frame of it.
+
+    Args:
+        run: rows of metrics (a list of dicts such as ``trainer.state.log_history``, or a data frame), by the names of METRICS,
+            of TRL, or older ones; or the path of a run's folder or of a log, see ``read_log``.
+        config: what is known of the configuration, such as {"beta": 0.04}; of a run's folder it is read.
+    Raises:
+        BadInput: if it cannot be read, or holds no number that is known.
+    """
+    if isinstance(run, str | Path):
+        log = read_log(run)
+        return examine(log.rows, config={**log.config, **(config or {})}, samples=log.samples, scores=log.scores)
+    if hasattr(run, "to_dict"):
+        run = _of_a_frame(run)
+    if not isinstance(run, list | tuple) or not all(isinstance(row, Mapping) for row in run):
+        raise BadInput(f"A run is a list of dicts, a data frame or a path, got {run!r:.60}.")
+    return examine(run, config=config)
+
+
+def _of_a_frame(frame) -> list[dict]:
+    """An empty cell of a data frame is a NaN; one that is followed by no number may be the run's own, and stays."""
+    table = frame.to_dict("records")
+    ends = {name: max((k for k, row in enumerate(table) if row[name] == row[name]), default=-1) for name in frame.columns}
+    return [{name: value for name, value in row.items() if value == value or k > ends[name]} for k, row in enumerate(table)]
 
 
 class Log(NamedTuple):
@@ -55,9 +87,14 @@ def parse(text: str, source: str = "The text") -> list[dict]:
         if worth > most:
             best, most = rows, worth
     if not best:
-        what = "is empty" if not text.strip() else "holds no metrics of a GRPO run that are known (reward, loss, kl, grad_norm ...)"
+        what = (
+            "is empty"
+            if not text.strip()
+            else "holds no metrics of a GRPO run that are known (reward, loss, kl, grad_norm ...)"
+        )
         raise BadInput(
-            f"{source} {what}. What is read: metrics.jsonl, trainer_state.json, JSON lines, printed dicts, tables in Markdown, CSV or HTML."
+            f"{source} {what}. What is read: metrics.jsonl, trainer_state.json, JSON lines, printed dicts, tables in "
+            "Markdown, CSV or HTML."
         )
     return best
 
@@ -82,10 +119,16 @@ def _file_in(folder: Path) -> Path:
     states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: (len(path.parent.name), path.parent.name))
     if states:
         return states[-1]
-    others = [path for path in sorted(folder.iterdir()) if path.suffix in (".log", ".jsonl", ".csv", ".txt", ".out") and path.is_file()]
+    others = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".log", ".jsonl", ".csv", ".txt", ".out") and path.is_file()
+    ]
     if len(others) == 1:
         return others[0]
-    held = f"it holds {len(others)} ({', '.join(path.name for path in others[:3])} ...): name one" if others else "name the file"
+    held = (
+        f"it holds {len(others)} ({', '.join(path.name for path in others[:3])} ...): name one" if others else "name the file"
+    )
     raise BadInput(f"The folder {str(folder)!r} has no {NAMES[0]} and no {NAMES[1]}; {held}.")
 
 
@@ -116,9 +159,6 @@ def _scores(path: Path) -> tuple[float, float, float] | None:
     """Accuracy before and after, and what chance explains of their difference."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        before, after = float(summary["before"]["accuracy"]), float(summary["after"]["accuracy"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return accuracies(summary["before"]["accuracy"], summary["after"]["accuracy"], summary["samples"])
+    except (OSError, ValueError, KeyError, TypeError):  # a run that goes on has none, and neither have records
         return None
-    samples = summary.get("samples", 400)
-    variance = sum((share * (1 - share) + 1 / samples) / samples for share in (before, after))
-    return before, after, 2 * math.sqrt(variance)

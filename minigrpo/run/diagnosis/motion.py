@@ -1,6 +1,7 @@
-"""How far and how fast the policy moves: KL that surges, entropy that is gone, ratios that are stale, a penalty without force."""
+"""How far and how fast the policy moves: a KL that surges, entropy that is gone, stale ratios, a penalty without force."""
 
 import math
+from itertools import pairwise
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -23,13 +24,13 @@ class Fall(NamedTuple):
 
 def jumpiness(curve: Curve) -> float:
     """Standard deviation of a row, from neighbours, so that neither a slope nor a cliff counts."""
-    jumps = sorted(abs(b - a) for a, b in zip(curve.values, curve.values[1:], strict=False))
+    jumps = sorted(abs(b - a) for a, b in pairwise(curve.values))
     most = jumps[: math.ceil(0.9 * len(jumps))]
     return max(1.05 * median(jumps), 0.5 * math.sqrt(fmean(jump * jump for jump in most)))
 
 
 def fall(run: Evidence) -> Fall | None:
-    """A loss of reward that is far beyond chance and no trifle. Its noise is taken from neighbours, which a cliff leaves alone."""
+    """A loss of reward that is far beyond chance and no trifle; the noise is that between neighbours."""
     whole = run.curve(run.goal).fresh
     if len(whole) < 3 * FEWEST:
         return None
@@ -57,7 +58,10 @@ def surge(kl: Curve) -> tuple[float, float, float, float] | None:
     reached = next(s for s, v in zip(smooth.steps, smooth.values, strict=True) if s >= first and v >= 0.8 * top)
     low = kl.until(first).values[:-1] or kl.values[:1]
     calm = median(low)
-    left = max((s for s, v in zip(kl.steps, kl.values, strict=True) if s <= first and v <= calm + 0.1 * (top - calm)), default=kl.steps[0])
+    left = max(
+        (s for s, v in zip(kl.steps, kl.values, strict=True) if s <= first and v <= calm + 0.1 * (top - calm)),
+        default=kl.steps[0],
+    )
     return calm, top, left, reached
 
 
@@ -74,7 +78,8 @@ def collapse(run: Evidence) -> Finding | None:
     went = f"KL {number(low)} -> {number(high)} nats per token between steps {left:g} and {reached:g}"
     reward = run.curve(run.goal)
     if lost:
-        seen = f"{went}, while the reward fell from {number(lost.best)} to {number(lost.end)} (half of it lost by step {lost.step:g})"
+        seen = f"{went}, while the reward fell from {number(lost.best)} to {number(lost.end)}"
+        seen += f" (half of it lost by step {lost.step:g})"
     else:
         seen = f"{went}; the reward ends at {number(reward.end)}" if len(reward) else went
     rate = run.curve("learning_rate")
@@ -83,9 +88,11 @@ def collapse(run: Evidence) -> Finding | None:
         "collapse",
         "The KL surged and the policy collapsed: the learning rate is too large.",
         seen,
-        "A few updates that were too large took the policy to where its answers score badly; what it draws there is all alike, so "
+        "A few updates that were too large took the policy to where its answers score badly; what it draws there is all "
+        "alike, so "
         "it does not find back.",
-        f"Go back to a checkpoint before step {left:g}, and divide the learning_rate by 3 to 10 from there; a higher beta or a "
+        f"Go back to a checkpoint before step {left:g}, and divide the learning_rate by 3 to 10 from there; a higher beta "
+        "or a "
         "lower max_grad_norm holds it back too. Going on from here does not help.",
         "certain" if lost else "likely",
         LESSONS["failures"],
@@ -153,10 +160,12 @@ def went_silent(run: Evidence) -> Finding | None:
     return Finding(
         "went_silent",
         f"The groups agree since step {step:g}, and the reward is not high.",
-        f"Groups with equal rewards: {percent(silence.part(0, 0.25).mean)} at first, {percent(silence.part(0.8, 1).mean)} at the end; "
+        f"Groups with equal rewards: {percent(silence.part(0, 0.25).mean)} at first, {percent(silence.part(0.8, 1).mean)} "
+        "at the end; "
         f"the reward ends at {number(reward.end)}" + (f" of {number(run.top)}." if run.top else "."),
         "The answers to a prompt have become alike, so advantages are 0 and the rest of the task is out of reach.",
-        "Read the completions of one group. If they are the same text, go back to an earlier checkpoint with a lower learning_rate "
+        "Read the completions of one group. If they are the same text, go back to an earlier checkpoint with a lower "
+        "learning_rate "
         "or a higher temperature; if they differ, the prompts that are left are too hard.",
         "likely",
         LESSONS["failures"],
@@ -176,7 +185,8 @@ def stale_ratios(run: Evidence) -> Finding | None:
         "Too many tokens are clipped: the rollouts are too old.",
         f"clip_ratio is {percent(worst.mean)} at steps {worst.steps[0]:g} to {worst.steps[-1]:g}"
         + (f", with num_iterations {updates}." if updates else "."),
-        "A clipped token gets no gradient. So many mean that the policy has moved far from the one that drew the completions: too "
+        "A clipped token gets no gradient. So many mean that the policy has moved far from the one that drew the "
+        "completions: too "
         "many updates a rollout, a learning rate too large, or a sampler that is not the policy (stale weights, another "
         "temperature).",
         "Make fewer updates on a rollout (num_iterations, steps_per_generation) or lower the learning_rate. If there is one "
@@ -199,7 +209,8 @@ def another_sampler(run: Evidence) -> Finding | None:
         "another_sampler",
         "The sampler is not the policy that is trained.",
         f"Over the run {' and '.join(seen)} (the same policy would give 1 and nearly 0).",
-        "Completions are drawn from other probabilities than the update believes: stale weights in the sampler, temperature or "
+        "Completions are drawn from other probabilities than the update believes: stale weights in the sampler, "
+        "temperature or "
         "top-p in one of the two alone, or other precision.",
         "Sample and score one prompt with both, and compare log-probs token by token.",
         "likely",
@@ -231,10 +242,9 @@ def penalty_without_force(run: Evidence) -> Finding | None:
         "The KL penalty is too weak to be felt.",
         f"beta {number(beta)} x KL {number(kl.end)} = {number(beta * kl.end)}, where rewards differ by {number(spread)}.",
         "The KL is measured but costs nothing, so it holds nothing back.",
-        f"For a penalty that counts, beta is nearer to {number(0.1 * spread / kl.end)}; or set it to 0 and save the reference's pass.",
+        f"For a penalty that counts, beta is nearer to {number(0.1 * spread / kl.end)}; or set it to 0 and save the "
+        "reference's pass.",
         "likely",
         LESSONS["kl"],
         OPEN if run.learns or run.arrived else WRONG,
     )
-
-

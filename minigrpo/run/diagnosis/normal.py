@@ -11,7 +11,17 @@ from minigrpo.run.diagnosis.motion import FAR, surge
 
 def normal(run: Evidence) -> Iterator[Finding]:
     """Each of these that the log shows."""
-    for check in (small_loss, rising_loss, no_clipping, kl_spikes, negative_kl, low_entropy, late_silence, decayed, negative_reward):
+    for check in (
+        small_loss,
+        rising_loss,
+        no_clipping,
+        kl_spikes,
+        negative_kl,
+        low_entropy,
+        late_silence,
+        decayed,
+        negative_reward,
+    ):
         said = check(run)
         if said:
             title, seen, means, lesson = said
@@ -30,7 +40,8 @@ def small_loss(run: Evidence) -> tuple[str, str, str, str] | None:
     if abs(loss.median) < 1e-3 and fmean(abs(v) < 0.01 for v in loss.values) > 0.6:
         return (
             "A loss near 0 is normal.", f"Loss {number(loss.median)}, gradient norm {number(run.curve('grad_norm').median)}.",
-            "The ratio is 1 and a group's advantages sum to 0, so the value is 0, but its gradient is not. The loss says nothing of "
+            "The ratio is 1 and a group's advantages sum to 0, so the value is 0, but its gradient is not. The loss says "
+            "nothing of "
             "progress.", "loss is 0",
         )  # fmt: skip
     if min(loss.values) < 0 and abs(loss.median) < 1:
@@ -47,7 +58,8 @@ def rising_loss(run: Evidence) -> tuple[str, str, str, str] | None:
     if not loss or not kl or not loss.rises or not kl.rises or not (run.learns or run.arrived):
         return None
     return (
-        "A loss that rises with the KL is normal.", f"Loss {number(loss.first)} -> {number(loss.last)}, KL {number(kl.first)} -> {number(kl.last)}.",
+        "A loss that rises with the KL is normal.", f"Loss {number(loss.first)} -> {number(loss.last)}, KL "
+        f"{number(kl.first)} -> {number(kl.last)}.",
         "Its policy part stays near 0; what is left is beta times the KL, which grows as the policy learns.", "loss is 0",
     )  # fmt: skip
 
@@ -58,7 +70,8 @@ def no_clipping(run: Evidence) -> tuple[str, str, str, str] | None:
         return None
     return (
         "A clip ratio of 0 is normal.", f"clip_ratio is 0 at all {len(clip)} rows.",
-        "With one update a rollout the ratio is exactly 1, and nothing can be clipped. With several (num_iterations above 1) it "
+        "With one update a rollout the ratio is exactly 1, and nothing can be clipped. With several (num_iterations above "
+        "1) it "
         "would mean that the old log-probs are made anew at each.", "clip",
     )  # fmt: skip
 
@@ -70,8 +83,10 @@ def kl_spikes(run: Evidence) -> tuple[str, str, str, str] | None:
         return None
     value, step = max(high)
     return (
-        "Single spikes of the KL are normal.", f"{len(high)} of {len(kl)} rows, up to {number(value)} at step {step:g}; the median is {number(kl.median)}.",
-        "k3 weighs a token heavily that the policy has nearly given up. Several such steps in a row would not be normal.", "kl",
+        "Single spikes of the KL are normal.", f"{len(high)} of {len(kl)} rows, up to {number(value)} at step {step:g}; "
+        f"the median is {number(kl.median)}.",
+        "k3 weighs a token heavily that the policy has nearly given up. Several such steps in a row would not be "
+        "normal.", "kl",
     )  # fmt: skip
 
 
@@ -90,7 +105,8 @@ def low_entropy(run: Evidence) -> tuple[str, str, str, str] | None:
     if len(entropy) < 2 * FEWEST or entropy.end > 0.3 * entropy.start or not (run.arrived or run.learns):
         return None
     return (
-        "An entropy that falls as the reward rises is normal.", f"Entropy {number(entropy.start)} -> {number(entropy.end)} nats per token.",
+        "An entropy that falls as the reward rises is "
+        "normal.", f"Entropy {number(entropy.start)} -> {number(entropy.end)} nats per token.",
         "The policy has decided, and for what is rewarded.", "failures",
     )  # fmt: skip
 
@@ -101,7 +117,8 @@ def late_silence(run: Evidence) -> tuple[str, str, str, str] | None:
         return None
     return (
         "Groups that agree late in a run are normal.",
-        f"{percent(silence.part(0, 0.25).mean)} at first, {percent(silence.part(0.8, 1).mean)} at the end, with a reward of {number(run.curve(run.goal).end)}.",
+        f"{percent(silence.part(0, 0.25).mean)} at first, {percent(silence.part(0.8, 1).mean)} at the end, with a reward "
+        f"of {number(run.curve(run.goal).end)}.",
         "They agree that all answers are right: there is little left to learn.", "groups",
     )  # fmt: skip
 

@@ -1,9 +1,11 @@
 """What came of it, where nothing has broken: learnt, not yet to be told, nothing moves, got worse."""
 
-from minigrpo.run.diagnosis.curves import FEWEST, noise, steps_to_see
-from minigrpo.run.diagnosis.evidence import Evidence, number, percent
+import math
+
+from minigrpo.run.diagnosis.curves import FEWEST, Curve, noise, steps_to_see
+from minigrpo.run.diagnosis.evidence import Evidence, at_steps, number, percent
 from minigrpo.run.diagnosis.findings import FINE, LESSONS, OPEN, Finding
-from minigrpo.run.diagnosis.motion import FAR, fall
+from minigrpo.run.diagnosis.motion import FAR, fall, jumpiness
 
 STILL = 1e-3  # nats per token of KL: the policy is where it was
 ENOUGH_STEPS = 50  # before a policy that stands still means anything
@@ -35,11 +37,13 @@ def nothing_moves(run: Evidence) -> Finding | None:
     return Finding(
         "nothing_moves",
         "Nothing moves: the learning rate is too small for this run.",
-        f"{flows}, but in {steps:g} steps {evidence}, and the reward goes from {number(reward.first)} to {number(reward.last)}, "
+        f"{flows}, but in {steps:g} steps {evidence}, and the reward goes from {number(reward.first)} to "
+        f"{number(reward.last)}, "
         f"where single rows differ by {number(reward.spread)}{at}.",
         "There is something to learn from, and the updates are too small to show. Half precision does the same: a bf16 weight "
         "rounds small updates away.",
-        "Raise the learning_rate three- to tenfold (1e-6 is for full weights of billions of parameters, adapters take 1e-5 to 1e-4), "
+        "Raise the learning_rate three- to tenfold (1e-6 is for full weights of billions of parameters, adapters take "
+        "1e-5 to 1e-4), "
         "and keep the weights in float32. The KL should reach some 0.01 within a hundred steps.",
         sure,
         LESSONS["training"],
@@ -58,7 +62,8 @@ def reward_falls(run: Evidence) -> Finding | None:
         return None
     grad, kl, entropy = run.curve("grad_norm"), run.curve("kl"), run.change("entropy")
     if lost:
-        seen = f"{run.goal} {number(lost.best)} around step {lost.best_step:g}, {number(lost.end)} at the end (half lost by step {lost.step:g})"
+        seen = f"{run.goal} {number(lost.best)} around step {lost.best_step:g}, {number(lost.end)} at the end"
+        seen += f" (half lost by step {lost.step:g})"
     else:
         seen = f"{run.goal} {number(change.first)} -> {number(change.last)}; chance explains {number(change.error)}"
     if len(grad) and grad.smooth().until(run.last_step).values and max(grad.smooth().values) > 5 * max(grad.median, 1e-12):
@@ -71,9 +76,11 @@ def reward_falls(run: Evidence) -> Finding | None:
         "reward_falls",
         "The run gets worse: the reward falls.",
         seen + ".",
-        "What was learnt is being lost. The usual cause is steps that are too large: a learning rate too high, or too many updates on a "
+        "What was learnt is being lost. The usual cause is steps that are too large: a learning rate too high, or too "
+        "many updates on a "
         "rollout; harder prompts later in the data set would look alike.",
-        "Go back to the best checkpoint and go on with a lower learning_rate, a higher beta, or fewer updates a rollout. Score an "
+        "Go back to the best checkpoint and go on with a lower learning_rate, a higher beta, or fewer updates a rollout. "
+        "Score an "
         "early and a late checkpoint on the same held-out problems.",
         "certain" if lost else "likely",
         LESSONS["failures"],
@@ -89,7 +96,9 @@ def too_short(run: Evidence) -> Finding | None:
         "too_short" if count else "no_reward",
         "Too few rows to see a trend." if count else "The log has no reward: what was learnt cannot be told.",
         f"The log has {what}.",
-        "A mean of a few noisy numbers does not tell a rise from chance." if count else "Loss and gradient say nothing of progress.",
+        "A mean of a few noisy numbers does not tell a rise from chance."
+        if count
+        else "Loss and gradient say nothing of progress.",
         f"Look again after {2 * FEWEST} rows at least, better 50." if count else "Log the mean reward.",
         "certain",
         LESSONS["noise"],
@@ -108,18 +117,38 @@ def noise_over_trend(run: Evidence) -> Finding | None:
     rows = max(2 * FEWEST, steps_to_see(size, spread, slow))
     every = (curve.steps[-1] - curve.steps[0]) / max(1, len(curve) - 1)
     needed = f"about {float(f'{rows * every:.2g}'):g} steps" if spread else "no more steps than these"
+    best = max(curve.blocks(), key=lambda block: block.mean)
+    if best.mean - curve.part(0, 0.1).mean > 4 * jumpiness(curve.fresh) / math.sqrt(FEWEST):
+        return _wavering(run, best)
     kl = run.curve("kl")
     moves = f" The policy does move (KL {number(kl.end)})." if len(kl) and kl.end > 0.01 else ""
     return Finding(
         "noise_over_trend",
         "The reward shows no trend beyond its noise.",
-        f"{run.goal} {number(change.first)} -> {number(change.last)} over {len(curve)} rows; chance explains {number(change.error)}, single rows "
+        f"{run.goal} {number(change.first)} -> {number(change.last)} over {len(curve)} rows; chance explains "
+        f"{number(change.error)}, single rows "
         f"differ by {number(spread)}.{moves}",
-        f"So many rows cannot tell a small trend from none. A rise of {number(size)} from a run's first quarter to its last would show in "
+        f"So many rows cannot tell a small trend from none. A rise of {number(size)} from a run's first quarter to its "
+        "last would show in "
         f"{needed} with this noise.",
         "Train longer, or lower the noise: more prompts a step (generation_batch_size), or an evaluation on the same held-out "
         "problems every so often. If it is flat after that many steps, raise the learning_rate.",
         "certain",
+        LESSONS["noise"],
+        OPEN,
+    )
+
+
+def _wavering(run: Evidence, best: Curve) -> Finding:
+    curve = run.curve(run.goal)
+    return Finding(
+        "wavering",
+        "The reward rose, and has not stayed there.",
+        f"{run.goal} {number(curve.start)} at first, {number(best.mean)} at {at_steps(best.steps[0], best.steps[-1])}, "
+        f"{number(curve.end)} at the end.",
+        "It may be losing what it had learnt, or the last prompts were harder; so few rows do not tell.",
+        "Score the checkpoints on the same held-out problems. A lower learning_rate steadies a run.",
+        "likely",
         LESSONS["noise"],
         OPEN,
     )
@@ -133,7 +162,10 @@ def healthy(run: Evidence) -> Finding | None:
     done = run.arrived or (run.learns and run.top is None and agree > 0.9 and differed)
     if not change or not (done or run.learns) or fall(run):
         return None
-    signs = [f"{run.goal} {number(change.first)} -> {number(change.last)} (chance explains {number(change.error)})", *_signs(run)]
+    signs = [
+        f"{run.goal} {number(change.first)} -> {number(change.last)} (chance explains {number(change.error)})",
+        *_signs(run),
+    ]
     if not done:
         return Finding(
             "healthy",

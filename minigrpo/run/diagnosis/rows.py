@@ -12,7 +12,8 @@ OTHER_NAMES = {
     "loss": ("training loss", "train_loss", "actor/loss", "actor/pg_loss", "policy_loss", "pg_loss", "loss/policy"),
     "reward": (
         "rewards", "mean_reward", "reward_mean", "reward/mean", "avg_reward", "average_reward", "critic/score/mean",
-        "critic/rewards/mean", "objective/scores", "score", "rewards/mean", "rewards/total", "reward/total", "env/all/reward/total",
+        "critic/rewards/mean", "objective/scores", "score", "rewards/mean", "rewards/total", "reward/total",
+        "env/all/reward/total",
     ),
     "reward_std": ("std_reward", "reward/std", "rewards/std", "rewards_std"),
     "frac_reward_zero_std": ("frac_zero_reward_std", "frac_zero_std", "reward/frac_zero_std", "zero_std_ratio"),
@@ -21,7 +22,10 @@ OTHER_NAMES = {
         "kl_to_reference", "ref_kl",
     ),
     "entropy": ("actor/entropy", "actor/entropy_loss", "policy_entropy", "mean_entropy", "entropy/mean", "policy/entropy"),
-    "clip_ratio": ("clip_ratio/region_mean", "actor/pg_clipfrac", "pg_clipfrac", "clip_fraction", "clipfrac", "clip_frac", "policy/clipfrac_avg"),
+    "clip_ratio": (
+        "clip_ratio/region_mean", "actor/pg_clipfrac", "pg_clipfrac", "clip_fraction", "clipfrac", "clip_frac",
+        "policy/clipfrac_avg",
+    ),
     "grad_norm": ("actor/grad_norm", "gradient_norm", "grad norm", "gradnorm", "optim/grad_norm"),
     "learning_rate": ("lr", "actor/lr", "actor_lr", "learning rate", "optim/lr"),
     "completions/mean_length": (
@@ -51,7 +55,9 @@ TELLING = {  # a row that has none of these is no step of a training
     "loss", "reward", "reward_std", "frac_reward_zero_std", "kl", "grad_norm", "entropy", "completions/mean_length",
     "completions/clipped_ratio", "weighted_logprob", "clip_ratio",
 }  # fmt: skip
-HELD_OUT = re.compile(r"^(eval|val|valid|validation|test|val-core|val-aux)([_/-].*)?(reward|acc|score|pass|mean@|correct)", re.I)
+HELD_OUT = re.compile(
+    r"^(eval|val|valid|validation|test|val-core|val-aux)([_/-].*)?(reward|acc|score|pass|mean@|correct)", re.I
+)
 PREFIX = re.compile(r"^(train|metrics|trainer|grpo|rl|logs?)[/_. ]", re.I)
 FIXED = re.compile(r"-?0\.(0{2,})")  # a number that a printer rounded to 0
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.I)

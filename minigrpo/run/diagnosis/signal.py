@@ -1,5 +1,6 @@
-"""Is there anything to learn from, and does it arrive? Numbers that are none, silent groups, the gradient, the learning rate."""
+"""Is there anything to learn from, and does it arrive? NaN, silent groups, the gradient, the learning rate."""
 
+from itertools import pairwise
 from statistics import fmean, pstdev
 
 from minigrpo.run.diagnosis.evidence import AT_THE_TOP, TINY, Evidence, at_steps, number, percent
@@ -63,7 +64,9 @@ def _failed(run: Evidence, broken: dict, lasting: list[str]) -> Finding:
         means = "A NaN in the loss or the gradient gets into every weight at the next update; nothing after it counts."
         do = "Go on from a checkpoint before it, with a lower learning_rate; compute in bf16 or float32, not in fp16."
     seen += f" (before it: {', '.join(before)})." if before and not at_once else "."
-    return Finding("not_a_number", f"From step {step:g} on the numbers are NaN.", seen, means, do, "certain", LESSONS["failures"])
+    return Finding(
+        "not_a_number", f"From step {step:g} on the numbers are NaN.", seen, means, do, "certain", LESSONS["failures"]
+    )
 
 
 def _of_the_reference(run: Evidence, broken: dict) -> Finding:
@@ -77,8 +80,10 @@ def _of_the_reference(run: Evidence, broken: dict) -> Finding:
     return Finding(
         f"{name}_not_a_number",
         f"The {'KL' if name == 'kl' else name} is {pairs[0][1]}, and the rewards are real.",
-        f"{name} is {pairs[0][1]} at {percent(share)} of the steps, from step {pairs[0][0]:g}; {' and '.join(sound)} are numbers{also}.",
-        f"It comes from numbers {source}of completions with no token that counts (empty, or masked out because they are cut off), "
+        f"{name} is {pairs[0][1]} at {percent(share)} of the steps, from step {pairs[0][0]:g}; {' and '.join(sound)} are "
+        f"numbers{also}.",
+        f"It comes from numbers {source}of completions with no token that counts (empty, or masked out because they are "
+        "cut off), "
         "whose mean is 0 / 0. The training has not failed yet: what it learns from is sound.",
         "Score one batch with policy and reference in float32 and look which completions give NaN; leave empty ones out. "
         "With beta 0 the KL is only logged.",
@@ -123,56 +128,62 @@ def silent_groups(run: Evidence) -> Finding | None:
 
 def _why_silent(run: Evidence, whole: bool) -> tuple[str, str, str, str, str]:
     """Name, title, what else is seen, meaning, cure."""
-    reward = run.curve("reward")
-    quantity = "Every group" if whole else "Most groups"
+    reward, logged = run.curve("reward"), run.curve("reward_std")
+    groups = "All groups" if whole else "Most groups"
     if not len(reward):
         return (
-            "silent", f"{quantity} get equal rewards: there is nothing to learn from.", "",
-            "An advantage compares an answer with its own group; where all score the same it is 0. Which reward they get is not "
-            "in the log.", "Log the mean reward: near the top the prompts are too easy, near the bottom too hard.",
+            "silent", f"{groups} get equal rewards: there is nothing to learn from.", "",
+            "An advantage compares an answer with its own group; where all score the same it is 0. Which reward they get is "
+            "not in the log.", "Log the mean reward: near the top the prompts are too easy, near the bottom too hard.",
         )  # fmt: skip
     level = reward.mean
     between = [n for n in run.names if n.startswith("rewards/") and n.endswith("/std") and run.curve(n).mean > TINY]
-    parts = [f"{n} {number(run.curve(n).mean)}" for n in between]
-    logged = run.curve("reward_std")
-    varies = pstdev(reward.values) > TINY if len(reward) > 1 else False
+    varies = len(reward) > 1 and pstdev(reward.values) > TINY
     constant = not varies and not between and not (len(logged) and logged.mean > TINY)
     if run.top and level >= AT_THE_TOP * run.top and not (constant and run.top != 1):
-        return _too_easy(quantity, level)
+        return _too_easy(groups, level)
     if abs(level) <= 0.05 * (run.top or 1.0) and (constant or run.top):
-        return _too_hard(quantity, level)
-    if constant:
-        return (
-            "blind", f"Every answer scores {number(level)}: the reward does not tell them apart.", "",
-            "A reward that is the same whatever is written has no direction; all advantages are 0. It may look for a format that no "
-            "answer has, compare with a column that is not there, or be at its bound for every prompt.",
-            "Call the reward function by hand on a good and on a bad answer, and on five completions of this run.",
-        )  # fmt: skip
-    spread = f"The spread of {' and '.join(parts)} is" if parts else "The reward's changes from step to step are"
-    same = run.same_texts
-    texts = f" In the latest samples {percent(same)} of the groups hold one text only." if same is not None and same > 0.5 else ""
+        return _too_hard(groups, level)
+    return _blind(level) if constant else _between_prompts(run, groups, level, between)
+
+
+def _blind(level: float) -> tuple[str, str, str, str, str]:
     return (
-        "between_prompts", f"{quantity} agree: the rewards differ between prompts alone.",
-        f"The mean reward is {number(level)}. {spread} between prompts, and an advantage never compares those.{texts}",
-        "All answers to a prompt get the same score, so none is better than its group: every advantage is 0, whatever the spread "
-        "over the batch.",
-        "Bring contrast into the groups: a higher temperature or more completions per prompt, prompts that are solved sometimes, "
-        "a reward with finer steps.",
+        "blind", f"Every answer scores {number(level)}: the reward does not tell them apart.", "",
+        "A reward that is the same whatever is written has no direction; all advantages are 0. It may look for a format that "
+        "no answer has, compare with a column that is not there, or be at its bound for every prompt.",
+        "Call the reward function by hand on a good and on a bad answer, and on five completions of this run.",
     )  # fmt: skip
 
 
-def _too_easy(quantity: str, level: float) -> tuple[str, str, str, str, str]:
+def _between_prompts(run: Evidence, groups: str, level: float, between: list[str]) -> tuple[str, str, str, str, str]:
+    parts = " and ".join(f"{name} {number(run.curve(name).mean)}" for name in between)
+    spread = f"The spread of {parts} is" if parts else "The reward's changes from step to step are"
+    same = run.same_texts or 0.0
+    texts = f" In the latest samples {percent(same)} of the groups hold one text only." if same > 0.5 else ""
     return (
-        "too_easy", f"{quantity} succeed throughout: the prompts are too easy.", f"The mean reward is {number(level)}.",
+        "between_prompts", f"{groups} agree within: the rewards differ between prompts alone.",
+        f"The mean reward is {number(level)}. {spread} between prompts, and an advantage never compares those.{texts}",
+        "All answers to a prompt get the same score, so none is better than its group: every advantage is 0, whatever the "
+        "spread over the batch.",
+        "Bring contrast into the groups: a higher temperature or more completions per prompt, prompts that are solved "
+        "sometimes, a reward with finer steps.",
+    )  # fmt: skip
+
+
+def _too_easy(groups: str, level: float) -> tuple[str, str, str, str, str]:
+    return (
+        "too_easy", f"{groups} succeed throughout: the prompts are too easy.", f"The mean reward is {number(level)}.",
         "Where all answers are right, none is better than its group: every advantage is 0.",
-        "Take harder prompts, or leave out those that the model always solves; if the answers are not that good, the reward is "
+        "Take harder prompts, or leave out those that the model always solves; if the answers are not that good, the "
+        "reward is "
         "too generous.",
     )  # fmt: skip
 
 
-def _too_hard(quantity: str, level: float) -> tuple[str, str, str, str, str]:
+def _too_hard(groups: str, level: float) -> tuple[str, str, str, str, str]:
     return (
-        "too_hard", f"{quantity} fail throughout: the prompts are too hard, or the reward never finds the answer.",
+        "too_hard", f"{groups} fail throughout: the prompts are too hard, or the reward never finds the answer.",
         f"The mean reward is {number(level)}.",
         "Where no answer of a group is right, none is better than its group: every advantage is 0.",
         "Read ten completions. If some are right, mend the reward's parser; if none is, take easier prompts, more completions "
@@ -194,7 +205,8 @@ def no_gradient(run: Evidence) -> Finding | None:
         return Finding(
             "gradient_unexplained",
             "The gradient is 0, and the log does not say whether the groups agree.",
-            f"grad_norm is 0 at {at_steps(grad.steps[0], grad.steps[-1])}; neither frac_reward_zero_std nor reward_std is there.",
+            f"grad_norm is 0 at {at_steps(grad.steps[0], grad.steps[-1])}; neither frac_reward_zero_std nor reward_std is "
+            "there.",
             "Either all rewards of each group are equal, or no weight is trained.",
             "Log frac_reward_zero_std; print the rewards of one group, and the parameters with requires_grad.",
             "certain",
@@ -210,7 +222,8 @@ def no_gradient(run: Evidence) -> Finding | None:
         "nothing_trainable",
         "The gradient is 0 though the groups differ: no weight is trained.",
         f"grad_norm is 0 at {at_steps(grad.steps[0], grad.steps[-1])}, while {shown}.",
-        "There are advantages, but they do not reach a weight: everything is frozen, an adapter is not attached, log-probs were "
+        "There are advantages, but they do not reach a weight: everything is frozen, an adapter is not attached, "
+        "log-probs were "
         "made under no_grad or detached, or every token is masked out.",
         "Count the parameters with requires_grad and in the optimizer; after one backward pass, look at .grad of one of them.",
         "certain" if known and len(grad) >= 10 else "likely",
@@ -239,13 +252,14 @@ def warming_up(run: Evidence) -> Finding | None:
     rate = run.curve("learning_rate")
     if len(rate) < 3 or run.learns or rate.values[-1] < max(rate.values):
         return None
-    rising = all(b >= a for a, b in zip(rate.values, rate.values[1:], strict=False))
+    rising = all(b >= a for a, b in pairwise(rate.values))
     if not rising or rate.values[-1] < 3 * max(rate.values[0], TINY * rate.values[-1]):
         return None
     return Finding(
         "warming_up",
         "The learning rate is still warming up: too early to judge.",
-        f"learning_rate rises from {number(rate.values[0])} to {number(rate.values[-1])} up to the last row, step {rate.steps[-1]:g}.",
+        f"learning_rate rises from {number(rate.values[0])} to {number(rate.values[-1])} up to the last row, step "
+        f"{rate.steps[-1]:g}.",
         "Updates are still smaller than they will be, so a reward that stands still says nothing yet.",
         "Look again some fifty steps after the warm-up has ended.",
         "certain",
