@@ -184,9 +184,8 @@ def right(kind: str, first: str, rows: list[dict]) -> bool:
     _, wanted, trend = KINDS[kind]
     steps = rows[-1]["step"] - rows[0]["step"]
     few = len(rows) < 30 or (kind == "learning rate too small" and steps < 50)
-    return first in wanted or (
-        trend and few and first in SHORT | {"healthy"} and first not in ("healthy",) * (kind != "collapse")
-    )
+    silent = first == "went_silent" and kind.startswith("collapse")  # true too, and the reward's fall takes rows to see
+    return first in wanted or (trend and few and (first in SHORT or silent))
 
 
 def main() -> int:

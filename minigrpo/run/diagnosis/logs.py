@@ -8,7 +8,7 @@ from typing import NamedTuple
 from minigrpo.config import BadInput
 from minigrpo.run.diagnosis.doctor import examine
 from minigrpo.run.diagnosis.findings import Diagnosis
-from minigrpo.run.diagnosis.rows import TELLING, understand
+from minigrpo.run.diagnosis.rows import TELLING, standard_name, understand
 from minigrpo.run.diagnosis.text import readings
 from minigrpo.run.verdict import accuracies
 
@@ -39,10 +39,15 @@ def diagnose(run, *, config: dict | None = None) -> Diagnosis:
 
 
 def _of_a_frame(frame) -> list[dict]:
-    """An empty cell of a data frame is a NaN; one that is followed by no number may be the run's own, and stays."""
-    table = frame.to_dict("records")
-    ends = {name: max((k for k, row in enumerate(table) if row[name] == row[name]), default=-1) for name in frame.columns}
-    return [{name: value for name, value in row.items() if value == value or k > ends[name]} for k, row in enumerate(table)]
+    """An empty cell of a data frame is a NaN. In a row of the training one that no number follows is the run's own."""
+    table = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    found = [{name: value for name, value in row.items() if value == value} for row in table]
+    ends = {name: k for k, row in enumerate(found) for name in row}
+    for k, (row, kept) in enumerate(zip(table, found, strict=True)):
+        trained = {"learning_rate", "reward", "loss", "grad_norm"} & {standard_name(name)[0] for name in kept}
+        if trained and not any(name.startswith(("eval", "train_")) for name in kept):
+            kept |= {name: value for name, value in row.items() if k > ends.get(name, -1)}
+    return found
 
 
 class Log(NamedTuple):
