@@ -65,7 +65,9 @@ MAY_IMPORT = {
     "run/diagnosis/evidence": {"run/diagnosis/curves"},
     "run/diagnosis/signal": {"run/diagnosis/evidence", "run/diagnosis/findings"},
     "run/diagnosis/motion": {"run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings"},
-    "run/diagnosis/answers": {"run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings"},
+    "run/diagnosis/answers": {
+        "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+    },
     "run/diagnosis/outcome": {
         "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
     },

@@ -5,6 +5,7 @@ import re
 from minigrpo.run.diagnosis.curves import FEWEST, Curve
 from minigrpo.run.diagnosis.evidence import Evidence, at_steps, number, percent
 from minigrpo.run.diagnosis.findings import LESSONS, OPEN, WRONG, Finding
+from minigrpo.run.diagnosis.motion import surge
 
 NEARLY_ALL = 0.9
 MANY = 0.2  # of the answers: enough to hold a run back
@@ -20,6 +21,8 @@ def cut_off(run: Evidence) -> Finding | None:
     cut = run.curve("completions/clipped_ratio")
     if not len(cut):
         return _all_of_one_length(run)
+    if _after_a_surge(run, cut):
+        return None
     early, late = cut.part(0, 0.2).mean, cut.part(0.8, 1).mean
     change = run.change(run.goal)
     gain = change.size if run.learns else 0.0
@@ -30,7 +33,24 @@ def cut_off(run: Evidence) -> Finding | None:
         return _endless(run, cut, early, late)
     if max(early, cut.mean) >= MANY and not learnt and not run.arrived:
         return _many_cut_off(run, cut, early, late)
+    gone = run.change("completions/clipped_ratio")
+    if gone and gone.falls and early >= 0.03 and late < 0.5 * early and not run.learns and not run.arrived:
+        return _learnt_to_be_short(run, early, late)
     return None
+
+
+def endless_after_collapse(run: Evidence) -> Finding | None:
+    """Answers that are cut off since the KL surged: the policy fell apart, and the limit is not to blame."""
+    cut = run.curve("completions/clipped_ratio")
+    if not len(cut) or not _after_a_surge(run, cut):
+        return None
+    return _endless(run, cut, cut.values[0], cut.part(0.8, 1).mean)
+
+
+def _after_a_surge(run: Evidence, cut: Curve) -> bool:
+    away = surge(run.curve("kl")) if len(run.curve("kl")) >= FEWEST else None
+    begun = next((step for step, value in zip(cut.steps, cut.smooth().values, strict=True) if value >= MANY), None)
+    return away is not None and begun is not None and begun > away[2]
 
 
 def _limit(run: Evidence) -> str:
@@ -114,6 +134,21 @@ def _many_cut_off(run: Evidence, cut: Curve, early: float, late: float) -> Findi
         "likely",
         LESSONS["length"],
         OPEN if run.learns and not shorter else WRONG,
+    )
+
+
+def _learnt_to_be_short(run: Evidence, early: float, late: float) -> Finding:
+    return Finding(
+        "cut_off",
+        "Some answers were cut off at first, and then no longer; the reward does not rise.",
+        f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}, with a reward that stands still.",
+        "If the answers that reach the limit are those that work the problem out, what is cut off scores as wrong, and "
+        "the policy "
+        "learns not to try. The log alone does not say which they are.",
+        "Read what was cut off in the first steps. If those are the better attempts, raise max_completion_length.",
+        "possible",
+        LESSONS["length"],
+        OPEN,
     )
 
 

@@ -16,6 +16,7 @@ CHECKS = (
     answers.rewards_part,
     answers.cut_off,
     motion.collapse,
+    answers.endless_after_collapse,
     signal.learning_rate_zero,
     signal.no_gradient,
     signal.silent_groups,
@@ -92,11 +93,7 @@ def examine(
     found = explained([finding for finding in (check(run) for check in CHECKS) if finding])
     if not any(finding.kind == WRONG for finding in found):
         found += [finding for finding in [outcome.healthy(run)] if finding]
-    order = (WRONG, OPEN, FINE)
-    found = sorted(found, key=lambda finding: order.index(finding.kind))
-    if found and found[-1].kind == FINE:  # what cannot be told of a healthy run is a footnote
-        found = [found[-1], *found[:-1]]
-    found += normal(run)
+    found = sorted(found, key=lambda finding: (WRONG, OPEN, FINE).index(finding.kind)) + list(normal(run))
     return Diagnosis(tuple(found), (rows[0]["step"], run.last_step), len(rows), tuple(run.names), tuple(notes))
 
 

@@ -58,8 +58,12 @@ class Evidence:
 
     @cached_property
     def goal(self) -> str:
-        """What is to rise: the reward, or the log-prob of what was scored high where a run learns from records."""
-        return "reward" if len(self.curve("reward")) or not len(self.curve("weighted_logprob")) else "weighted_logprob"
+        """What is to rise: the reward; of a run that learns from records the accuracy, or the log-prob of what scored high."""
+        weighted = self.config.get("triples_estimator") != "policy_gradient"  # which raises another mean than that
+        for name in ("reward", "accuracy", *(["weighted_logprob"] if weighted else [])):
+            if len(self.curve(name)):
+                return name
+        return "reward"
 
     @cached_property
     def rewards(self) -> list[str]:
@@ -75,8 +79,8 @@ class Evidence:
         """The highest reward there is, where that can be known: 1 if all mean rewards lie within 0 and 1."""
         if self.sampled_rewards:
             return max(self.sampled_rewards)
-        values = self.curve("reward").values
-        return 1.0 if values and min(values) >= 0 and max(values) <= 1 and max(values) > 0 else None
+        values = self.curve(self.goal).values
+        return 1.0 if values and min(values) >= 0 and 0 < max(values) <= 1 + TINY else None
 
     @cached_property
     def spread(self) -> float | None:
@@ -87,7 +91,7 @@ class Evidence:
         if len(set(self.sampled_rewards)) > 1:
             mean = sum(self.sampled_rewards) / len(self.sampled_rewards)
             return math.sqrt(sum((r - mean) ** 2 for r in self.sampled_rewards) / len(self.sampled_rewards))
-        reward = self.curve("reward")
+        reward = self.curve(self.goal)
         if self.top == 1.0 and len(reward):  # as if every reward were 0 or 1
             mean = min(0.95, max(0.05, reward.mean))
             return math.sqrt(mean * (1 - mean))
@@ -103,7 +107,7 @@ class Evidence:
     @cached_property
     def arrived(self) -> bool:
         """Whether the reward ends near the highest there is, as far as that is known."""
-        reward = self.curve("reward")
+        reward = self.curve(self.goal)
         return bool(len(reward) and self.top and self.top > 0 and reward.part(0.8, 1).median >= AT_THE_TOP * self.top)
 
     # --- groups -------------------------------------------------------------------------------------------------------
