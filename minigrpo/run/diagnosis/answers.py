@@ -71,11 +71,10 @@ def _all_cut_off(run: Evidence, cut: Curve) -> Finding:
         "cut_off",
         f"{which} is cut off.",
         seen,
-        "An answer that does not come to its end cannot be scored for what it would have said, and its end is never learnt: "
-        "EOS is not reached, so nothing rewards it.",
-        "Raise max_completion_length until most answers end; or take a prompt, a chat template or a model that comes to "
-        "an end "
-        "(check that the tokenizer's eos_token is the one that the model writes).",
+        "An answer that does not come to its end cannot be scored for what it would have said, and its end is never "
+        "learnt: EOS is not reached, so nothing rewards it.",
+        "Raise max_completion_length until most answers end; or take a prompt, a chat template or a model that comes to an "
+        "end (check that the tokenizer's eos_token is the one that the model writes).",
         "certain" if len(cut) >= 3 else "likely",
         LESSONS["length"],
     )
@@ -86,9 +85,8 @@ def _paid_unfinished(run: Evidence, cut: Curve) -> Finding:
     return Finding(
         "paid_unfinished",
         "Nearly all answers are cut off, and the reward rises all the same.",
-        f"Cut off: {percent(cut.part(0, 0.2).mean)} at first, {percent(cut.part(0.8, 1).mean)} at the end, while the "
-        "reward rose from "
-        f"{number(change.first)} to {number(change.last)}.",
+        f"Cut off: {percent(cut.part(0, 0.2).mean)} at first, {percent(cut.part(0.8, 1).mean)} at the end, while the reward "
+        f"rose from {number(change.first)} to {number(change.last)}.",
         "The reward pays for answers that are not finished: what it measures is not what you want.",
         "Read ten completions and score them by hand; give nothing for an answer that has no end. Then raise "
         "max_completion_length.",
@@ -105,8 +103,8 @@ def _endless(run: Evidence, cut: Curve, early: float, late: float) -> Finding:
         "The answers grow until they are cut off.",
         f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}{longer}.",
         "The policy forgets to end. Its EOS gets no gradient (masked out with the padding, where pad and EOS are one "
-        "token), or "
-        "length is what is paid: a mean over each completion's tokens (loss_type grpo) punishes long wrong answers less.",
+        "token), or length is what is paid: a mean over each completion's tokens (loss_type grpo) punishes long wrong "
+        "answers less.",
         "Check that the mask holds the first EOS; take loss_type dr_grpo or dapo; give nothing for what is cut off.",
         "likely",
         LESSONS["length"],
@@ -142,9 +140,8 @@ def _learnt_to_be_short(run: Evidence, early: float, late: float) -> Finding:
         "cut_off",
         "Some answers were cut off at first, and then no longer; the reward does not rise.",
         f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}, with a reward that stands still.",
-        "If the answers that reach the limit are those that work the problem out, what is cut off scores as wrong, and "
-        "the policy "
-        "learns not to try. The log alone does not say which they are.",
+        "If the answers that reach the limit are those that work the problem out, what is cut off scores as wrong, and the "
+        "policy learns not to try. The log alone does not say which they are.",
         "Read what was cut off in the first steps. If those are the better attempts, raise max_completion_length.",
         "possible",
         LESSONS["length"],
@@ -193,12 +190,11 @@ def length_without_reward(run: Evidence) -> Finding | None:
         "shrinking" if shorter else "growing",
         f"The answers get {'shorter' if shorter else 'longer'}, and the reward does not rise.",
         seen,
-        "Length moves by itself: short answers are the safe ones where long ones are cut off or penalised, or where "
-        "trying earns nothing."
+        "Length moves by itself: short answers are the safe ones where long ones are cut off or penalised, or where trying "
+        "earns nothing."
         if shorter
         else "A mean over each completion's tokens (loss_type grpo) punishes a long wrong answer less, token by token, "
-        "than a short one: "
-        "wrong answers grow. It is easily taken for deeper thought.",
+        "than a short one: wrong answers grow. It is easily taken for deeper thought.",
         "Look at the lengths of right and of wrong answers apart, and whether a reward or the limit pays for being short."
         if shorter
         else "Take loss_type dr_grpo or dapo, and compare the lengths of right and of wrong answers.",
@@ -224,11 +220,9 @@ def rewards_part(run: Evidence) -> Finding | None:
         "The reward rises and the true score falls." if sure != "possible" else "Two rewards part: one rises, one falls.",
         f"{run.goal} {number(rise.first)} -> {number(rise.last)}, while {name} fell from {number(first)} to {number(last)}.",
         "The policy does what it is paid for, and that is something else than being right: the reward has a leak, or a "
-        "part that is "
-        "cheaper to earn outweighs the rest. No number made from the reward alone can show it.",
+        "part that is cheaper to earn outweighs the rest. No number made from the reward alone can show it.",
         "Read ten completions with a high reward. Then close the leak (parse strictly, give nothing for what cannot be "
-        "parsed) or "
-        "change reward_weights; go on from a checkpoint before the two parted.",
+        "parsed) or change reward_weights; go on from a checkpoint before the two parted.",
         sure,
         LESSONS["true score"],
         OPEN if sure == "possible" else WRONG,

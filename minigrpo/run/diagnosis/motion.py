@@ -84,16 +84,15 @@ def collapse(run: Evidence) -> Finding | None:
         seen = f"{went}; the reward ends at {number(reward.end)}" if len(reward) else went
     rate = run.curve("learning_rate")
     seen += f"; learning_rate {number(max(rate.values))}." if len(rate) else "."
+    back = "Start again, and" if left <= kl.steps[0] else f"Go back to a checkpoint before step {left:g}, and from there"
     return Finding(
         "collapse",
         "The KL surged and the policy collapsed: the learning rate is too large.",
         seen,
         "A few updates that were too large took the policy to where its answers score badly; what it draws there is all "
-        "alike, so "
-        "it does not find back.",
-        f"Go back to a checkpoint before step {left:g}, and divide the learning_rate by 3 to 10 from there; a higher beta "
-        "or a "
-        "lower max_grad_norm holds it back too. Going on from here does not help.",
+        "alike, so it does not find back.",
+        f"{back} divide the learning_rate by 3 to 10; a higher beta or a lower max_grad_norm holds it back too. Going on "
+        "from here does not help.",
         "certain" if lost else "likely",
         LESSONS["failures"],
     )
@@ -140,10 +139,10 @@ def entropy_gone(run: Evidence) -> Finding | None:
         "entropy_gone",
         "The entropy is gone before the task was learnt.",
         seen + ".",
-        "The policy draws the same answer again and again. Nothing new is tried, so groups agree and nothing is learnt. A low "
-        "entropy with a high reward would be success; with this reward it is the end.",
-        "Go back to a checkpoint before it, and lower the learning_rate or raise beta; epsilon_high above epsilon (0.28) or a "
-        "higher temperature keeps more alternatives alive.",
+        "The policy draws the same answer again and again. Nothing new is tried, so groups agree and nothing is learnt. A "
+        "low entropy with a high reward would be success; with this reward it is the end.",
+        "Go back to a checkpoint before it, and lower the learning_rate or raise beta; epsilon_high above epsilon (0.28) "
+        "or a higher temperature keeps more alternatives alive.",
         "certain" if agree is not None and agree > 0.95 else "likely",
         LESSONS["failures"],
     )
@@ -165,8 +164,7 @@ def went_silent(run: Evidence) -> Finding | None:
         f"the reward ends at {number(reward.end)}" + (f" of {number(run.top)}." if run.top else "."),
         "The answers to a prompt have become alike, so advantages are 0 and the rest of the task is out of reach.",
         "Read the completions of one group. If they are the same text, go back to an earlier checkpoint with a lower "
-        "learning_rate "
-        "or a higher temperature; if they differ, the prompts that are left are too hard.",
+        "learning_rate or a higher temperature; if they differ, the prompts that are left are too hard.",
         "likely",
         LESSONS["failures"],
     )
@@ -186,11 +184,10 @@ def stale_ratios(run: Evidence) -> Finding | None:
         f"clip_ratio is {percent(worst.mean)} at steps {worst.steps[0]:g} to {worst.steps[-1]:g}"
         + (f", with num_iterations {updates}." if updates else "."),
         "A clipped token gets no gradient. So many mean that the policy has moved far from the one that drew the "
-        "completions: too "
-        "many updates a rollout, a learning rate too large, or a sampler that is not the policy (stale weights, another "
-        "temperature).",
-        "Make fewer updates on a rollout (num_iterations, steps_per_generation) or lower the learning_rate. If there is one "
-        "update a rollout, compare the sampler's log-probs with the trainer's, token by token.",
+        "completions: too many updates a rollout, a learning rate too large, or a sampler that is not the policy (stale "
+        "weights, another temperature).",
+        "Make fewer updates on a rollout (num_iterations, steps_per_generation) or lower the learning_rate. If there is "
+        "one update a rollout, compare the sampler's log-probs with the trainer's, token by token.",
         "certain" if not sequence else "likely",
         LESSONS["clip"],
     )
@@ -210,8 +207,7 @@ def another_sampler(run: Evidence) -> Finding | None:
         "The sampler is not the policy that is trained.",
         f"Over the run {' and '.join(seen)} (the same policy would give 1 and nearly 0).",
         "Completions are drawn from other probabilities than the update believes: stale weights in the sampler, "
-        "temperature or "
-        "top-p in one of the two alone, or other precision.",
+        "temperature or top-p in one of the two alone, or other precision.",
         "Sample and score one prompt with both, and compare log-probs token by token.",
         "likely",
         LESSONS["failures"],

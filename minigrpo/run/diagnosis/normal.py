@@ -117,8 +117,8 @@ def late_silence(run: Evidence) -> tuple[str, str, str, str] | None:
         return None
     return (
         "Groups that agree late in a run are normal.",
-        f"{percent(silence.part(0, 0.25).mean)} at first, {percent(silence.part(0.8, 1).mean)} at the end, with a reward "
-        f"of {number(run.curve(run.goal).end)}.",
+        f"{percent(silence.part(0, 0.25).mean)} at first, {percent(silence.part(0.8, 1).mean)} at the end, with a reward of "
+        f"{number(run.curve(run.goal).end)}.",
         "They agree that all answers are right: there is little left to learn.", "groups",
     )  # fmt: skip
 

@@ -38,13 +38,11 @@ def nothing_moves(run: Evidence) -> Finding | None:
         "nothing_moves",
         "Nothing moves: the learning rate is too small for this run.",
         f"{flows}, but in {steps:g} steps {evidence}, and the reward goes from {number(reward.first)} to "
-        f"{number(reward.last)}, "
-        f"where single rows differ by {number(reward.spread)}{at}.",
-        "There is something to learn from, and the updates are too small to show. Half precision does the same: a bf16 weight "
-        "rounds small updates away.",
-        "Raise the learning_rate three- to tenfold (1e-6 is for full weights of billions of parameters, adapters take "
-        "1e-5 to 1e-4), "
-        "and keep the weights in float32. The KL should reach some 0.01 within a hundred steps.",
+        f"{number(reward.last)}, where single rows differ by {number(reward.spread)}{at}.",
+        "There is something to learn from, and the updates are too small to show. Half precision does the same: a bf16 "
+        "weight rounds small updates away.",
+        "Raise the learning_rate three- to tenfold (1e-6 is for full weights of billions of parameters, adapters take 1e-5 "
+        "to 1e-4), and keep the weights in float32. The KL should reach some 0.01 within a hundred steps.",
         sure,
         LESSONS["training"],
     )
@@ -76,12 +74,10 @@ def reward_falls(run: Evidence) -> Finding | None:
         "reward_falls",
         "The run gets worse: the reward falls.",
         seen + ".",
-        "What was learnt is being lost. The usual cause is steps that are too large: a learning rate too high, or too "
-        "many updates on a "
-        "rollout; harder prompts later in the data set would look alike.",
+        "What was learnt is being lost. The usual cause is steps that are too large: a learning rate too high, or too many "
+        "updates on a rollout; harder prompts later in the data set would look alike.",
         "Go back to the best checkpoint and go on with a lower learning_rate, a higher beta, or fewer updates a rollout. "
-        "Score an "
-        "early and a late checkpoint on the same held-out problems.",
+        "Score an early and a late checkpoint on the same held-out problems.",
         "certain" if lost else "likely",
         LESSONS["failures"],
     )
@@ -126,13 +122,11 @@ def noise_over_trend(run: Evidence) -> Finding | None:
         "noise_over_trend",
         "The reward shows no trend beyond its noise.",
         f"{run.goal} {number(change.first)} -> {number(change.last)} over {len(curve)} rows; chance explains "
-        f"{number(change.error)}, single rows "
-        f"differ by {number(spread)}.{moves}",
-        f"So many rows cannot tell a small trend from none. A rise of {number(size)} from a run's first quarter to its "
-        "last would show in "
-        f"{needed} with this noise.",
-        "Train longer, or lower the noise: more prompts a step (generation_batch_size), or an evaluation on the same held-out "
-        "problems every so often. If it is flat after that many steps, raise the learning_rate.",
+        f"{number(change.error)}, single rows differ by {number(spread)}.{moves}",
+        f"So many rows cannot tell a small trend from none. A rise of {number(size)} from a run's first quarter to its last "
+        f"would show in {needed} with this noise.",
+        "Train longer, or lower the noise: more prompts a step (generation_batch_size), or an evaluation on the same "
+        "held-out problems every so often. If it is flat after that many steps, raise the learning_rate.",
         "certain",
         LESSONS["noise"],
         OPEN,

@@ -82,9 +82,8 @@ def _of_the_reference(run: Evidence, broken: dict) -> Finding:
         f"The {'KL' if name == 'kl' else name} is {pairs[0][1]}, and the rewards are real.",
         f"{name} is {pairs[0][1]} at {percent(share)} of the steps, from step {pairs[0][0]:g}; {' and '.join(sound)} are "
         f"numbers{also}.",
-        f"It comes from numbers {source}of completions with no token that counts (empty, or masked out because they are "
-        "cut off), "
-        "whose mean is 0 / 0. The training has not failed yet: what it learns from is sound.",
+        f"It comes from numbers {source}of completions with no token that counts (empty, or masked out because they are cut "
+        "off), whose mean is 0 / 0. The training has not failed yet: what it learns from is sound.",
         "Score one batch with policy and reference in float32 and look which completions give NaN; leave empty ones out. "
         "With beta 0 the KL is only logged.",
         "certain",
@@ -150,8 +149,8 @@ def _why_silent(run: Evidence, whole: bool) -> tuple[str, str, str, str, str]:
 def _blind(level: float) -> tuple[str, str, str, str, str]:
     return (
         "blind", f"Every answer scores {number(level)}: the reward does not tell them apart.", "",
-        "A reward that is the same whatever is written has no direction; all advantages are 0. It may look for a format that "
-        "no answer has, compare with a column that is not there, or be at its bound for every prompt.",
+        "A reward that is the same whatever is written has no direction; all advantages are 0. It may look for a format "
+        "that no answer has, compare with a column that is not there, or be at its bound for every prompt.",
         "Call the reward function by hand on a good and on a bad answer, and on five completions of this run.",
     )  # fmt: skip
 
@@ -176,8 +175,7 @@ def _too_easy(groups: str, level: float) -> tuple[str, str, str, str, str]:
         "too_easy", f"{groups} succeed throughout: the prompts are too easy.", f"The mean reward is {number(level)}.",
         "Where all answers are right, none is better than its group: every advantage is 0.",
         "Take harder prompts, or leave out those that the model always solves; if the answers are not that good, the "
-        "reward is "
-        "too generous.",
+        "reward is too generous.",
     )  # fmt: skip
 
 
@@ -186,8 +184,8 @@ def _too_hard(groups: str, level: float) -> tuple[str, str, str, str, str]:
         "too_hard", f"{groups} fail throughout: the prompts are too hard, or the reward never finds the answer.",
         f"The mean reward is {number(level)}.",
         "Where no answer of a group is right, none is better than its group: every advantage is 0.",
-        "Read ten completions. If some are right, mend the reward's parser; if none is, take easier prompts, more completions "
-        "per prompt, a reward for parts, or teach the format by fine-tuning first.",
+        "Read ten completions. If some are right, mend the reward's parser; if none is, take easier prompts, more "
+        "completions per prompt, a reward for parts, or teach the format by fine-tuning first.",
     )  # fmt: skip
 
 
@@ -222,9 +220,8 @@ def no_gradient(run: Evidence) -> Finding | None:
         "nothing_trainable",
         "The gradient is 0 though the groups differ: no weight is trained.",
         f"grad_norm is 0 at {at_steps(grad.steps[0], grad.steps[-1])}, while {shown}.",
-        "There are advantages, but they do not reach a weight: everything is frozen, an adapter is not attached, "
-        "log-probs were "
-        "made under no_grad or detached, or every token is masked out.",
+        "There are advantages, but they do not reach a weight: everything is frozen, an adapter is not attached, log-probs "
+        "were made under no_grad or detached, or every token is masked out.",
         "Count the parameters with requires_grad and in the optimizer; after one backward pass, look at .grad of one of them.",
         "certain" if known and len(grad) >= 10 else "likely",
         LESSONS["training"],
