@@ -45,7 +45,7 @@ def made(base, steps=80, seed=0, without=(), **changes):
         t = k / max(1, steps - 1)
         row = {n: v(t) if callable(v) else v for n, v in (base | changes).items() if n not in without}
         if (row.get("reward_std") or 0) > 0 and "reward" in row:
-            bounds = (0, 1) if 0 <= row["reward"] <= 1 else (-math.inf, math.inf)
+            bounds = (0, 1) if 0 <= row["reward"] <= 1.1 else (-math.inf, math.inf)
             row["reward"] = min(bounds[1], max(bounds[0], row["reward"] + draw.gauss(0, 0.03)))
         for name in ("entropy", "completions/mean_length"):
             if name in row:
@@ -99,6 +99,11 @@ PAIRS = {
         made(LEARNS, steps=81, kl=lambda t: 9.0 if t == 0.5 else 0.1),  # a single spike of k3
         "healthy",
     ),
+    "falls_apart": (
+        made(STANDS, reward=line(0.5, 0.1), entropy=line(0.5, 4.0), kl=None),
+        made(LEARNS, entropy=line(0.5, 1.2)),
+        "healthy",
+    ),
     "far_from_reference": (made(LEARNS, kl=line(0, 3)), made(LEARNS, kl=line(0, 0.9)), "healthy"),
     "learning_rate_zero": (
         made(STANDS, learning_rate=0.0, kl=0.0),
@@ -131,7 +136,7 @@ PAIRS = {
     ),
     "entropy_gone": (
         made(STANDS, entropy=line(0.5, 0.001), frac_reward_zero_std=line(0.2, 1.0)),
-        made(LEARNS, reward=line(0.3, 1.0), entropy=line(0.5, 0.001), frac_reward_zero_std=line(0.2, 1.0)),
+        made(LEARNS, reward=line(0.3, 1.1), entropy=line(0.5, 0.001), frac_reward_zero_std=line(0.2, 1.0)),
         "ceiling",
     ),
     "another_sampler": (

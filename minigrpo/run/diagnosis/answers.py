@@ -31,7 +31,7 @@ def cut_off(run: Evidence) -> Finding | None:
         return _paid_unfinished(run, cut) if run.learns else _all_cut_off(run, cut)
     if late > 0.4 and late - early > 0.25 and len(cut) >= 2 * FEWEST:
         return _endless(run, cut, early, late)
-    if max(early, cut.mean) >= MANY and not learnt and not run.arrived:
+    if max(early, cut.mean) >= (2 * MANY if run.learns and late > 0.5 * early else MANY) and not learnt and not run.arrived:
         return _many_cut_off(run, cut, early, late)
     gone = run.change("completions/clipped_ratio")
     if gone and gone.falls and early >= 0.03 and late < 0.5 * early and not run.learns and not run.arrived:

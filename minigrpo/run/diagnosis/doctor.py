@@ -14,6 +14,7 @@ from minigrpo.run.diagnosis.rows import understand
 CHECKS = (
     signal.no_numbers,
     answers.rewards_part,
+    motion.falls_apart,
     answers.cut_off,
     motion.collapse,
     answers.endless_after_collapse,
@@ -41,6 +42,7 @@ FOLLOWS = {  # cause -> what is then no finding of its own
     "rewards_part": {"paid_unfinished", "endless"} | LENGTH,
     "cut_off": SILENT | STILL | LENGTH | {"nothing_trainable"},
     "collapse": SILENT | STILL | LENGTH | {"entropy_gone", "reward_falls", "endless", "far_from_reference"},
+    "falls_apart": SILENT | STILL | LENGTH | {"reward_falls", "endless"},
     "endless": LENGTH | {"reward_falls", "noise_over_trend"},
     "learning_rate_zero": STILL | {"warming_up"},
     "nothing_trainable": STILL,
@@ -66,6 +68,7 @@ BRIEFLY = dict.fromkeys(SILENT, "the rewards of each group are all equal, so adv
     "shrinking": "the answers get shorter",
     "growing": "the answers get longer",
     "collapse": "the KL surges",
+    "falls_apart": "the entropy explodes",
 }
 
 

@@ -51,7 +51,7 @@ def fall(run: Evidence) -> Fall | None:
 def surge(kl: Curve) -> tuple[float, float, float, float] | None:
     """From which KL to which it went, and between which steps; None where it stays near or only single spikes leave."""
     first, last, rows = kl.stretch(lambda value: value > FAR)
-    if rows < max(FEWEST, len(kl) / 12):
+    if rows < max(FEWEST, min(8, len(kl) / 12) if last == kl.steps[-1] else len(kl) / 12):
         return None
     smooth = kl.smooth()
     top = max(v for s, v in zip(smooth.steps, smooth.values, strict=True) if first <= s <= last)
@@ -94,6 +94,29 @@ def collapse(run: Evidence) -> Finding | None:
         f"{back} divide the learning_rate by 3 to 10; a higher beta or a lower max_grad_norm holds it back too. Going on "
         "from here does not help.",
         "certain" if lost else "likely",
+        LESSONS["failures"],
+    )
+
+
+def falls_apart(run: Evidence) -> Finding | None:
+    """The entropy explodes while the reward falls: gibberish, also where no KL was logged."""
+    entropy, reward = run.curve("entropy"), run.change(run.goal)
+    if len(entropy) < 2 * FEWEST or entropy.end < 3 * entropy.start or entropy.end < entropy.start + 1 or run.arrived:
+        return None
+    kl = run.curve("kl")
+    if not reward or not (fall(run) or reward.falls) or (len(kl) >= FEWEST and surge(kl)):  # then the KL says it better
+        return None
+    grown = entropy.stretch(lambda value: value > entropy.start + 1)[0]
+    return Finding(
+        "falls_apart",
+        "The policy falls apart: its entropy explodes.",
+        f"Entropy {number(entropy.start)} -> {number(entropy.end)} nats per token, a nat above its beginning since step "
+        f"{grown:g}; {run.goal} {number(reward.first)} -> {number(reward.last)}.",
+        "What is drawn comes ever nearer to random tokens. Updates that are too large do that, and so does a push on what "
+        "is rare: an entropy bonus, a temperature above 1, punished answers that outweigh the rewarded.",
+        "Go back to a checkpoint before it; lower the learning_rate or the temperature, take out an entropy bonus, or "
+        "raise beta.",
+        "certain" if fall(run) else "likely",
         LESSONS["failures"],
     )
 

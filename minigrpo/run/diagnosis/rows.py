@@ -80,7 +80,7 @@ def understand(dicts: Iterable[dict]) -> Rows:
         lengths = ", ".join(str(len(run)) for run in runs)
         number = runs.index(_last_worth_reading(runs)) + 1
         notes.append(f"The log holds {len(runs)} runs (of {lengths} rows); this is about number {number} alone.")
-    return Rows([row for row in rows if TELLING & row.keys()], notes)
+    return Rows(rows if any(TELLING & row.keys() for row in rows) else [], notes)
 
 
 # --- a row ------------------------------------------------------------------------------------------------------------
@@ -91,7 +91,8 @@ def _row(raw: dict) -> dict[str, float]:
     names = {str(name).strip().lower() for name in raw}
     if any("train_runtime" in name or "train_samples_per_second" in name for name in names):
         return {}
-    evaluation = any(re.match(r"(eval|test)[_/]", name) for name in names) and not names & {"grad_norm", "learning_rate"}
+    # A trainer's evaluation is a dict of its own, in which some names of the training stand again.
+    evaluation = any(re.match(r"(eval|test)[_/](runtime|loss|samples)", name) for name in names) and "grad_norm" not in names
     row, ranks = {}, {}
     for raw_name, value in raw.items():
         name, rank = standard_name(str(raw_name))

@@ -113,7 +113,7 @@ def silent_groups(run: Evidence) -> Finding | None:
     silence = run.silence
     if not len(silence) or silence.mean < MOST or silence.part(0, 0.34).mean < MOST:
         return None
-    if silence.mean < ALL and run.learns:
+    if silence.mean < ALL and (run.learns or (run.arrived and silence.mean < 0.9)):
         return None
     whole = silence.mean >= ALL
     gone = [name for name in ("loss", "grad_norm") if len(run.curve(name)) and max(map(abs, run.curve(name).values)) <= TINY]
