@@ -56,21 +56,46 @@ MAY_IMPORT = {
     "run/rewards_by_name": {"config", "rewards"},
     "run/inputs": {"config", "triples", "run/folders", "run/rewards_by_name"},
     "run/verdict": set(),
-    "run/summary": {"tasks", "run/folders", "run/verdict", "view/plots"},
+    "run/summary": {"tasks", "run/diagnosis/logs", "run/folders", "run/verdict", "view/plots"},
+    # The diagnosis: rows in, findings out; logs alone touches a file.
+    "run/diagnosis/__init__": set(),
+    "run/diagnosis/text": set(),
+    "run/diagnosis/rows": set(),
+    "run/diagnosis/curves": set(),
+    "run/diagnosis/findings": set(),
+    "run/diagnosis/evidence": {"run/diagnosis/curves"},
+    "run/diagnosis/signal": {"run/diagnosis/evidence", "run/diagnosis/findings"},
+    "run/diagnosis/motion": {"run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings"},
+    "run/diagnosis/answers": {
+        "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+    },
+    "run/diagnosis/outcome": {
+        "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+    },
+    "run/diagnosis/normal": {
+        "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+    },
+    "run/diagnosis/doctor": {
+        "config", "run/diagnosis/answers", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+        "run/diagnosis/normal", "run/diagnosis/outcome", "run/diagnosis/rows", "run/diagnosis/signal",
+    },
+    "run/diagnosis/logs": {
+        "config", "run/diagnosis/doctor", "run/diagnosis/findings", "run/diagnosis/rows", "run/diagnosis/text", "run/verdict",
+    },
     "run/processes": set(),
     "run/tracking": {"config"},
     "run/trl_engine": {"config", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
     "run/trl_trainer": {"policy", "rewards", "sampling"},
     "run/runner": {
         "config", "effective", "evaluation", "policy", "recompute", "reward_model", "rewards", "sampling", "tasks", "training",
-        "triples", "update", "run/checkpoints", "run/folders", "run/inputs", "run/overwriting", "run/rewards_by_name",
-        "run/summary", "run/tracking", "run/trl_engine",
+        "triples", "update", "run/checkpoints", "run/diagnosis/doctor", "run/diagnosis/findings", "run/folders", "run/inputs",
+        "run/overwriting", "run/rewards_by_name", "run/summary", "run/tracking", "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
-        "config", "evaluation", "policy", "sampling", "tasks", "run/flags", "run/folders", "run/reward_model", "run/runner",
-        "run/summary", "grading",
+        "config", "evaluation", "policy", "sampling", "tasks", "run/diagnosis/doctor", "run/diagnosis/logs", "run/flags",
+        "run/folders", "run/reward_model", "run/runner", "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
@@ -90,7 +115,7 @@ def imports(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            room = node.module in ("minigrpo", "minigrpo.run", "minigrpo.view", "minigrpo.grading")
+            room = node.module in ("minigrpo", "minigrpo.run", "minigrpo.run.diagnosis", "minigrpo.view", "minigrpo.grading")
             yield from ([f"{node.module}.{a.name}" for a in node.names] if room else [node.module])
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import json
 import math
 import os
 import sys
@@ -145,6 +146,27 @@ def _plot(argv: list[str]) -> None:
     title = name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest"
     plot_to(output, rows, title)
     print(output)
+
+
+def _diagnose(argv: list[str]) -> int:
+    parser = new_parser("diagnose")
+    parser.add_argument(
+        "log",
+        metavar="RUN_OR_LOG",
+        help="a run's folder, trainer_state.json, JSON lines, a console's output, a table as Markdown or CSV; - is the input",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if something is wrong")
+    args = parser.parse_args(argv)
+    from minigrpo.run.diagnosis.doctor import examine
+    from minigrpo.run.diagnosis.logs import as_text, diagnose, parse
+
+    if args.log == "-":
+        diagnosis = examine(parse(as_text(sys.stdin.buffer.read(), "The input"), "The input"))
+    else:
+        diagnosis = diagnose(args.log)
+    print(json.dumps(diagnosis.to_dict(), indent=2) if args.format == "json" else diagnosis)
+    return int(args.strict and diagnosis.wrong)
 
 
 def _reward_model_args(argv: list[str]) -> argparse.Namespace:

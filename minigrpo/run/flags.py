@@ -13,6 +13,7 @@ COMMANDS = {
     "generate": "complete prompts",
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
+    "diagnose": "say what is wrong with a run, from its folder or from a log of TRL's",
     "reward-model": "train a reward model on scored records",
     "grade": "grade exercises, in a sandbox",
 }

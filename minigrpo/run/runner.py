@@ -23,6 +23,8 @@ from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.run import folders, inputs, overwriting, tracking
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
+from minigrpo.run.diagnosis.doctor import examine
+from minigrpo.run.diagnosis.findings import WRONG
 from minigrpo.run.rewards_by_name import load_reward_function, try_out
 from minigrpo.run.summary import finish
 from minigrpo.sampling import encode_prompts, longest_prompt
@@ -34,12 +36,7 @@ from minigrpo.update import Batch, TrainState
 SAMPLES_EVERY = 10  # steps
 SAMPLES = 4  # per held-out problem
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
-SILENT_STEPS = 10
-NOTHING_TO_LEARN = (
-    f"For {SILENT_STEPS} steps all rewards of every group were equal: every advantage is 0 and there is nothing to learn "
-    "from (frac_reward_zero_std is 1 in metrics.jsonl). Look into samples.jsonl: are the prompts all too hard or all too "
-    "easy, or does the reward never tell completions apart?"
-)
+EXAMINE_EVERY = 10  # steps, later a tenth of those so far: a look at all rows takes longer the more there are
 
 
 def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) -> int:
@@ -210,7 +207,9 @@ class _Log:
     """What each step leaves behind, whichever engine trains: a line of metrics, now and then samples, a move of the bar."""
 
     def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
-        self.folder, self.task, self.step, self.silent = folder, task, step, 0
+        self.folder, self.task, self.step, self.config = folder, task, step, config.to_dict()
+        self.rows = folders.read_metrics(folder) if step else []
+        self.examine_at = step + EXAMINE_EVERY
         self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
         self.tracked = tracking.start(config, folder, step)
         self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
@@ -229,9 +228,17 @@ class _Log:
         shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
         self.bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
         self.bar.update()
-        self.silent = 0 if any(samples["advantages"]) else self.silent + 1
-        if self.silent == SILENT_STEPS:
-            self.bar.write(NOTHING_TO_LEARN)
+        self.rows.append(metrics)
+        if self.step == self.examine_at:
+            self._examine()
+
+    def _examine(self) -> None:
+        """Say the first finding, once, as soon as it is certain; the end of the run says all."""
+        self.examine_at = self.step + max(EXAMINE_EVERY, self.step // 10)
+        first = examine(self.rows, config=self.config).first
+        if first.kind == WRONG and first.sure == "certain":
+            self.bar.write(f"{first.title} {first.seen}\n{first.do}")
+            self.examine_at = 0
 
     def close(self) -> None:
         """The end of training; ``seconds`` is its time, with what a resumed run had before."""

@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from minigrpo.run import folders
+from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.run.verdict import verdict
 from minigrpo.tasks import Task
 
@@ -21,7 +22,7 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     if task.reward:
         title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
     plot_to(folder / "curves.png", [rows], title)
-    summary = {**summary, "verdict": verdict(before, after, rows, samples)}
+    summary = {**summary, "samples": samples, "verdict": verdict(before, after, rows, samples)}
     folders.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
@@ -30,7 +31,7 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
     for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):
         print(f"  {folder / name}")
-    print(f"\n{summary['verdict']}\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
+    print(f"\n{summary['verdict']}\n\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
 
 
 def command_to_try(folder: Path, prompt: str) -> str:
