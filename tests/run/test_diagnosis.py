@@ -350,6 +350,12 @@ def test_normal_is_said_to_be_normal():
     assert not examine(rows).wrong
 
 
+def test_a_spike_of_the_kl_is_normal():
+    spiky = made(LEARNS, steps=101, kl=lambda t: 9.0 if 0.5 <= t <= 0.53 else 0.1)  # four updates on one rollout
+    assert "kl_spikes" in {finding.name for finding in examine(spiky).findings}
+    assert names(spiky) == ["healthy"]
+
+
 def test_each_finding_says_all_five_things_and_its_lesson_is_there():
     for shows, _, _ in PAIRS.values():
         for finding in examine(shows).findings:
