@@ -95,7 +95,7 @@ class GRPOConfig:
     device: str = _rarely("cpu", "Where the model is: cpu, to the same last bit each time, or cuda, cuda:1.")
     bf16: bool = _rarely(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
 
-    # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
+    # TRL trains for epochs and saves every 500 steps; here a run is done within 150.
     max_steps: int = _start(150, "How many optimizer updates; each gives one line of metrics.")
     save_steps: int = _rarely(50, "How many steps lie between two checkpoints.")
     save_total_limit: int | None = _rarely(None, "How many checkpoints are kept, the latest; by default all.")
