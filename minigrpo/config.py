@@ -29,9 +29,21 @@ class GRPOConfig:
     """
 
     model: str = _field("tiny", "The policy: 'tiny' (bundled), a name on the hub such as gpt2, or a folder.")
-    task: Literal["clock", "sums", "records"] = _field(
-        "clock", "The problems to train on and to be scored on, see tasks.py; records: a file's own prompts (--triples FILE)."
+    task: Literal["clock", "sums", "records", "dataset"] = _field(
+        "clock",
+        "The problems to train on and to be scored on, see tasks.py; records and dataset: a file's own prompts (--triples, "
+        "--dataset-name).",
     )
+    dataset_name: str | None = _field(
+        None,
+        "Your own prompts: a .jsonl, .json, .csv or .parquet file, a data set on the hub, or reasoning_gym:TASK; other columns "
+        "go to the reward functions. One prompt in eight is held out, to be scored on.",
+    )
+    dataset_config: str | None = _field(None, "Which part of a data set on the hub, such as main for openai/gsm8k.")
+    dataset_split: str = _field("train", "Which split of a data set on the hub.")
+    prompt_column: str = _field("prompt", "The column that holds the prompts: texts, or conversations of {role, content}.")
+    chat: bool = _field(False, "Make each prompt that is a plain text a user's turn, in the tokenizer's chat template.")
+    system_prompt: str | None = _field(None, "A turn of the system in front of each conversation.")
     reward_funcs: list[str] | None = _field(
         None, "Reward functions as module.function or FILE.py:function, in TRL's protocol; by default the task's own."
     )
@@ -64,6 +76,9 @@ class GRPOConfig:
     # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
     max_steps: int = _field(150, "How many optimizer updates; each gives one line of metrics.")
     save_steps: int = _field(50, "How many steps lie between two checkpoints.")
+    eval_steps: int | None = _field(
+        None, "How many steps lie between two scorings on the held-out problems; by default before and after training alone."
+    )
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions per prompt: the group that an answer is compared with.")
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
@@ -107,13 +122,14 @@ class GRPOConfig:
 
         self._check_kinds(check)
         self._check_ranges(check)
+        self._check_together(check)
 
     def _check_kinds(self, check: Callable[[bool, str, str], None]) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value, kinds = getattr(self, name), get_args(kind)
             if get_origin(kind) is Literal:
                 check(value in kinds, name, f"one of {', '.join(kinds)}")
-            elif kind is int:
+            elif kind is int or (int in kinds and value is not None):
                 check(type(value) is int, name, "a whole number")
             elif kind is bool:
                 check(type(value) is bool, name, "true or false")
@@ -130,6 +146,7 @@ class GRPOConfig:
     def _check_ranges(self, check: Callable[[bool, str, str], None]) -> None:
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
             check(getattr(self, name) >= 1, name, "at least 1")
+        check(self.eval_steps is None or self.eval_steps >= 1, "eval_steps", "at least 1")
         for name in ("temperature", "learning_rate", "adam_epsilon", "max_grad_norm"):
             check(0 < getattr(self, name) < float("inf"), name, "a positive number")
         weights = self.reward_weights or []
@@ -155,10 +172,25 @@ class GRPOConfig:
             f"a positive multiple of num_generations ({self.num_generations}), since it counts completions",
         )
 
-        check(self.task != "records" or self.triples is not None, "task", "clock or sums, unless there are records (triples)")
-        for name in ("reward_funcs", "reward_weights", "reward_model") if self.triples is not None else ():
+    def _check_together(self, check: Callable[[bool, str, str], None]) -> None:
+        """What one field asks of another."""
+        triples, dataset = self.triples is not None, self.dataset_name is not None
+        check(not (triples and dataset), "dataset_name", "left out with triples, which bring prompts of their own")
+        wanted = "left out with dataset_name, which brings the problems" if dataset else "clock or sums, without a dataset_name"
+        check((self.task == "dataset") == dataset, "task", wanted)
+        for name, default in (("dataset_config", None), ("dataset_split", "train"), ("prompt_column", "prompt")):
+            check(dataset or getattr(self, name) == default, name, "left out without a dataset_name")
+        check(self.task != "records" or triples, "task", "clock or sums, unless there are records (triples)")
+        for name in ("reward_funcs", "reward_weights", "reward_model") if triples else ():
             check(getattr(self, name) is None, name, "left out with triples, whose rewards stand in the records")
-        if self.triples is not None and self.triples_estimator == "weighted":
+        for name in ("chat", "system_prompt") if triples else ():
+            check(not getattr(self, name), name, "left out with triples, where conversations stand in the records (messages)")
+        check(self.system_prompt is None or self.system_prompt.strip() != "", "system_prompt", "a text that is not empty")
+        check(not (self.task == "records" and self.eval_steps), "eval_steps", "left out where nothing scores the completions")
+        if dataset and not self.dataset_name.startswith("reasoning_gym:"):
+            scored = bool(self.reward_funcs or self.reward_model)
+            check(scored, "reward_funcs", f"given for {self.dataset_name!r}: which of its completions are good, you alone know")
+        if triples and self.triples_estimator == "weighted":
             check(self.beta > 0, "beta", "above 0 for the weighted estimator, which divides the rewards by it")
         if self.triples_writer == "reference":
             ratio = self.triples is not None and self.triples_estimator == "policy_gradient"
@@ -189,3 +221,8 @@ def triples_defaults(triples: str) -> dict:
         # Summed over a response's tokens: a mean would let a short response weigh more than a long one.
         "loss_type": "dr_grpo",
     }
+
+
+def dataset_defaults() -> dict:
+    """What ``train --dataset-name`` sets differently from ``train``."""
+    return {"task": "dataset", "max_completion_length": 64}  # nobody knows how long its answers are; short ones cost no more

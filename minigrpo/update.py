@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.metrics import masked_mean
-from minigrpo.rewards import short_name
+from minigrpo.protocol import short_name
 from minigrpo.sampling import Rollout
 from minigrpo.scoring import policy_logits, policy_logprobs
 
@@ -30,6 +30,8 @@ class Batch:
     # exactly 1, free of the rounding between sampling and scoring.
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None  # (B, C) nats under the reference; None where there is no KL
+    logged: dict[str, float] = field(default_factory=dict)  # metrics that reward functions logged
+    extra: dict[str, list] = field(default_factory=dict)  # B values of each column that they logged
 
 
 @dataclass

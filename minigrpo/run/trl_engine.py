@@ -5,8 +5,8 @@ runner knows it: it has the folder, scores the policy and writes every file. The
 """
 
 import dataclasses
-import inspect
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,19 +15,20 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.rewards import RewardFunction, combine, reward_names, score
+from minigrpo.protocol import Extras, RewardFunction, in_trls_form
+from minigrpo.rewards import combine, reward_names, score_all
 from minigrpo.run import folders
-from minigrpo.sampling import completion_texts
+from minigrpo.run.padding import follow_padding
+from minigrpo.sampling import completion_texts, prompt_tokens
 from minigrpo.threads import suited_threads
 
 try:
     import trl
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
+    from accelerate.utils import broadcast_object_list, gather
 
     from minigrpo.run.processes import one_sentence_if_another_process_ends
 except ImportError as error:
@@ -85,6 +86,7 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
             raise BadInput(f"The engine trl has no {what}.")
 
     penalty = config.beta > 0
+    refuse(config.eval_steps is not None, "eval_steps: a run by it is scored before and after training")
     refuse(config.triples is not None, "training on records (triples): it samples; the engine minigrpo learns from records")
     refuse(penalty and config.kl_in_reward, "kl_in_reward: its KL is in the loss")
     refuse(penalty and config.kl_estimator not in ("k3", "k3_ratio"), f"kl_estimator {config.kl_estimator}: k3 or k3_ratio")
@@ -172,10 +174,10 @@ def train(
             model=model,
             args=args,
             train_dataset=dataset,
-            reward_funcs=list(map(_in_trls_protocol, reward_fns, reward_names(reward_fns))),
+            reward_funcs=list(reward_fns),  # to be counted; _calculate_rewards calls them
             processing_class=tokenizer,
         )
-        trainer.to_runner = log
+        trainer.reward_fns, trainer.reward_func_names, trainer.to_runner = reward_fns, reward_names(reward_fns), log
         if trainer.ref_model is not None:
             follow_padding(trainer.accelerator.unwrap_model(trainer.ref_model))
         for callback in (PrinterCallback, ProgressCallback):
@@ -193,20 +195,34 @@ class Trainer(trl.GRPOTrainer):
     to_runner: Callable[[dict, dict], None] | None = None
     _start = _sampling_seconds = 0.0
     _rollout: dict = {}  # noqa: RUF012 - replaced, never changed
+    _own_metrics: frozenset[str] = frozenset()  # the names of what reward functions logged
 
     def create_model_card(self, *args, **kwargs) -> None:
         """A run's folder has no README of TRL's."""
 
-    def _tokenize_prompts(self, prompts: list[str]):
-        """Without the tokenizer's special tokens, as here: a BOS would make the prompt another than the one that is scored."""
-        return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
+    def _tokenize_prompts(self, prompts: list):
+        """As here: without the tokenizer's special tokens (a BOS would make the prompt another than the one that is scored),
+        and conversations in its template."""
+        return prompt_tokens(self.processing_class, prompts, sys.maxsize), None, {}
 
     def _generate(self, prompts: list):
         """With the texts that rewards see here: TRL would drop every special token, and not EOS and padding alone."""
-        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)
-        if isinstance(completions[0], str):
-            completions = completion_texts(self.processing_class, completion_ids, self.eos_token_ids)
+        prompt_ids, completion_ids, tool_mask, _, *rest = super()._generate(prompts)
+        completions = in_trls_form(prompts, completion_texts(self.processing_class, completion_ids, self.eos_token_ids))
         return prompt_ids, completion_ids, tool_mask, completions, *rest
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids):
+        """(B, F) rewards, called and checked as here; what the functions log goes TRL's way."""
+        columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
+        extras = Extras(completion_ids, self.state)
+        scores = score_all(self.reward_fns, prompts, completions, columns, extras)
+        for name, values in extras.logged.items():
+            for value in values:
+                self._log_metric(name, value)
+        for column, values in extras.columns.items():
+            self._log_completion_extra(column, values)
+        self._own_metrics = self._own_metrics | extras.logged.keys()
+        return gather(scores.to(self.accelerator.device))
 
     def _generate_and_score_completions(self, inputs):
         start = time.perf_counter()
@@ -238,9 +254,10 @@ class Trainer(trl.GRPOTrainer):
         """metrics.METRICS from what TRL logged. What TRL tells of a rollout only once holds for all updates on it."""
         fresh = "reward" in logs
         if fresh:
-            rewards = {name: logs[name] for name in logs if name.startswith("rewards/") and name.endswith("/mean")}
+            own = {name: logs[name] for name in logs if name.startswith("rewards/") and name.endswith("/mean")}
+            own |= {name: logs[name] for name in logs if name in self._own_metrics}
             names = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio")
-            self._rollout = {name: logs[name] for name in names} | rewards
+            self._rollout = {name: logs[name] for name in names} | own
         tokens = round(self._rollout["completions/mean_length"] * self.args.generation_batch_size)
         clip = "cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"
         seconds = time.perf_counter() - self._start
@@ -261,36 +278,8 @@ class Trainer(trl.GRPOTrainer):
         scores = torch.tensor(list(self._logs["rewards"].values())).T
         return {
             "prompts": list(self._logs["prompt"]),
-            "completions": list(self._logs["completion"]),
+            "completions": [text if isinstance(text, str) else text[0]["content"] for text in self._logs["completion"]],
             "rewards": combine(scores, self.args.reward_weights).tolist(),
             "advantages": list(self._logs["advantages"]),
+            **{column: list(values) for column, values in self._logs["extra"].items()},
         }
-
-
-def _in_trls_protocol(fn: RewardFunction, name: str) -> RewardFunction:
-    """A reward function that is called and checked as here, with the data set's columns alone; TRL logs it by ``name``."""
-
-    def reward(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
-        return score(fn, prompts, completions, columns).tolist()
-
-    reward.__name__ = name
-    return reward
-
-
-def follow_padding(model: nn.Module) -> None:
-    """Make a model with a table of positions (GPT-2's) count them from its first real token, where it is told nothing else.
-
-    TRL pads prompts on the left and passes an attention mask alone. GPT-2 would then count the padding, and TRL would score a
-    padded completion under another distribution than the one that it was drawn from. Relative positions need no help.
-    """
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
-    if tables and "position_ids" in inspect.signature(model.forward).parameters:
-        model.register_forward_pre_hook(_count_positions, with_kwargs=True)
-
-
-def _count_positions(model, args, kwargs):
-    mask = kwargs.get("attention_mask")
-    goes_on = kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None  # the one or the other name
-    if mask is not None and kwargs.get("position_ids") is None and not goes_on:
-        kwargs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-    return args, kwargs
