@@ -128,7 +128,7 @@ def _evaluate(argv: list[str]) -> None:
     settings = {k: getattr(args, k) for k in ("num_generations", "temperature", "max_completion_length", "seed")}
     if config.dataset_name or config.reward_funcs or config.reward_model:
         settings |= {"reward_fns": reward_fns, "reward_weights": config.reward_weights}
-    print_table({task.name[-9:]: evaluate(model, tokenizer, task, **settings)})
+    print_table({"held out" if config.dataset_name else task.name: evaluate(model, tokenizer, task, **settings)})
 
 
 def _plot(argv: list[str]) -> None:

@@ -423,6 +423,28 @@ def test_a_run_can_be_written_over_and_a_reward_function_needs_no_room_for_what_
     assert "The reward function junk returned '1' for completion 0" in capsys.readouterr().err
 
 
+def test_conversations_and_rewards_of_trls_protocol_go_along(tmp_path, monkeypatch):
+    (tmp_path / "asked.py").write_text(
+        "def short(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, answer, **_):\n"
+        "    log_metric('seen', trainer_state.global_step)\n"
+        "    log_extra('wanted', answer)\n"
+        "    return [-len(c[0]['content']) - len(p) / 4 for c, p in zip(completions, prompts)]\n"
+        "async def tokens(completion_ids, **_):\n    return [len(ids) for ids in completion_ids]\n"
+    )
+    rows = [{"prompt": [{"role": "user", "content": f"{a} + 1 = ?"}], "answer": a + 1} for a in range(9)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset-name", "chats.jsonl", "--reward-funcs", "asked.short", "asked.tokens", "--reward-weights", "1", "0"]
+    sizes = ["--generation-batch-size", "16", "--num-generations", "4", "--max-steps", "2", "--max-completion-length", "8"]
+    assert run("run", *flags, *sizes, "--system-prompt", "Be brief.") == 0
+    assert [row["seen"] for row in folders.read_metrics("run")] == [0, 1]
+    assert folders.read_metrics("run")[0]["rewards/tokens/mean"] > 0
+    samples = json.loads(Path("run/samples.jsonl").read_text())
+    assert [m["role"] for m in samples["prompts"][0]] == ["system", "user"]
+    assert samples["rewards"] == [-len(text) - 0.5 for text in samples["completions"]]
+    assert samples["wanted"] == [int(prompt[1]["content"].split()[0]) + 1 for prompt in samples["prompts"]]
+
+
 def test_a_reference_that_has_moved_is_not_in_a_checkpoint(short, tmp_path):
     config = GRPOConfig(engine="trl", sync_ref_model=True, ref_model_sync_steps=3, max_steps=9)
     with pytest.raises(BadInput, match="such a run cannot be resumed"):
