@@ -10,6 +10,8 @@ from minigrpo.run import folders
 from minigrpo.run.verdict import verdict
 from minigrpo.tasks import Task
 
+SHOWN = 60  # characters of a prompt or completion in the table at the end; samples.jsonl has all of them
+
 
 def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     """Write the curves and last the summary, and print what a person wants to see.
@@ -26,7 +28,8 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     folders.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
-    for line in aligned([[last_words(example["prompt"]), example["before"], " -> ", example["after"]] for example in examples]):
+    rows_of_text = [[last_words(example["prompt"]), example["before"], " -> ", example["after"]] for example in examples]
+    for line in aligned([[text if len(text) <= SHOWN else text[: SHOWN - 3] + "..." for text in row] for row in rows_of_text]):
         print(f"  {line}")
     print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
     for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):

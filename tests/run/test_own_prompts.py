@@ -101,7 +101,7 @@ def test_texts_are_turns_with_chat_and_rewards_see_messages(here, capsys):
     sample = json.loads(Path("chat/samples.jsonl").read_text())
     assert sample["prompts"][0][0]["role"] == "system"
     assert all(isinstance(text, str) for text in sample["completions"])
-    assert folders.read_json("chat/config.json")["generation_batch_size"] == 8
+    assert folders.read_json(Path("chat/config.json"))["generation_batch_size"] == 8
     assert cli.main(["train", "--resume", "--output-dir", "chat", "--max-steps", "2"]) == 0
     capsys.readouterr()
     assert cli.main(["generate", "--model", "chat", *flags, "1 + 1 = ?"]) == 0
@@ -187,7 +187,7 @@ def test_the_twenty_lines_of_the_readme_train_the_model_to_something_new(tmp_pat
     words = command.split()[1:]
     words[words.index("--max-steps") + 1] = "30"  # half of it: the way is clear by then
     assert cli.main([*words, "--output-dir", "run"]) == 0
-    said = folders.read_json("run/summary.json")
+    said = folders.read_json(Path("run/summary.json"))
     assert said["before"]["reward"] < 0.5
     assert said["after"]["reward"] > said["before"]["reward"] + 0.2
     assert said["verdict"].startswith("It learnt")
