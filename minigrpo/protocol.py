@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -132,7 +133,8 @@ def call_all(
 def _call(fn: RewardFunction, arguments: dict):
     with _no_exit(fn):
         returned = fn(**arguments)
-        return list(returned) if in_order(returned) else returned  # a generator does its work here
+        # A generator does its work here; one value too many tells enough of one that never ends.
+        return list(islice(returned, len(arguments["completions"]) + 1)) if in_order(returned) else returned
 
 
 async def _call_later(fn: RewardFunction, arguments: dict):

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -94,9 +95,11 @@ def _rewards(fn: RewardFunction, values, completions: list) -> Tensor:
         if inspect.iscoroutine(values):
             values.close()  # nobody will await it
         raise BadInput(f"The reward function {name} returned {shown(values)}, not a list of rewards.")
-    values = list(values)
+    values = list(islice(values, len(completions) + 1))
     if len(values) != len(completions):
-        raise BadInput(f"The reward function {name} returned {len(values)} values for {len(completions)} completions.")
+        more = len(values) > len(completions)
+        count = f"more than {len(completions)}" if more else len(values)
+        raise BadInput(f"The reward function {name} returned {count} values for {len(completions)} completions.")
     rewards = [finite(value) for value in values]
     for row, number in enumerate(rewards):
         if number is None:

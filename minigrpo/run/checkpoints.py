@@ -49,8 +49,9 @@ def whole_or_nothing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder.parent).free
         shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(f"{folder} cannot be written: {first_line(error)}") from error
+        raise OSError(f"{folder} cannot be written, with {free / 1e6:.1f} MB free there: {first_line(error)}") from error
 
 
 def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
@@ -75,7 +76,7 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
             state.old_policy.load_state_dict(old_policy)
         state.optimizer.load_state_dict(saved["optimizer"])
         state.batch = None if saved["batch"] is None else _batch(saved["batch"])
-        state.step = saved["step"]
+        state.step = state.scheduler.last_epoch = saved["step"]
     except pickle.UnpicklingError as error:  # torch advises to unpickle it all the same
         raise BadInput(
             f"The checkpoint {str(folder)!r} is not used: its state.pt holds more than tensors and numbers, as no run writes."

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minigrpo.config import BadInput
+from minigrpo.config import BadInput, first_line
 from minigrpo.run.flags import COMMANDS, add_flag, check_prompts, evaluation_args, new_parser, sampling_args, seed, train_config
 
 
@@ -29,10 +29,22 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         lost = isinstance(error, ConnectionError)  # of another process, and the launcher is about to end this one
         _complain(f"minigrpo: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + ".", at_once=lost)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        settings = "num_generations, generation_batch_size, max_completion_length"
+        _complain(f"minigrpo: There is too little memory for so many tokens at once: {first_line(error)} Lower {settings}.")
     except KeyboardInterrupt:
         print("\nminigrpo: stopped.", file=sys.stderr)
         return 130
     return 2
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether Python, torch on a CPU, or CUDA has run out of it."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _command(argv: list[str]) -> Callable[[list[str]], int | None]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -11,13 +12,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.config import FLOAT32_MAX, BadInput, GRPOConfig
 from minigrpo.run import overwriting
 
 OF_A_RUN = re.compile(
     r"(config|summary|inputs)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
 )
-MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
+MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
 OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
@@ -108,7 +109,10 @@ def saved_config(folder: str | Path) -> dict:
     if not path.is_file():
         raise BadInput(f"{str(folder)!r} holds no run (no config.json): check the path, or leave --resume away to start one.")
     try:
-        return GRPOConfig(**read_json(path)).to_dict()
+        saved = read_json(path)
+        if not isinstance(saved, dict):
+            raise ValueError(f"wanted is an object, got {saved!r:.60}.")
+        return GRPOConfig(**saved).to_dict()
     except (TypeError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is not the configuration of a run: {error}") from error
 
@@ -116,7 +120,9 @@ def saved_config(folder: str | Path) -> dict:
 def check_resumable(saved: dict, config: GRPOConfig) -> None:
     """Raises BadInput, by name, for every field that differs and would make the run another run."""
     now = config.to_dict()
-    changed = [name for name in saved if saved[name] != now[name] and name not in MAY_CHANGE_ON_RESUME]
+    falls = config.lr_scheduler_type in ("linear", "cosine")  # to 0 at max_steps, which decides every learning rate before
+    may_change = set(MAY_CHANGE_ON_RESUME) - ({"max_steps"} if falls else set())
+    changed = [name for name in saved if saved[name] != now[name] and name not in may_change]
     if changed:
         listed = ", ".join(f"{name} was {saved[name]!r}, now {now[name]!r}" for name in changed)
         raise BadInput(f"A resumed run keeps its configuration, but {listed}; start a new run for that.")
@@ -126,6 +132,14 @@ def checkpoints(folder: str | Path) -> list[Path]:
     """Finished checkpoints, latest first. One that was being written has another name."""
     found = [p for p in Path(folder).iterdir() if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name, re.ASCII)]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def keep_latest(folder: Path, count: int | None) -> None:
+    """Delete all checkpoints but the latest; None keeps them all. One that is being deleted has another name."""
+    for checkpoint in checkpoints(folder)[count:] if count else ():
+        going = checkpoint.with_name(checkpoint.name + ".tmp")
+        shutil.rmtree(going, ignore_errors=True)
+        shutil.rmtree(checkpoint.rename(going))
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -155,7 +169,15 @@ def check_output(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises ValueError for a file that is not JSON, or nested so deeply that nobody can read it."""
+    return _from_json(path.read_text(encoding="utf-8"))
+
+
+def _from_json(text: str | bytes):
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_unfinished(folder: Path, max_steps: int) -> None:
@@ -225,7 +247,7 @@ def read_metrics(run: str | Path) -> list[dict]:
         raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
-            if isinstance(value, str | dict):
+            if not (isinstance(value, list) or _is_number(value)):
                 raise BadInput(f"{str(path)!r}, line {number}, has {value!r:.60} as its {name}; wanted is a number.")
     for number, (former, row) in enumerate(pairwise(rows), 2):
         if row["step"] <= former["step"]:
@@ -233,6 +255,13 @@ def read_metrics(run: str | Path) -> list[dict]:
                 f"{str(path)!r}, line {number}, has step {row['step']} after step {former['step']}; steps must rise."
             )
     return rows
+
+
+def _is_number(value) -> bool:
+    """Null, or what a run can have written: NaN and inf too, which ended an old one."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return True
+    return isinstance(value, int | float) and abs(value) <= FLOAT32_MAX
 
 
 def check_same_task(runs: list[str]) -> None:
@@ -249,7 +278,7 @@ def check_same_task(runs: list[str]) -> None:
 def _row(line: bytes, path: Path, number: int) -> dict:
     """One line of metrics or samples. Raises BadInput if it is not an object with a step."""
     try:
-        row = json.loads(line)
+        row = _from_json(line)
     except ValueError as error:
         raise BadInput(f"{str(path)!r}, line {number}, is not JSON: {error}.") from error
     if not isinstance(row, dict) or type(row.get("step")) is not int:

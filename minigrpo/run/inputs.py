@@ -2,6 +2,7 @@
 or says what changed."""
 
 import hashlib
+import json
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import check_weights
 from minigrpo.run import folders
 from minigrpo.run.rewards_by_name import load_reward_function, source_file, try_out
-from minigrpo.sampling import prompt_tokens
+from minigrpo.sampling import longest_prompt, prompt_tokens
 from minigrpo.tasks import Task, load_task
 from minigrpo.triples import BUNDLED, load_triples, logged_rollout, prepare
 
@@ -53,12 +54,7 @@ def prompts_to_complete(args: Namespace) -> list[Prompt]:
 
 def load_problems(config: GRPOConfig, rows: Rows | None, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
     """What is trained on, prompts or records, and what is scored. Raises BadInput if any of it does not fit the context."""
-    longest = context - config.max_completion_length
-    if longest < 1:
-        raise BadInput(
-            f"max_completion_length is {config.max_completion_length}, and the model's context takes {context} tokens, the "
-            "prompt among them; lower it."
-        )
+    longest = longest_prompt(context, config.max_completion_length)
     if rows is not None:
         return own_task(rows, tokenizer, longest, chat=config.chat, system_prompt=config.system_prompt)
     task = None if config.task == "records" else load_task(config.task, config.seed)
@@ -89,8 +85,11 @@ def reward_functions(config: GRPOConfig, task: Task) -> tuple[list[RewardFunctio
 
 def fit_to(config: GRPOConfig, task: Task) -> GRPOConfig:
     """With rollouts of fewer prompts where your own are few."""
-    few = task.train.num_rows * config.num_generations
-    return replace(config, generation_batch_size=few) if config.dataset_name and few < config.generation_batch_size else config
+    few, part = task.train.num_rows * config.num_generations, config.per_device_train_batch_size
+    if not config.dataset_name or few >= config.generation_batch_size:
+        return config
+    part = part if part and few % part == 0 else None
+    return replace(config, generation_batch_size=few, per_device_train_batch_size=part)
 
 
 def description(config: GRPOConfig, task: Task) -> str:
@@ -130,8 +129,9 @@ def plain_text_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prom
 
 
 def checksums(config: GRPOConfig) -> dict[str, str]:
-    """What it is -> SHA-256, of the files that the configuration names: records, reward functions, reward model, model."""
-    found = {}
+    """What it is -> SHA-256, of the files that the configuration names (records, reward functions, reward model, model), and of
+    the configuration: an editor may change in config.json what a flag may not."""
+    found = {"its config.json": hashlib.sha256(_settings(config).encode()).hexdigest()}
     if config.triples is not None:
         records = BUNDLED if config.triples == "bundled" else Path(config.triples)
         found[f"the records {config.triples!r}"] = _of_file(records)
@@ -149,13 +149,25 @@ def checksums(config: GRPOConfig) -> dict[str, str]:
 def check_unchanged(folder: Path, now: dict[str, str]) -> None:
     """Raises BadInput if the run in ``folder`` was made from something else. Older runs have no checksums, and go on."""
     path = folder / NAME
-    then = folders.read_json(path) if path.exists() else {}
+    try:
+        then = dict(folders.read_json(path)) if path.exists() else {}
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"{str(path)!r}, the checksums of what the run was made from, is damaged; delete it to go on."
+        ) from error
     changed = [what for what, checksum in then.items() if now.get(what, checksum) != checksum]
     if changed:
         raise BadInput(
             f"Since the run in {str(folder)!r} began, {' and '.join(changed)} changed, and it would go on as another run; "
             f"bring back what was there, or delete {str(path)!r} to go on with what is there now."
         )
+
+
+def _settings(config: GRPOConfig) -> str:
+    """What differs from the defaults, so that a field that a later version brings makes no other run of it."""
+    defaults = GRPOConfig().to_dict()
+    fixed = {name: value for name, value in config.to_dict().items() if name not in folders.MAY_CHANGE_ON_RESUME}
+    return json.dumps({name: value for name, value in fixed.items() if value != defaults[name]}, sort_keys=True)
 
 
 def _of_file(path: Path) -> str:

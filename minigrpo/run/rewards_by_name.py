@@ -9,7 +9,8 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -44,7 +45,8 @@ def load_reward_function(name: str) -> RewardFunction:
     def told(**given):
         with _told(name):
             values = fn(**given)
-            return list(values) if isinstance(values, Iterator) else values  # a generator does its work here
+            # A generator does its work here, and one that never ends no more than tells of it.
+            return list(islice(values, len(given["completions"]) + 1)) if isinstance(values, Iterator) else values
 
     async def told_later(**given):
         with _told(name):
@@ -58,8 +60,11 @@ def load_reward_function(name: str) -> RewardFunction:
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     try:
-        yield
-    except Exception as error:
+        with chdir(os.getcwd()):  # wherever it goes, the run stays where it was started
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        raise  # a user's, and one that score refuses
+    except BaseException as error:  # GeneratorExit and its like are no Exception
         raise BadInput(f"The reward function {name} raised {_says(error)}.") from error
 
 
@@ -117,7 +122,8 @@ def _module(name: str) -> ModuleType:
     if os.getcwd() != sys.path[0]:
         sys.path.insert(0, os.getcwd())  # a module in the current folder, as for python -m
     try:
-        return _from_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+        with chdir(os.getcwd()):
+            return _from_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
     except ModuleNotFoundError as error:
         if module != error.name and not module.startswith(f"{error.name}."):
             raise BadInput(f"The file of the reward function {name!r} cannot be imported: {_says(error)}.") from error

@@ -14,7 +14,8 @@ from transformers import TrainerState
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import context_length, load_policy, save_policy
-from minigrpo.run import folders, inputs, overwriting
+from minigrpo.recompute import layers_to_run_again
+from minigrpo.run import folders, inputs, overwriting, tracking
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.run.summary import finish
 from minigrpo.tasks import Task
@@ -38,10 +39,13 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
     """
     _check_launch(config)
+    tracking.check(config)
     first = config.engine != "trl" or _trl().join(config)
     rows = inputs.own_rows(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
+    if config.gradient_checkpointing:
+        layers_to_run_again(model)  # raises if there are none
     task, asked = inputs.load_problems(config, rows, tokenizer, context_length(model)), config
     reward_fns, config = inputs.reward_functions(inputs.fit_to(config, task), task)
     if config.triples is None:
@@ -149,7 +153,9 @@ def _scored(model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, 
 def _check_space(folder: Path, model, config: GRPOConfig) -> None:
     """A checkpoint is the weights and AdamW's two moments; better no run than one that dies at its first checkpoint."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    to_come = 1 + config.max_steps // config.save_steps - len(folders.checkpoints(folder))
+    in_all = 1 + config.max_steps // config.save_steps
+    at_a_time = min(in_all, 1 + (config.save_total_limit or in_all))  # the oldest goes when the new one is whole
+    to_come = at_a_time - len(folders.checkpoints(folder))
     needed = weights * (1 + 3 * max(1, to_come))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -186,6 +192,7 @@ class _Log:
     def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
         self.folder, self.task, self.step, self.silent = folder, task, step, 0
         self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
+        self.tracked = tracking.start(config, folder, step)
         self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
 
     def __call__(self, metrics: dict, samples: dict[str, list]) -> None:
@@ -194,6 +201,8 @@ class _Log:
         if self.task.thinks is not None:
             metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
         folders.append_line(self.folder / "metrics.jsonl", metrics)
+        if self.tracked:
+            self.tracked.log({name: value for name, value in metrics.items() if name != "step"}, step=self.step)
         overwriting.forget(self.folder)
         if self.step == 1 or self.step % SAMPLES_EVERY == 0:
             folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
@@ -207,6 +216,8 @@ class _Log:
     def close(self) -> None:
         """The end of training; ``seconds`` is its time, with what a resumed run had before."""
         self.bar.close()
+        if self.tracked:
+            self.tracked.finish()
         self.seconds = self.before + time.perf_counter() - self.start
 
 
@@ -231,6 +242,7 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
             log(metrics, _samples(state.batch))
             if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
                 save_checkpoint(state, folder)
+                folders.keep_latest(folder, config.save_total_limit)
             if stopping:
                 break
     finally:

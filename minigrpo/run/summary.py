@@ -69,6 +69,7 @@ def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
     matplotlib.use("agg")
     from minigrpo.view.plots import plot_runs, save_figure
 
+    title = title.encode(errors="backslashreplace").decode().replace("$", r"\$")  # it holds a folder's name, and no formula
     save_figure(plot_runs(runs, title=title)[0].figure, output)
 
 

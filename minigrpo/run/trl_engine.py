@@ -5,38 +5,34 @@ runner knows it: it has the folder, scores the policy and writes every file. The
 """
 
 import dataclasses
-import math
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
-from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.protocol import Extras, RewardFunction, in_trls_form
-from minigrpo.rewards import combine, reward_names, score_all
+from minigrpo.config import BadInput, GRPOConfig, first_line
+from minigrpo.protocol import RewardFunction
+from minigrpo.rewards import reward_names
 from minigrpo.run import folders
-from minigrpo.run.padding import follow_padding
-from minigrpo.sampling import completion_texts, prompt_tokens
 from minigrpo.threads import suited_threads
 
 try:
     import trl
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather
+    from accelerate.utils import broadcast_object_list
 
     from minigrpo.run.processes import one_sentence_if_another_process_ends
+    from minigrpo.run.trl_trainer import Trainer, follow_padding
 except ImportError as error:
     raise BadInput(f'TRL and accelerate are needed, and {error}; python -m pip install -e ".[scale]" brings them.') from error
 
 SAME_NAME = (
     "bf16", "seed", "max_steps", "save_steps", "generation_batch_size", "num_generations", "num_iterations",
     "max_completion_length", "temperature", "learning_rate", "adam_epsilon", "max_grad_norm", "beta", "ref_model_sync_steps",
+    "save_total_limit", "lr_scheduler_type", "warmup_steps", "weight_decay",
     "loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high", "reward_weights",
 )  # fmt: skip
 # Its name in transformers from 5.23 on, which warns of the older one.
@@ -44,13 +40,9 @@ CHECKPOINTING = "activation_checkpointing"
 if CHECKPOINTING not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
     CHECKPOINTING = "gradient_checkpointing"
 OURS_ALONE = {  # what this package does and has no field for
-    "lr_scheduler_type": "constant",
-    "weight_decay": 0.0,
     "optim": "adamw_torch",
     "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
     "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture
-    "gradient_accumulation_steps": 1,
-    CHECKPOINTING: False,
     "logging_steps": 1,
     "logging_nan_inf_filter": False,
     "report_to": "none",
@@ -68,12 +60,15 @@ def to_trl(config: GRPOConfig, **changes) -> trl.GRPOConfig:
     processes = num_processes(config)
     _refuse(config, processes)
     same = {name: getattr(config, name) for name in SAME_NAME}
+    rows = config.generation_batch_size // processes  # of a rollout, in each process
+    micro = min(rows, config.per_device_train_batch_size or rows)
     translated = {
         "output_dir": config.output_dir,
         "use_cpu": config.device == "cpu",
         "dataloader_pin_memory": config.device != "cpu",
-        # A rollout is one batch, as here; TRL counts its rows in each process.
-        "per_device_train_batch_size": config.generation_batch_size // processes,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": rows // micro,  # a rollout is one batch, as here
+        CHECKPOINTING: config.gradient_checkpointing,
         "use_bias_correction_kl": config.kl_estimator == "k3_ratio",
         "sync_ref_model": config.sync_ref_model and config.beta > 0,  # at 0 there is none, here as there
     }
@@ -101,14 +96,21 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
         f"loss_type bnpo in {processes} processes, each of which would divide by its own tokens; dapo divides by those of all, "
         "and is the same where a rollout is one batch",
     )
+    rows = config.generation_batch_size // processes
     if config.generation_batch_size % processes:
         got = f"which share a rollout; got {config.generation_batch_size}"
         raise BadInput(f"generation_batch_size must be a multiple of the number of processes, {processes}, {got}.")
+    if rows % min(rows, config.per_device_train_batch_size or rows):
+        raise BadInput(f"per_device_train_batch_size must be a divisor of the {rows} completions of each process.")
 
 
 def num_processes(config: GRPOConfig) -> int:
-    """How many a launcher started; 1 without one."""
-    return PartialState(cpu=config.device == "cpu").num_processes
+    """How many a launcher started; 1 without one. Raises BadInput if they cannot meet."""
+    try:
+        return PartialState(cpu=config.device == "cpu").num_processes
+    except (ValueError, RuntimeError) as error:  # as an address or a port is missing, is none, or is taken
+        what = "accelerate launch and torchrun say where, in environment variables"
+        raise BadInput(f"The processes that were launched cannot meet: {first_line(error)} ({what}).") from error
 
 
 def join(config: GRPOConfig) -> bool:
@@ -187,99 +189,3 @@ def train(
         trainer.save_model(str(folder / "model"))
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
-
-
-class Trainer(trl.GRPOTrainer):
-    """TRL's trainer, which tells the runner of each step, in this package's words."""
-
-    to_runner: Callable[[dict, dict], None] | None = None
-    _start = _sampling_seconds = 0.0
-    _rollout: dict = {}  # noqa: RUF012 - replaced, never changed
-    _own_metrics: frozenset[str] = frozenset()  # the names of what reward functions logged
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """A run's folder has no README of TRL's."""
-
-    def _tokenize_prompts(self, prompts: list):
-        """As here: without the tokenizer's special tokens (a BOS would make the prompt another than the one that is scored),
-        and conversations in its template."""
-        return prompt_tokens(self.processing_class, prompts, sys.maxsize), None, {}
-
-    def _generate(self, prompts: list):
-        """With the texts that rewards see here: TRL would drop every special token, and not EOS and padding alone."""
-        prompt_ids, completion_ids, tool_mask, _, *rest = super()._generate(prompts)
-        completions = in_trls_form(prompts, completion_texts(self.processing_class, completion_ids, self.eos_token_ids))
-        return prompt_ids, completion_ids, tool_mask, completions, *rest
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids):
-        """(B, F) rewards, called and checked as here; what the functions log goes TRL's way."""
-        columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
-        extras = Extras(completion_ids, self.state)
-        scores = score_all(self.reward_fns, prompts, completions, columns, extras)
-        for name, values in extras.logged.items():
-            for value in values:
-                self._log_metric(name, value)
-        for column, values in extras.columns.items():
-            self._log_completion_extra(column, values)
-        self._own_metrics = self._own_metrics | extras.logged.keys()
-        return gather(scores.to(self.accelerator.device))
-
-    def _generate_and_score_completions(self, inputs):
-        start = time.perf_counter()
-        batch = super()._generate_and_score_completions(inputs)
-        self._sampling_seconds += time.perf_counter() - start
-        return batch
-
-    def training_step(self, *args, **kwargs):
-        self._start = self._start or time.perf_counter()
-        return super().training_step(*args, **kwargs)
-
-    def log(self, logs: dict, start_time: float | None = None) -> None:
-        """Called after each update, and once more at the end."""
-        super().log(logs, start_time)
-        if "loss" not in logs:
-            return
-        gone = logs["grad_norm"] == logs.get("entropy") == 0  # one token has all probability: nothing can change any more
-        if gone or not math.isfinite(logs["grad_norm"]):
-            raise FloatingPointError(
-                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']}, the entropy {logs.get('entropy')} "
-                f"and the loss {logs['loss']}; the last checkpoint is from before. A lower learning_rate is the usual cure."
-            )
-        metrics = self._in_our_words(logs)
-        if self.to_runner is not None:
-            self.to_runner(metrics, self._samples())
-        self._start = self._sampling_seconds = 0.0
-
-    def _in_our_words(self, logs: dict) -> dict[str, float]:
-        """metrics.METRICS from what TRL logged. What TRL tells of a rollout only once holds for all updates on it."""
-        fresh = "reward" in logs
-        if fresh:
-            own = {name: logs[name] for name in logs if name.startswith("rewards/") and name.endswith("/mean")}
-            own |= {name: logs[name] for name in logs if name in self._own_metrics}
-            names = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio")
-            self._rollout = {name: logs[name] for name in names} | own
-        tokens = round(self._rollout["completions/mean_length"] * self.args.generation_batch_size)
-        clip = "cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"
-        seconds = time.perf_counter() - self._start
-        return {
-            "step": self.state.global_step,
-            "loss": logs["loss"],
-            "clip_ratio": logs[clip],
-            **{name: logs[name] for name in ("grad_norm", "entropy", "kl", "learning_rate") if name in logs},
-            **self._rollout,
-            "sampling/tokens": tokens if fresh else 0,
-            "sampling/seconds": self._sampling_seconds,
-            "update/tokens": tokens,
-            "update/seconds": seconds - self._sampling_seconds,
-        }
-
-    def _samples(self) -> dict[str, list]:
-        """The latest rollout of all processes together."""
-        scores = torch.tensor(list(self._logs["rewards"].values())).T
-        return {
-            "prompts": list(self._logs["prompt"]),
-            "completions": [text if isinstance(text, str) else text[0]["content"] for text in self._logs["completion"]],
-            "rewards": combine(scores, self.args.reward_weights).tolist(),
-            "advantages": list(self._logs["advantages"]),
-            **{column: list(values) for column, values in self._logs["extra"].items()},
-        }

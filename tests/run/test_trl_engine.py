@@ -52,14 +52,17 @@ TRANSLATED = {  # field: (value that is not the default, TRL's field, TRL's valu
     "kl_estimator": ("k3", "use_bias_correction_kl", False),
     "sync_ref_model": (True, "sync_ref_model", True),
     "output_dir": ("there", "output_dir", "there"),
+    "per_device_train_batch_size": (16, "gradient_accumulation_steps", 4),
+    "gradient_checkpointing": (True, trl_engine.CHECKPOINTING, True),
 }
 OTHER_VALUES = {
     "bf16": True, "seed": 7, "max_steps": 3, "save_steps": 2, "generation_batch_size": 24, "num_generations": 4,
     "num_iterations": 3, "max_completion_length": 9, "temperature": 0.7, "learning_rate": 1e-3, "adam_epsilon": 1e-5,
     "max_grad_norm": 0.5, "beta": 0.1, "ref_model_sync_steps": 11, "loss_type": "dr_grpo",
     "importance_sampling_level": "sequence", "scale_rewards": "none", "epsilon": 0.1, "epsilon_high": 0.28,
-    "reward_weights": [2.0],
+    "reward_weights": [2.0], "save_total_limit": 2, "lr_scheduler_type": "cosine", "warmup_steps": 2, "weight_decay": 0.1,
 }  # fmt: skip
+NEEDS = {"importance_sampling_level": {"beta": 0.0}, "warmup_steps": {"lr_scheduler_type": "linear"}}
 REFUSED = {
     "triples": ({"triples": "bundled"}, "no training on records"),
     "triples_writer": (
@@ -75,7 +78,7 @@ REFUSED = {
 }
 HANDED_OVER = {  # to the trainer, by the runner
     "model", "task", "dataset_name", "dataset_config", "dataset_split", "prompt_column", "chat", "system_prompt",
-    "reward_funcs", "reward_model", "engine",
+    "reward_funcs", "reward_model", "engine", "report_to",
 }  # fmt: skip
 
 
@@ -88,8 +91,7 @@ def test_no_field_is_forgotten():
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_a_field_that_has_its_name_there_arrives(name):
     assert getattr(GRPOConfig(), name) != OTHER_VALUES[name]
-    extra = {"beta": 0.0} if name == "importance_sampling_level" else {}
-    assert getattr(to_trl(GRPOConfig(**{name: OTHER_VALUES[name]}, **extra)), name) == OTHER_VALUES[name]
+    assert getattr(to_trl(GRPOConfig(**{name: OTHER_VALUES[name]}, **NEEDS.get(name, {}))), name) == OTHER_VALUES[name]
     assert getattr(to_trl(GRPOConfig()), name) == getattr(GRPOConfig(), name)
 
 
@@ -109,8 +111,6 @@ def test_a_field_that_trl_has_nothing_for_is_refused_in_a_sentence(name):
 
 def test_what_has_no_field_here_is_what_this_package_does():
     args = to_trl(GRPOConfig())
-    assert args.lr_scheduler_type == "constant"
-    assert args.warmup_steps == args.weight_decay == 0
     assert (args.adam_beta1, args.adam_beta2) == (0.9, 0.999)  # torch's
     assert args.disable_dropout
     assert (args.top_p, args.top_k, args.min_p, args.repetition_penalty) == (1.0, 0, None, 1.0)
@@ -131,6 +131,7 @@ def test_trls_own_fields_have_the_last_word():
     [
         ({}, "a multiple of the number of processes, 3,"),
         ({"loss_type": "bnpo", "generation_batch_size": 24}, "dapo divides by"),
+        ({"generation_batch_size": 24, "per_device_train_batch_size": 6}, "a divisor of the 8 completions of each"),
     ],
 )
 def test_what_three_processes_cannot_share_is_refused(monkeypatch, change, sentence):
@@ -241,7 +242,7 @@ def settings(loss_type, **changes):
     """Two updates on one rollout, so that ratio and KL count; an epsilon under which AdamW does not blow up rounding."""
     sizes = {"generation_batch_size": 16, "num_generations": 4, "num_iterations": 2, "max_steps": 2, "save_steps": 100}
     high = 5.0 if loss_type == "cispo" else None
-    rates = {"learning_rate": 1e-2, "adam_epsilon": 1e-3}
+    rates = {"learning_rate": 1e-2, "adam_epsilon": 1e-3, "temperature": 2.0}  # at 1 hardly any completion is a long one
     return GRPOConfig(**{"loss_type": loss_type, "epsilon_high": high, **rates, **sizes, **changes})
 
 
@@ -254,6 +255,11 @@ def even_tokens(completions, completion_ids, **_):
 
 def reward_of(prompts):
     return sum_rubric if isinstance(prompts[0], str) else even_tokens
+
+
+# Three updates: the first while the learning rate is still 0, the last on its way down again.
+SCHEDULED = {"lr_scheduler_type": "linear", "warmup_steps": 1, "weight_decay": 0.1, "num_iterations": 3, "max_steps": 3}
+IN_PARTS = {"per_device_train_batch_size": 4, "gradient_checkpointing": True}
 
 
 def replay(folder: Path):
@@ -307,6 +313,16 @@ def assert_the_same_step(one: dict, other: dict, model="tiny"):
 def test_trls_update_is_ours(loss_type, tmp_path, monkeypatch):
     monkeypatch.setattr(trl_engine.Trainer, "_generate_single_turn", None)  # put back at the end
     ours = written(tmp_path, settings(loss_type), four_problems())
+    replay(tmp_path)
+    assert_the_same_step(ours, load_file(tmp_path / "processes-1" / "model" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])
+def test_trls_updates_in_parts_with_a_schedule_and_weight_decay_are_ours(loss_type, tmp_path, monkeypatch):
+    """A part is a prompt's completions here and there, once TRL does not shuffle them; only bnpo depends on it."""
+    monkeypatch.setattr(trl_engine.Trainer, "_generate_single_turn", None)  # put back at the end
+    monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", lambda batch: batch)
+    ours = written(tmp_path, settings(loss_type, **SCHEDULED, **IN_PARTS), four_problems())
     replay(tmp_path)
     assert_the_same_step(ours, load_file(tmp_path / "processes-1" / "model" / "model.safetensors"))
 
@@ -375,6 +391,13 @@ def test_a_run_leaves_the_files_of_a_run(short, capsys):
     }  # fmt: skip
     assert cli.main(["generate", "--model", str(short), "1+2+3*4-5+6="]) == 0
     assert cli.main(["plot", str(short)]) == 0
+
+
+def test_other_users_may_read_the_weights(short):
+    rights = (short / "metrics.jsonl").stat().st_mode
+    weights = list(short.rglob("*.safetensors"))
+    assert len(weights) == 3
+    assert {path.stat().st_mode for path in weights} == {rights}
 
 
 def test_metrics_have_our_names_and_our_meaning(short):
@@ -511,6 +534,16 @@ if __name__ == "__main__":
     Accelerator.end_training = lambda self: None  # it parts the processes, and there is more than one training here
     for folder in sys.argv[1:]:
         replay(Path(folder))
+
+
+@pytest.mark.parametrize("error", [ValueError("MASTER_ADDR expected, but not set"), RuntimeError("address already in use")])
+def test_processes_that_cannot_meet_are_told_so(monkeypatch, error):
+    def alone(**kwargs):
+        raise error
+
+    monkeypatch.setattr(trl_engine, "PartialState", alone)
+    with pytest.raises(BadInput, match=f"cannot meet: {error} .accelerate launch"):
+        to_trl(GRPOConfig())
 
 
 def test_a_device_that_accelerate_does_not_find_is_refused():
