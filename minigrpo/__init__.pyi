@@ -11,6 +11,10 @@ from .tasks import (
     sums_task as sums_task,
     thinks_first as thinks_first,
 )
+from .prompts import (
+    own_task as own_task,
+    read_prompts as read_prompts,
+)
 from .policy import load_policy as load_policy
 from .sampling import (
     Rollout as Rollout,

@@ -62,13 +62,12 @@ def thinks_first(completion: str) -> bool:
     return re.fullmatch(r"<[^<>]+>\d", completion) is not None
 
 
-def exact_answer(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
+def exact_answer(prompts: list, completions: list, answer: list[str], **_) -> list[float]:
     """1.0 where the answer is right, else 0.0. The steps in front of it are not looked at.
 
     A completion that is neither one digit nor ``<...>`` and one digit has no answer, and gets 0.0.
     """
-    _check_texts(completions)
-    found = [re.fullmatch(r"(?:<[^<>]+>)?(\d)", completion) for completion in completions]
+    found = [re.fullmatch(r"(?:<[^<>]+>)?(\d)", text) for text in _texts(completions)]
     return [float(match is not None and match[1] == str(right)) for match, right in zip(found, answer, strict=True)]
 
 
@@ -81,25 +80,31 @@ def sum_question(rng: random.Random) -> tuple[str, int, int]:
     return rng.choice(SUM_QUESTIONS).format(a=a, b=b), a, b
 
 
-def sum_rubric(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
+def sum_rubric(prompts: list, completions: list, answer: list[str], **_) -> list[float]:
     """5.0 for the full equation, right (``1 + 1 = 2``); 3.0 for the bare number, right; 1.0 for anything else.
 
     ``answer`` holds the equations.
     """
-    _check_texts(completions)
     scores = []
-    for completion, equation in zip(completions, answer, strict=True):
+    for text, equation in zip(_texts(completions), answer, strict=True):
         if not isinstance(equation, str) or " = " not in equation:
             raise BadInput(f"sum_rubric wants equations such as '1 + 1 = 2' as answers, got {equation!r:.60}.")
         number = equation.split(" = ")[1]
-        scores.append(5.0 if completion == equation else 3.0 if completion == number else 1.0)
+        scores.append(5.0 if text == equation else 3.0 if text == number else 1.0)
     return scores
 
 
-def _check_texts(completions: list[str]) -> None:
-    for completion in [completions] if isinstance(completions, str) else completions:
-        if isinstance(completions, str) or not isinstance(completion, str):
+def _texts(completions: list) -> list[str]:
+    """What was written, which stands in a message where the prompt is a conversation."""
+    if isinstance(completions, str):
+        raise BadInput(f"completions must be a list of texts, one per answer, got {completions!r:.60}.")
+    texts = []
+    for completion in completions:
+        message = completion[0] if isinstance(completion, list) and completion else None
+        texts.append(message.get("content") if isinstance(message, dict) else completion)
+        if not isinstance(texts[-1], str):
             raise BadInput(f"completions must be a list of texts, one per answer, got {completion!r:.60}.")
+    return texts
 
 
 # --- tasks as data sets -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.loss import GRPOLoss
+from minigrpo.protocol import short_name
 from minigrpo.recompute import recomputed_layers
-from minigrpo.rewards import short_name
 from minigrpo.sampling import Rollout
 from minigrpo.scoring import in_parts, policy_logits, policy_logprobs
 
@@ -33,6 +33,8 @@ class Batch:
     # exactly 1, free of the rounding between sampling and scoring.
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None  # (B, C) nats under the reference; None where there is no KL
+    logged: dict[str, float] = field(default_factory=dict)  # metrics that reward functions logged
+    extra: dict[str, list] = field(default_factory=dict)  # B values of each column that they logged
 
     def rows(self, index: Tensor) -> "Batch":
         """A micro-batch: of some rows, all that an update needs."""

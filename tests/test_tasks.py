@@ -94,8 +94,14 @@ def test_answers_may_be_numbers():
     assert exact_answer(["?", "?"], ["5", "6"], [5, 5]) == [1.0, 0.0]
 
 
+def test_an_answer_may_stand_in_a_message():
+    messages = [[{"role": "assistant", "content": text}] for text in ("<1>5", "6")]
+    assert exact_answer([], messages, ["5", "5"]) == [1.0, 0.0]
+    assert sum_rubric([], messages[1:], ["3 + 3 = 6"]) == [3.0]
+
+
 @pytest.mark.parametrize("reward", [exact_answer, sum_rubric])
-@pytest.mark.parametrize("completions", [[None], [[{"role": "assistant", "content": "5"}]], "5"])
+@pytest.mark.parametrize("completions", [[None], [[]], [[{"role": "assistant"}]], [["5"]], "5"])
 def test_completions_that_are_no_texts_are_refused_in_a_sentence(reward, completions):
     with pytest.raises(BadInput, match="completions must be a list of texts"):
         reward(["?"], completions, ["1 + 1 = 2"])

@@ -19,20 +19,22 @@ OF_A_RUN = re.compile(
     r"(config|summary|inputs)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
 )
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
-OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
+OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
 def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
     """Make the folder of a new run, write ``config.json`` into it, and return it.
 
-    Without ``config.output_dir`` it is runs/TASK-SEED (runs/triples-SEED), then runs/TASK-SEED-2 ... A run that is to be
-    overwritten is set aside first, until ``overwriting.forget``.
+    Without ``config.output_dir`` it is runs/TASK-SEED (runs/triples-SEED; of a data set runs/NAME-SEED), then
+    runs/TASK-SEED-2 ... A run that is to be overwritten is set aside first, until ``overwriting.forget``.
 
     Raises:
         BadInput: if the folder was named, is not empty, and may not be overwritten.
         OSError: if it cannot be written.
     """
     kind = "triples" if config.triples else config.task
+    if config.dataset_name:  # a name for a folder is what is left of prompts.jsonl, org/name and reasoning_gym:chain_sum
+        kind = re.split(r"[/\\:]", config.dataset_name.removesuffix(Path(config.dataset_name).suffix))[-1] or kind
     folder = Path(config.output_dir) if config.output_dir else _free_folder(f"{kind}-{config.seed}")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"output_dir {str(folder)!r} is a file; a folder is wanted.")

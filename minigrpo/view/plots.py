@@ -64,12 +64,22 @@ def plot_runs(runs: list[list[dict]] | list[dict], *, title: str | None = None, 
     axes = _axes(axes, len(panels))
     for ax, (name, label, limits) in zip(axes, panels, strict=True):
         _draw(runs, name, ax)
+        if name == "reward":
+            _mark_held_out(runs, ax)
         ax.set_title(label, fontsize=10, loc="left")
         if ax.lines:  # else there is a sentence in the middle, and no axis
             ax.set_ylim(*limits)
     for ax in axes[-3:]:
         ax.set_xlabel("step (optimizer updates)")
     return axes
+
+
+def _mark_held_out(runs: list[list[dict]], ax: Axes) -> None:
+    """The reward on held-out problems, as points where it was measured."""
+    points = [(row["step"], row["eval_reward"]) for rows in runs for row in rows if row.get("eval_reward") is not None]
+    if points:
+        ax.plot(*zip(*points, strict=True), "o", color=ORANGE, markersize=4, label="held-out problems")
+        ax.legend(fontsize=8, frameon=False)
 
 
 def compare_runs(groups: dict[str, list[list[dict]]], names: Iterable[str], *, axes=None) -> np.ndarray:
