@@ -5,8 +5,10 @@ from .config import (
     GRPOConfig as GRPOConfig,
 )
 from .tasks import (
+    addition_task as addition_task,
     clock_task as clock_task,
     exact_answer as exact_answer,
+    last_number as last_number,
     sum_rubric as sum_rubric,
     sums_task as sums_task,
     thinks_first as thinks_first,

@@ -6,6 +6,8 @@ one forward pass, but writes them down nearly without a mistake: ``<1,6,8,6,5>5`
 therefore rewards thinking.
 
 *sums*: questions such as ``1 + 1 = ?`` and ``1 + 1等于几?``, scored 5, 3 or 1 for the manner of the answer.
+
+*addition*: ``What is 14 + 17?`` to a chat model, such as smollm2; right if the last number in the answer is.
 """
 
 import random
@@ -13,6 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from datasets import Dataset
 
@@ -22,6 +25,7 @@ OPERATORS = "+-*"
 NUM_OPERATIONS = 5
 SUM_QUESTIONS = ("{a} + {b} = ?", "{a} + {b}等于几?", "What is {a} + {b}?", "{a} plus {b}?")
 LARGEST_SUMMAND = 12
+ADDITION_SUMMANDS = range(1, 21)
 
 
 # --- clock arithmetic ---------------------------------------------------------------------------------------------
@@ -92,6 +96,19 @@ def sum_rubric(prompts: list, completions: list, answer: list[str], **_) -> list
         number = equation.split(" = ")[1]
         scores.append(5.0 if text == equation else 3.0 if text == number else 1.0)
     return scores
+
+
+# --- addition -----------------------------------------------------------------------------------------------------
+
+
+def last_number(prompts: list, completions: list, answer: list[str], **_) -> list[float]:
+    """1.0 where the last number in the completion is the answer, else 0.0, whatever is said around it.
+
+    >>> last_number(["What is 2 + 2?"] * 3, ["2 + 2 equals 4.", "4, I guess. Or 5?", "four"], ["4"] * 3)
+    [1.0, 0.0, 0.0]
+    """
+    found = [re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text) for text in _texts(completions)]
+    return [float(bool(numbers) and numbers[-1] == str(right)) for numbers, right in zip(found, answer, strict=True)]
 
 
 def _texts(completions: list) -> list[str]:
@@ -170,9 +187,21 @@ def sums_task(seed: int = 0) -> Task:
     )
 
 
+def addition_task() -> Task:
+    """Every sum of two numbers from 1 to 20, asked of a chat model: the prompts are conversations of one user turn.
+
+    Held out is a pair in either order: whoever has learnt 14 + 17 has learnt 17 + 14.
+    """
+    rows: dict[bool, list[dict]] = {False: [], True: []}
+    for a, b in product(ADDITION_SUMMANDS, repeat=2):
+        row = {"prompt": [{"role": "user", "content": f"What is {a} + {b}?"}], "answer": str(a + b)}
+        rows[is_held_out(f"What is {min(a, b)} + {max(a, b)}?")].append(row)
+    return Task("addition", Dataset.from_list(rows[False]), Dataset.from_list(rows[True]), reward=last_number)
+
+
 def load_task(name: str, seed: int = 0) -> Task:
-    """The task of that name, "clock" or "sums"."""
-    tasks = {"clock": clock_task, "sums": sums_task}
+    """The task of that name, "clock", "sums" or "addition"."""
+    tasks = {"clock": clock_task, "sums": sums_task, "addition": lambda seed: addition_task()}
     if name not in tasks:
         raise BadInput(f"There is no task {name!r}; wanted is one of {', '.join(tasks)}.")
     return tasks[name](seed)

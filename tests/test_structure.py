@@ -89,7 +89,7 @@ MAY_IMPORT = {
     },
     "run/processes": set(),
     "run/tracking": {"config"},
-    "run/trl_engine": {"config", "protocol", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
+    "run/trl_engine": {"config", "policy", "protocol", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
     "run/trl_trainer": {"policy", "protocol", "rewards", "sampling"},
     "run/runner": {
         "config", "evaluation", "policy", "recompute", "tasks", "training", "update", "run/checkpoints", "run/diagnosis/doctor",

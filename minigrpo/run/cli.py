@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import sys
@@ -72,10 +73,13 @@ def _complain(sentence: str, *, at_once: bool = False) -> None:
 
 
 def _quiet() -> None:
-    from transformers.utils import logging
+    """Of libraries only errors; of this package also where its weights came from."""
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("minigrpo").setLevel(logging.INFO)
+    logging.lastResort.setLevel(logging.INFO)
 
 
 def _train(argv: list[str]) -> int:
@@ -123,7 +127,7 @@ def _generate(argv: list[str]) -> None:
 
 def _evaluate(argv: list[str]) -> None:
     parser = new_parser("evaluate")
-    parser.add_argument("--task", choices=("clock", "sums"), help="(default clock)")
+    parser.add_argument("--task", choices=("clock", "sums", "addition"), help="(default clock)")
     add_flag(parser, "reward_funcs", nargs="+", help="what to score by, as for train")
     add_flag(parser, "reward_weights", nargs="+", type=float, help="one per reward function (default: all 1)")
     add_flag(parser, "reward_model", help="a folder of minigrpo reward-model")

@@ -6,7 +6,16 @@ import difflib
 import re
 from pathlib import Path
 
-from minigrpo.config import GROUPS, BadInput, GRPOConfig, check_temperature, dataset_defaults, first_line, triples_defaults
+from minigrpo.config import (
+    GROUPS,
+    BadInput,
+    GRPOConfig,
+    check_temperature,
+    dataset_defaults,
+    first_line,
+    task_defaults,
+    triples_defaults,
+)
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
@@ -82,12 +91,14 @@ def train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
     early.add_argument("--triples", nargs="?", const="bundled")
     add_flag(early, "dataset_name", nargs="?")
     early.add_argument("--config", nargs="?")
+    early.add_argument("--task", nargs="?")
     known, _ = early.parse_known_args(argv)
     in_file = read_config(known.config) if known.config else {}
     if not known.resume:
         triples = known.triples or in_file.get("triples")
         dataset = known.dataset_name or in_file.get("dataset_name")
-        defaults = triples_defaults(triples) if triples else dataset_defaults() if dataset else {}
+        of_a_task = dataset_defaults() if dataset else task_defaults(known.task or in_file.get("task"))
+        defaults = triples_defaults(triples) if triples else of_a_task
         return _parse_train(argv, defaults | in_file)
     if known.config:
         raise BadInput("--resume goes on with the run as it was configured; leave --config out.")
@@ -153,7 +164,9 @@ def sampling_args(
     parser: argparse.ArgumentParser, argv: list[str], *, num_generations: int, max_completion_length: int | None
 ) -> argparse.Namespace:
     """The arguments of a command that samples. Raises BadInput for those out of range."""
-    parser.add_argument("--model", default="tiny", help="tiny, the folder of a run or model, or a name on the hub")
+    parser.add_argument(
+        "--model", default="tiny", help="tiny, smollm2, a folder of a run or model, a .gguf file, or a hub name"
+    )
     add_flag(parser, "dataset_name", help="prompts of a file, of a data set on the hub, or reasoning_gym:TASK")
     add_flag(parser, "dataset_config", help="which part of a data set on the hub")
     add_flag(parser, "dataset_split", default="train", help="which split of it (default %(default)s)")

@@ -128,10 +128,16 @@ def plain_text_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prom
 # --- checksums ----------------------------------------------------------------------------------------------------------
 
 
-def checksums(config: GRPOConfig) -> dict[str, str]:
+def checksums(config: GRPOConfig, loaded_from: str = "") -> dict[str, str]:
     """What it is -> SHA-256, of the files that the configuration names (records, reward functions, reward model, model), and of
-    the configuration: an editor may change in config.json what a flag may not."""
+    the configuration: an editor may change in config.json what a flag may not.
+
+    Args:
+        loaded_from: the policy's name_or_path: what "smollm2" stood for, a file or a name on the hub.
+    """
     found = {"its config.json": hashlib.sha256(_settings(config).encode()).hexdigest()}
+    if config.model == "smollm2":
+        found["what smollm2 stands for"] = _of_file(Path(loaded_from)) if Path(loaded_from).is_file() else loaded_from
     if config.triples is not None:
         records = BUNDLED if config.triples == "bundled" else Path(config.triples)
         found[f"the records {config.triples!r}"] = _of_file(records)
@@ -141,8 +147,8 @@ def checksums(config: GRPOConfig) -> dict[str, str]:
         if path := source_file(name):
             found[f"the file of the reward function {name!r}"] = _of_file(path)
     for what, name in (("reward model", config.reward_model), ("model", config.model)):
-        if name is not None and Path(name).is_dir():
-            found[f"the {what} {name!r}"] = _of_model(Path(name))
+        if name is not None and Path(name).exists():
+            found[f"the {what} {name!r}"] = _of_model(Path(name)) if Path(name).is_dir() else _of_file(Path(name))
     return found
 
 

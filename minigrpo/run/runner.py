@@ -50,7 +50,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
     if not first:  # of several processes; the first alone has a folder and writes
         _trl().train(config, model, tokenizer, task.train, reward_fns)
         return 0
-    made_from = inputs.checksums(config)
+    made_from = inputs.checksums(config, model.name_or_path)
     if resume:
         folder = Path(config.output_dir)
         folders.check_unfinished(folder, config.max_steps)

@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from minigrpo.config import BadInput, GRPOConfig, first_line
+from minigrpo.policy import with_a_folder
 from minigrpo.protocol import RewardFunction
 from minigrpo.rewards import reward_names
 from minigrpo.run import folders
@@ -172,13 +173,14 @@ def train(
     args = to_trl(config, output_dir=str(folder), log_level_replica="passive", ddp_find_unused_parameters=False)
     with one_sentence_if_another_process_ends(folder):
         follow_padding(model)
-        trainer = Trainer(
-            model=model,
-            args=args,
-            train_dataset=dataset,
-            reward_funcs=list(reward_fns),  # to be counted; _calculate_rewards calls them
-            processing_class=tokenizer,
-        )
+        with with_a_folder(model):
+            trainer = Trainer(
+                model=model,
+                args=args,
+                train_dataset=dataset,
+                reward_funcs=list(reward_fns),  # to be counted; _calculate_rewards calls them
+                processing_class=tokenizer,
+            )
         trainer.reward_fns, trainer.reward_func_names, trainer.to_runner = reward_fns, reward_names(reward_fns), log
         if trainer.ref_model is not None:
             follow_padding(trainer.accelerator.unwrap_model(trainer.ref_model))
