@@ -230,7 +230,7 @@ class Records:
         rollout = logged_rollout(state.tokenizer, columns, context_length(state.model)).to(device)
         old_logprobs = ref_logprobs = None  # the weights of weighted records hold the KL, and they have no other policy
         if self.config.triples_estimator == "policy_gradient":
-            if index % (len(self.records) // self.batch_size) == 0:
+            if state.old_policy is None or index % (len(self.records) // self.batch_size) == 0:  # a fork may begin in a pass
                 state.old_policy = frozen_copy(state.model)
             with mixed_precision(state, self.config):
                 old_logprobs = fixed_logprobs(state.old_policy, rollout, self.config.temperature)

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,9 +48,47 @@ class TrainState:
     @classmethod
     def start(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GRPOConfig) -> "TrainState":
         """Step 0: the reference is a frozen copy of the model, which is trained in place, in eval mode (no dropout)."""
-        rates = {"lr": config.learning_rate, "eps": config.adam_epsilon, "weight_decay": 0.0}
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True, **rates)  # fused: one pass over the weights, not ten
+        # fused: one pass over the weights, not ten
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True, weight_decay=0.0, **rates(config))
         return cls(model.eval(), tokenizer, frozen_copy(model) if config.beta else None, optimizer)
+
+    def fork(self, config: GRPOConfig) -> "TrainState":
+        """A copy to be trained on with another configuration: the same weights, moments and draws, from this step on.
+
+        Updates that are still to come on the latest rollout are made on it as it was drawn and scored; what the configuration
+        says of sampling and rewards holds from the next one on. Train each with a configuration of its own: a learning rate is
+        the state's, and ``train`` does not change it.
+
+        Raises:
+            BadInput: for a beta above 0 where the state has no reference.
+        """
+        if config.beta and self.reference is None:
+            raise BadInput(
+                f"beta is {config.beta}, but the state was started with beta 0 and has no reference to measure a KL from; "
+                "start it with a beta above 0, which a fork can then lower."
+            )
+        state = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
+        for group in state.optimizer.param_groups:
+            group.update(rates(config))
+        state.reference = state.reference if config.beta else None
+        state.batch = state.batch and for_further_updates(state.batch, state.reference)
+        return state
+
+
+def rates(config: GRPOConfig) -> dict[str, float]:
+    """What the configuration says to the optimizer."""
+    return {"lr": config.learning_rate, "eps": config.adam_epsilon}
+
+
+def for_further_updates(batch: Batch, reference: PreTrainedModel | None) -> Batch:
+    """The batch for updates under a configuration that may be another than the one it was made for: where it was drawn for a
+    single update, the ratio of a second one compares with the sampler; and without a reference there is no KL."""
+    known = batch.old_logprobs is not None or not batch.rollout.logprobs.any()  # of weighted records nobody knows them
+    return replace(
+        batch,
+        old_logprobs=batch.old_logprobs if known else batch.rollout.logprobs,
+        ref_logprobs=None if reference is None else batch.ref_logprobs,
+    )
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -49,25 +49,26 @@ MAY_IMPORT = {
     # run knows the front room and view.
     "run/__init__": set(),
     "run/flags": {"config", "run/folders"},
+    "run/fork": {"config", "run/folders"},
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/rewards_by_name": {"config", "rewards"},
     "run/inputs": {"config", "triples", "run/folders", "run/rewards_by_name"},
     "run/verdict": set(),
-    "run/summary": {"tasks", "run/folders", "run/verdict", "view/plots"},
+    "run/summary": {"config", "tasks", "run/folders", "run/verdict", "view/plots"},
     "run/processes": set(),
     "run/trl_engine": {"config", "rewards", "sampling", "threads", "run/folders", "run/processes"},
     "run/runner": {
         "config", "effective", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples",
-        "update", "run/checkpoints", "run/folders", "run/inputs", "run/overwriting", "run/rewards_by_name", "run/summary",
-        "run/trl_engine",
+        "update", "run/checkpoints", "run/folders", "run/fork", "run/inputs", "run/overwriting", "run/rewards_by_name",
+        "run/summary", "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
-        "config", "evaluation", "policy", "sampling", "tasks", "run/flags", "run/folders", "run/reward_model", "run/runner",
-        "run/summary", "grading",
+        "config", "evaluation", "policy", "sampling", "tasks", "run/flags", "run/folders", "run/fork", "run/reward_model",
+        "run/runner", "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minigrpo.config import BadInput
-from minigrpo.run.flags import COMMANDS, add_flag, check_prompts, new_parser, sampling_args, seed, train_config
+from minigrpo.run.flags import COMMANDS, add_flag, check_prompts, fork_config, new_parser, sampling_args, seed, train_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,6 +73,19 @@ def _train(argv: list[str]) -> int:
     return run(config, resume=flags.resume, overwrite=flags.overwrite)
 
 
+def _fork(argv: list[str]) -> int:
+    saved, config, flags = fork_config(argv)
+    from minigrpo.run import fork
+
+    planned = fork.plan(Path(flags.run), flags.at, saved, config)
+    if planned.step != flags.at:
+        print(f"There is no checkpoint of step {flags.at}; the nearest before it is that of step {planned.step}.")
+    _quiet()
+    from minigrpo.run.runner import run
+
+    return run(config, fork=planned)
+
+
 # --- the other commands -------------------------------------------------------------------------------------------
 
 
@@ -123,15 +136,17 @@ def _plot(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     inside = len(args.runs) == 1 and Path(args.runs[0]).is_dir()
     output = Path(args.output or (Path(args.runs[0]) / "curves.png" if inside else "curves.png"))
-    from minigrpo.run import folders
-    from minigrpo.run.summary import plot_to
+    from minigrpo.run import folders, fork
+    from minigrpo.run.summary import plot_forks_to, plot_to
 
     folders.check_output(output)
     rows = [folders.read_metrics(run) for run in args.runs]
-    folders.check_same_task(args.runs)
     name = Path(args.runs[0]).resolve().name
-    title = name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest"
-    plot_to(output, rows, title)
+    if (parted := fork.parting([Path(run) for run in args.runs])) is not None:
+        plot_forks_to(output, dict(zip(args.runs, rows, strict=True)), parted)
+    else:
+        folders.check_same_task(args.runs)
+        plot_to(output, rows, name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest")
     print(output)
 
 

@@ -8,6 +8,7 @@ from minigrpo.config import BadInput, GRPOConfig, triples_defaults
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
+    "fork": "train on from a step of a run, with settings changed",
     "generate": "complete prompts",
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
@@ -92,6 +93,27 @@ def train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
         raise BadInput("--resume goes on with the run, --overwrite deletes it; give one of the two.")
     folders.check_resumable(saved, config)
     return config, flags
+
+
+def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:
+    """The configuration of the run that is forked, that of the fork, and ``run`` and ``at``.
+
+    Raises:
+        BadInput: for flags that are unknown or out of range, or a folder that holds no run.
+    """
+    from transformers import HfArgumentParser
+
+    parser = new_parser("fork", HfArgumentParser, dataclass_types=GRPOConfig)
+    parser.add_argument(
+        "run", metavar="RUN", help="The folder of the run; its configuration is kept but for what is named here."
+    )
+    add_flag(parser, "at", type=int, required=True, help="The step to go on from: the latest checkpoint up to it is taken.")
+    from minigrpo.run import folders
+
+    saved = folders.saved_config(parser.parse_args(argv).run)
+    parser.set_defaults(**{**saved, "output_dir": None})
+    config, flags = parser.parse_args_into_dataclasses(argv)
+    return saved, config, flags
 
 
 # --- generate and evaluate ----------------------------------------------------------------------------------------

@@ -15,24 +15,26 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.run import overwriting
 
 OF_A_RUN = re.compile(
-    r"(config|summary|inputs)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
+    r"(config|summary|inputs|fork)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
 )
+LINES = ("metrics.jsonl", "samples.jsonl")  # a line a step: cut back to the step that a run goes on from
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
 OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
-def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
+def new_run(config: GRPOConfig, *, overwrite: bool = False, default: Path | None = None) -> Path:
     """Make the folder of a new run, write ``config.json`` into it, and return it.
 
-    Without ``config.output_dir`` it is runs/TASK-SEED (runs/triples-SEED), then runs/TASK-SEED-2 ... A run that is to be
-    overwritten is set aside first, until ``overwriting.forget``.
+    Without ``config.output_dir`` it is ``default``, which is runs/TASK-SEED (runs/triples-SEED) if not given, then
+    runs/TASK-SEED-2 ... A run that is to be overwritten is set aside first, until ``overwriting.forget``.
 
     Raises:
         BadInput: if the folder was named, is not empty, and may not be overwritten.
         OSError: if it cannot be written.
     """
     kind = "triples" if config.triples else config.task
-    folder = Path(config.output_dir) if config.output_dir else _free_folder(f"{kind}-{config.seed}")
+    default = default or Path("runs") / f"{kind}-{config.seed}"
+    folder = Path(config.output_dir) if config.output_dir else free_folder(default)
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"output_dir {str(folder)!r} is a file; a folder is wanted.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -76,7 +78,7 @@ def locked(folder: Path) -> Iterator[None]:
 def new_folder(output_dir: str | None, name: str) -> Path:
     """``output_dir``, made, or runs/NAME (-2 ...). Raises BadInput if ``output_dir`` is a file or not empty."""
     if output_dir is None:
-        return _free_folder(name)
+        return free_folder(Path("runs") / name)
     folder = Path(output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"output_dir {output_dir!r} is there and not an empty folder; name a new one.")
@@ -84,16 +86,16 @@ def new_folder(output_dir: str | None, name: str) -> Path:
     return folder
 
 
-def _free_folder(name: str) -> Path:
-    """runs/NAME, or the first of runs/NAME-2 ... that is not there; made at once, so that two runs never share one."""
-    folder, count = Path("runs") / name, 1
+def free_folder(wanted: Path) -> Path:
+    """``wanted``, or the first of wanted-2, wanted-3 ... that is not there; made at once, so that two runs never share one."""
+    folder, count = wanted, 1
     while True:
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
             count += 1
-            folder = Path("runs") / f"{name}-{count}"
+            folder = wanted.with_name(f"{wanted.name}-{count}")
 
 
 def saved_config(folder: str | Path) -> dict:
@@ -173,9 +175,17 @@ def check_unfinished(folder: Path, max_steps: int) -> None:
 
 def seconds_so_far(folder: Path) -> float:
     """The seconds of sampling and updates that a run's lines tell of; 0 before its first."""
+    return sum(row.get("sampling/seconds", 0.0) + row.get("update/seconds", 0.0) for row in _rows_so_far(folder))
+
+
+def last_step(folder: Path) -> int:
+    """The last one that has a line; 0 before the first."""
+    return max((row["step"] for row in _rows_so_far(folder)), default=0)
+
+
+def _rows_so_far(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
-    rows = read_metrics(path) if path.exists() and path.stat().st_size else []
-    return sum(row.get("sampling/seconds", 0.0) + row.get("update/seconds", 0.0) for row in rows)
+    return read_metrics(path) if path.exists() and path.stat().st_size else []
 
 
 def append_line(path: Path, value: dict) -> None:

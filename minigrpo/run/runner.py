@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.run import folders, inputs, overwriting
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
+from minigrpo.run.fork import Fork, begin
 from minigrpo.run.rewards_by_name import load_reward_function, try_out
 from minigrpo.run.summary import finish
 from minigrpo.sampling import encode_prompts
@@ -41,8 +43,8 @@ NOTHING_TO_LEARN = (
 )
 
 
-def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) -> int:
-    """The command ``minigrpo train``. Returns 0, or 130 where Ctrl-C stopped it.
+def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fork: Fork | None = None) -> int:
+    """The commands ``minigrpo train`` and ``minigrpo fork``. Returns 0, or 130 where Ctrl-C stopped it.
 
     Raises:
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
@@ -59,32 +61,44 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         _trl().train(config, model, tokenizer, task.train, reward_fns)
         return 0
     made_from = inputs.checksums(config)
+    if fork:
+        inputs.check_unchanged(fork.run, made_from)
     if resume:
-        folder = Path(config.output_dir)
-        folders.check_unfinished(folder, config.max_steps)
-        inputs.check_unchanged(folder, made_from)
-        with folders.locked(folder):  # raises while that run is still going on
-            folders.write_json(folder / "config.json", config.to_dict())
+        folder = _go_on_in(Path(config.output_dir), config, made_from)
     else:
-        folder = folders.new_run(config, overwrite=overwrite)
+        folder = folders.new_run(config, overwrite=overwrite, default=fork and fork.folder)
+    keep = partial(_worth_keeping, folder, resume, fork)
     try:
         with folders.locked(folder):
+            if fork:
+                print(fork)
+                begin(fork, folder)
             folders.write_json(folder / inputs.NAME, made_from)
             _check_space(folder, model, config)
-            return _run_in(folder, model, tokenizer, task, reward_fns, config, resume)
+            return _run_in(folder, model, tokenizer, task, reward_fns, config, resume or fork is not None)
     except KeyboardInterrupt:
-        if _worth_keeping(folder, resume):
+        if keep():
             print(f"\nStopped. Go on with: {_to_go_on(folder)}")
         else:
             print("\nStopped before the first step; nothing was kept.")
         return 130
     finally:
-        if not _worth_keeping(folder, resume):
+        if not keep():
             overwriting.undo(folder)
 
 
-def _worth_keeping(folder: Path, resume: bool) -> bool:
-    return resume or (folder / "metrics.jsonl").exists()
+def _go_on_in(folder: Path, config: GRPOConfig, made_from: dict[str, str]) -> Path:
+    """The folder of the run that is resumed. Raises BadInput if it is finished, made from something else, or still going on."""
+    folders.check_unfinished(folder, config.max_steps)
+    inputs.check_unchanged(folder, made_from)
+    with folders.locked(folder):
+        folders.write_json(folder / "config.json", config.to_dict())
+    return folder
+
+
+def _worth_keeping(folder: Path, resume: bool, fork: Fork | None) -> bool:
+    """Whether there is a step of its own."""
+    return resume or folders.last_step(folder) > (fork.step if fork else 0)
 
 
 def _to_go_on(folder: Path) -> str:
@@ -199,7 +213,7 @@ def _load_latest(folder: Path, state: TrainState) -> None:
 
 
 def _go_on_after(step: int, folder: Path) -> None:
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in folders.LINES:
         folders.forget_after(folder / name, step)
     print(f"Going on after step {step}.")
 

@@ -5,6 +5,7 @@ import shlex
 import unicodedata
 from pathlib import Path
 
+from minigrpo.config import BadInput
 from minigrpo.run import folders
 from minigrpo.run.verdict import verdict
 from minigrpo.tasks import Task
@@ -40,16 +41,32 @@ def command_to_try(folder: Path, prompt: str) -> str:
 
 
 def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
-    """Draw runs into a file, also where there is no screen. BadInput for a file that is no picture's."""
+    """Draw runs into a file. BadInput for a file that is no picture's."""
+    _without_a_screen()
+    from minigrpo.view.plots import plot_runs, save_figure
+
+    save_figure(plot_runs(runs, title=title)[0].figure, output)
+
+
+def plot_forks_to(output: Path, runs: dict[str, list[dict]], parted: int) -> None:
+    """Draw runs that share their steps up to ``parted`` into a file, a line each, from there on. BadInput as for plot_to."""
+    _without_a_screen()
+    from minigrpo.view.plots import plot_apart, save_figure
+
+    after = {name: [row for row in rows if row["step"] > parted] for name, rows in runs.items()}
+    for name, rows in after.items():
+        if not rows:
+            raise BadInput(f"{name!r} has no step after step {parted}, where these runs part.")
+    save_figure(plot_apart(after, title=f"After step {parted}, where the runs part")[0].figure, output)
+
+
+def _without_a_screen() -> None:
     named = os.environ.pop("MPLBACKEND", None)  # matplotlib does not even load with a name there that it does not know
     import matplotlib
 
     if named is not None:
         os.environ["MPLBACKEND"] = named  # for what this process starts, such as a JupyterLab
     matplotlib.use("agg")
-    from minigrpo.view.plots import plot_runs, save_figure
-
-    save_figure(plot_runs(runs, title=title)[0].figure, output)
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

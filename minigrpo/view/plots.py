@@ -70,6 +70,17 @@ def plot_runs(runs: list[list[dict]] | list[dict], *, title: str | None = None, 
     return axes
 
 
+def plot_apart(runs: dict[str, list[dict]], *, title: str | None = None) -> np.ndarray:
+    """The six panels of plot_runs, with a line of its own for each run: name -> rows. Returns the six Axes."""
+    panels = RECORD_PANELS if any("weighted_logprob" in row for rows in runs.values() for row in rows) else PANELS
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.7), layout="constrained")
+    figure.suptitle(title)
+    compare_runs({name: [rows] for name, rows in runs.items()}, [name for name, _, _ in panels], axes=axes)
+    for ax in axes[0]:
+        ax.set_xlabel("")
+    return axes.ravel()
+
+
 def compare_runs(groups: dict[str, list[list[dict]]], names: Iterable[str], *, axes=None) -> np.ndarray:
     """A panel for each metric, a line (and band) for each group of runs, with the groups' names in a legend.
 
