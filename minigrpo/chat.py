@@ -7,7 +7,7 @@ from minigrpo.config import BadInput, first_line
 from minigrpo.files import check_characters
 
 ROLES = ("system", "user", "assistant")
-# For a tokenizer that brings no template of its own: a line a turn, the assistant's ended by EOS.
+# For a tokenizer that brings no template of its own: a line per turn, the assistant's ended by EOS.
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'assistant' %}assistant: "

@@ -48,6 +48,11 @@ class GRPOConfig:
     triples_estimator: Literal["weighted", "policy_gradient"] = _field(
         "weighted", "How records are learnt from; see triples.py."
     )
+    triples_writer: Literal["unknown", "reference"] = _field(
+        "unknown",
+        "Who wrote the records. If the reference did, policy_gradient compares with it: the ratio and its clip are then those "
+        "to the writer. The bundled records were written by the bundled model.",
+    )
     output_dir: str | None = _field(None, "The folder of the run; by default runs/TASK-SEED.")
     seed: int = _field(0, "Decides which prompts and completions are drawn.")  # TRL has 42
     engine: Literal["minigrpo", "trl"] = _field(
@@ -57,8 +62,8 @@ class GRPOConfig:
     bf16: bool = _field(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
 
     # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
-    max_steps: int = _field(120, "How many optimizer updates; each gives one line of metrics.")
-    save_steps: int = _field(40, "How many steps lie between two checkpoints.")
+    max_steps: int = _field(150, "How many optimizer updates; each gives one line of metrics.")
+    save_steps: int = _field(50, "How many steps lie between two checkpoints.")
     generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _field(8, "G, completions per prompt: the group that an answer is compared with.")
     num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
@@ -155,6 +160,10 @@ class GRPOConfig:
             check(getattr(self, name) is None, name, "left out with triples, whose rewards stand in the records")
         if self.triples is not None and self.triples_estimator == "weighted":
             check(self.beta > 0, "beta", "above 0 for the weighted estimator, which divides the rewards by it")
+        if self.triples_writer == "reference":
+            ratio = self.triples is not None and self.triples_estimator == "policy_gradient"
+            check(ratio, "triples_writer", "unknown, unless triples_estimator is policy_gradient, which alone has a ratio")
+            check(self.beta > 0, "beta", "above 0 where the reference is the writer, since at 0 there is no reference")
 
     @classmethod
     def for_triples(cls, triples: str = "bundled", **changes) -> "GRPOConfig":

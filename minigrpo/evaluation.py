@@ -28,10 +28,10 @@ def evaluate(
 
     Returns:
         accuracy: share of samples with the full score, at ``temperature``; like the next two only where a task has a reward.
-        accuracy_greedy: the same with the likeliest token each time, one sample a problem.
+        accuracy_greedy: the same with the likeliest token each time, one sample per problem.
         pass@k: chance that one of k samples has the full score, for k = 1, 2, 4 ... up to num_generations.
         thinking: share of samples that write steps first (clock task only).
-        mean_length: tokens a sample, EOS included.
+        mean_length: tokens per sample, EOS included.
     """
     if num_generations < 1:
         raise BadInput(f"num_generations must be at least 1, got {num_generations}.")

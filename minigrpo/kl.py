@@ -73,7 +73,8 @@ def kl_penalized_rewards(
 ) -> Tensor:
     """(B,) rewards minus beta times each completion's summed k1: the penalty in the reward, as PPO has it.
 
-    Here beta multiplies nats a completion, in the loss nats a token. It is that of E[R - beta KL] if scale_rewards is "none".
+    Here beta multiplies nats per completion, in the loss nats per token. It is that of E[R - beta KL] if scale_rewards is
+    "none".
     """
     check_alike("(B, C)", old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, completion_mask=completion_mask)
     check_alike("(B,)", completion_mask=completion_mask.any(1), rewards=rewards)

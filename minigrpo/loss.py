@@ -13,7 +13,7 @@ class GRPOLoss(NamedTuple):
 
     loss: Tensor
     policy_loss: Tensor  # without the penalty
-    kl: Tensor | None  # nats a token, mean over the tokens that count
+    kl: Tensor | None  # nats per token, mean over the tokens that count
     clip_fraction: Tensor  # share of those tokens that the clip keeps from being pushed further
 
 
@@ -107,7 +107,7 @@ def grpo_loss(
     Args:
         logprobs: (B, C) nats, under the policy being trained.
         old_logprobs: (B, C) nats, under the policy that sampled; without gradient.
-        advantages: (B,) one a completion, shared by its tokens, or (B, C); without gradient.
+        advantages: (B,) one per completion, shared by its tokens, or (B, C); without gradient.
         completion_mask: (B, C) bool, True up to and including EOS.
         kl: (B, C) nats from kl.py, or None where beta is 0; with logprobs the only input that carries gradient.
         beta: weight of kl. epsilon, epsilon_high: the clip, see clipped_objective; for cispo epsilon_high is the cap.

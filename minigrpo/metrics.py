@@ -21,7 +21,7 @@ METRICS = {
     ),
     "reward": Metric("reward", "Mean over the completions of the rollout, weights applied, without any KL.", "Rises."),
     "weighted_logprob": Metric(
-        "nats a completion",
+        "nats per completion",
         "Log-prob of the batch's responses, each weighed by exp(reward / beta); records only.",
         "Rises towards minus the entropy of the optimum.",
     ),
@@ -32,15 +32,15 @@ METRICS = {
         "share", "Groups whose rewards are all equal: they teach nothing.", "Low at first, near 1 once the task is learnt."
     ),
     "kl": Metric(
-        "nats a token",
-        "Distance from the reference, mean over tokens; absent at beta 0.",
-        "Rises from 0, then settles; single spikes come from tokens that the policy has nearly given up.",
+        "nats per token",
+        "Distance from the reference: mean of k1 over the rollout's tokens (of records: the exact KL); absent at beta 0.",
+        "Rises from 0, where it may be slightly negative, then settles.",
     ),
-    "entropy": Metric("nats a token", "How undecided the policy is, mean over tokens.", "Falls; at 0 nothing new is tried."),
+    "entropy": Metric("nats per token", "How undecided the policy is, mean over tokens.", "Falls; at 0 nothing new is tried."),
     "clip_ratio": Metric(
         "share",
         "Tokens that the clip keeps from being pushed further (TRL: clip_ratio/region_mean).",
-        "Exactly 0 with one update a rollout; some percent with more.",
+        "Exactly 0 with one update per rollout; some percent with more.",
     ),
     "grad_norm": Metric(
         "-", "Length of the gradient before it is clipped.", "Finite; falls as groups agree, to what the KL alone brings."

@@ -209,7 +209,9 @@ def load_reward_model(path: str | Path):
     except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
         raise BadInput(f"The reward model {str(path)!r} cannot be loaded: {first_line(error)}") from error
     if model.config.num_labels != 1:
-        raise BadInput(f"The model in {str(path)!r} gives {model.config.num_labels} numbers a text; a reward model gives one.")
+        raise BadInput(
+            f"The model in {str(path)!r} gives {model.config.num_labels} numbers per text; a reward model gives one."
+        )
 
     def reward_model(prompts: list[str], completions: list[str], **_) -> list[float]:
         rows = [{"prompt": p, "response": c, "messages": None} for p, c in zip(prompts, completions, strict=True)]

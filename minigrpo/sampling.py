@@ -192,7 +192,7 @@ def _next_token(logits: Tensor, ends: list[int], temperature: float, generator) 
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """(B, V) -> (B, 1) token ids: one uniform number a row, looked up in the cumulated probabilities."""
+    """(B, V) -> (B, 1) token ids: one uniform number per row, looked up in the cumulated probabilities."""
     if not torch.isfinite(logits).all():
         raise FloatingPointError("The model's logits are not finite, so nothing can be drawn; its weights have blown up.")
     if temperature == 0:

@@ -155,7 +155,7 @@ def completion_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """token_logprobs and token_entropies of completion_logits, in nats, (B, C) each and 0 on padding; the first with gradient.
 
-    A prompt is read once, not once a completion; completions of a prompt that are the same token for token are scored once;
+    A prompt is read once, not once per completion; completions of a prompt that are the same token for token are scored once;
     none is padded to more than twice its length; the head is applied only where a token counts, a chunk at a time.
 
     Args:

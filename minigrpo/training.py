@@ -11,10 +11,10 @@ from torch import Tensor
 
 from minigrpo.advantages import compute_advantages
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.kl import estimate_kl, kl_penalized_rewards
+from minigrpo.kl import estimate_kl, kl_k1, kl_penalized_rewards
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import grpo_loss
-from minigrpo.metrics import rollout_metrics
+from minigrpo.metrics import masked_mean, rollout_metrics
 from minigrpo.rewards import RewardFunction, check_reward_fns, combine, reward_names, score
 from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
 from minigrpo.scoring import fixed_logprobs
@@ -137,8 +137,12 @@ class Rollouts:
         return dict(zip(reward_names(self.reward_fns), scores, strict=True)), rewards
 
     def metrics(self, state: TrainState) -> dict[str, float]:
-        """What the latest rollout shows."""
-        return rollout_metrics(state.batch.rewards, state.batch.scores, state.batch.rollout)
+        """What the latest rollout shows; its KL is measured at its own draws, so later updates on it log it again."""
+        batch = state.batch
+        metrics = rollout_metrics(batch.rewards, batch.scores, batch.rollout)
+        if batch.ref_logprobs is not None:
+            metrics["kl"] = masked_mean(kl_k1(batch.rollout.logprobs, batch.ref_logprobs), batch.rollout.completion_mask)
+        return metrics
 
 
 def step_prompts(dataset: Dataset, index: int, config: GRPOConfig) -> dict[str, list]:
@@ -171,6 +175,8 @@ def check_inputs(state: TrainState, dataset: Dataset, config: GRPOConfig, kl_fn:
         raise BadInput(f"The data are a {type(dataset).__name__}; wanted is a Dataset, such as Dataset.from_list(rows).")
     if kl_fn is not None and not config.beta:
         raise BadInput("kl_fn was given, but beta is 0, so no KL is ever made; set beta.")
+    if kl_fn is not None and config.kl_in_reward:
+        raise BadInput("kl_fn was given, but kl_in_reward takes k1 out of the reward and none into the loss; leave one out.")
     if config.beta and state.reference is None:
         raise BadInput(
             f"beta is {config.beta}, but the state was started with beta 0 and has no reference to measure a KL from; start it "

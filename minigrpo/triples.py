@@ -2,8 +2,10 @@
 
 The objective is E[R(y|x) - beta KL(policy || reference)], and its optimum is known: reference(y|x) exp(R / beta) / Z(x).
 Records drawn from the reference, weighted by exp(R / beta), are draws from that optimum; *weighted* maximises their
-log-likelihood and so projects the policy onto it. *policy_gradient* treats the records as if the policy had just drawn them.
-For records from elsewhere, the distribution that wrote them takes the reference's place in all of this.
+log-likelihood and so projects the policy onto it. *policy_gradient* raises what was scored above its baseline. The records are
+off-policy, so it needs the ratio policy / writer. Where the writer is the reference, that ratio is known, and its clip holds
+the policy near it; where the writer is unknown, the ratio is to the policy at the start of each pass over the records, as if
+that one had written them. For records from elsewhere, their writer takes the reference's place in the optimum, too.
 """
 
 import difflib
@@ -230,11 +232,14 @@ class Records:
         rollout = logged_rollout(state.tokenizer, columns, context_length(state.model)).to(device)
         old_logprobs = ref_logprobs = None  # the weights of weighted records hold the KL, and they have no other policy
         if self.config.triples_estimator == "policy_gradient":
-            if state.old_policy is None or index % (len(self.records) // self.batch_size) == 0:  # a fork may begin in a pass
-                state.old_policy = frozen_copy(state.model)
             with mixed_precision(state, self.config):
-                old_logprobs = fixed_logprobs(state.old_policy, rollout, self.config.temperature)
                 ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, self.config.temperature)
+                old_logprobs = ref_logprobs
+                if self.config.triples_writer == "unknown":
+                    begins = index % (len(self.records) // self.batch_size) == 0
+                    if begins or state.old_policy is None:  # a fork may begin within a pass
+                        state.old_policy = frozen_copy(state.model)
+                    old_logprobs = fixed_logprobs(state.old_policy, rollout, self.config.temperature)
         rewards, advantages = (torch.tensor(columns[name], device=device) for name in ("reward", "advantage"))
         return Batch(rollout, {}, rewards, advantages, old_logprobs, ref_logprobs)
 

@@ -111,14 +111,13 @@ def update(
         logprobs, entropies, logits = under_the_policy(state, config, logprobs_fn, with_logits=kl_fn is None)
         old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         kl = penalty(state, config, kl_fn, logprobs, old_logprobs, logits)
-    in_loss = kl is not None and not config.kl_in_reward
     result = loss_fn(
         logprobs,
         old_logprobs,
         batch.advantages,
         mask,
-        kl=kl if in_loss else None,
-        beta=config.beta if in_loss else 0.0,
+        kl=kl,
+        beta=0.0 if kl is None else config.beta,
         epsilon=config.epsilon,
         epsilon_high=config.epsilon_high,
         loss_type=config.loss_type,
@@ -127,9 +126,13 @@ def update(
     )
     check_loss(loss_fn, result)
     grad_norm = descend(state, config, result.loss)
-    metrics = {"loss": result.loss.item(), "clip_ratio": result.clip_fraction.item(), "grad_norm": grad_norm}
-    metrics |= {"kl": masked_mean(kl, mask)} if kl is not None else {}
-    return metrics | {"entropy": masked_mean(entropies, mask), "learning_rate": config.learning_rate}
+    return {
+        "loss": result.loss.item(),
+        "clip_ratio": result.clip_fraction.item(),
+        "grad_norm": grad_norm,
+        "entropy": masked_mean(entropies, mask),
+        "learning_rate": config.learning_rate,
+    }
 
 
 def under_the_policy(
@@ -154,9 +157,9 @@ def penalty(
     old_logprobs: Tensor,
     logits: Tensor | None,
 ) -> Tensor | None:
-    """(B, C) nats: the KL that the loss weighs, or that is only logged where the reward was charged for it."""
+    """(B, C) nats: the KL that the loss weighs; None where there is none, or the reward was charged for it."""
     batch = state.batch
-    if batch.ref_logprobs is None:
+    if batch.ref_logprobs is None or config.kl_in_reward:
         return None
     if kl_fn is None:
         with torch.no_grad():

@@ -34,6 +34,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker("quick")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Around each test; of a notebook's cell, nbval has kept what it wrote."""
+    result = yield
+    said = "".join(output.text for output in getattr(item, "test_outputs", None) or [] if output.get("name") == "stderr")
+    if said:
+        item.raise_cell_error("The cell wrote to stderr, as a warning does", said)
+    return result
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quiet():
     from transformers.utils import logging

@@ -36,6 +36,13 @@ pytestmark = pytest.mark.quick
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"beta": "0.1"}, "beta must be a number"),
         ({"output_dir": "r\udcff"}, "output_dir must be UTF-8"),
+        ({"triples_writer": "me"}, "triples_writer must be one of unknown, reference"),
+        ({"triples_writer": "reference"}, "triples_writer must be unknown, unless triples_estimator is policy_gradient"),
+        ({"triples": "bundled", "triples_writer": "reference"}, "triples_writer must be unknown, unless triples_estimator"),
+        (
+            {"triples": "bundled", "triples_estimator": "policy_gradient", "triples_writer": "reference", "beta": 0.0},
+            "beta must be above 0 where the reference is the writer",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(change, sentence):
@@ -62,6 +69,7 @@ def test_names_are_those_of_trl_but_for_our_own():
         "kl_in_reward",
         "triples",
         "triples_estimator",
+        "triples_writer",
         "reward_model",
         "engine",
         "device",

@@ -1,6 +1,7 @@
 """The notebooks, as committed: built from their sources, executed in order, clean, of a readable size, and leading somewhere.
 
-That they run, and that marked cells still print what is committed, is nbval's part of the suite.
+That they run, and that marked cells still print what is committed, is nbval's part of the suite; tests/conftest.py adds that no
+cell writes a warning.
 """
 
 import ast
@@ -10,12 +11,14 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import nbformat
 import pytest
 
 import minigrpo
+from tests import conftest
 from tests.tools.build_notebooks import FOLDER, KERNEL, from_source
 
 pytestmark = pytest.mark.quick
@@ -60,6 +63,18 @@ def test_it_was_executed_in_order_without_errors_or_noise(name):
         assert output.output_type != "error"
         assert output.get("name") != "stderr"
         assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_a_cell_that_warns_has_failed(stream):
+    """Of a cell that nbval executes, that is: the same hook as for all of them, without a kernel."""
+    written = nbformat.v4.new_output("stream", name=stream, text="FutureWarning: this goes away")
+    picture = nbformat.v4.new_output("display_data", data={"text/plain": "<Figure>"})
+    cell = SimpleNamespace(test_outputs=[picture, written], raise_cell_error=lambda *said: pytest.fail(" ".join(said)))
+    around = conftest.pytest_runtest_call(cell)
+    next(around)
+    with pytest.raises(pytest.fail.Exception if stream == "stderr" else StopIteration):
+        next(around)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -192,11 +192,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path, estimator)
 
 
 def test_policy_gradient_compares_with_the_policy_at_the_start_of_each_pass():
-    """Four batches a pass: the first step of each pass has a ratio of 1 everywhere, and so no clip; later ones have not."""
+    """Four batches per pass: the first step of each pass has a ratio of 1 everywhere, and so no clip; later ones have not."""
     config = {"triples_estimator": "policy_gradient", "generation_batch_size": 100, "num_generations": 4, "learning_rate": 3e-3}
     _, rows = learn(max_steps=6, epsilon=0.05, **config)
     assert rows[0]["clip_ratio"] == rows[4]["clip_ratio"] == 0
     assert min(rows[i]["clip_ratio"] for i in (1, 2, 3, 5)) > 0
+
+
+def test_policy_gradient_compares_with_the_writer_where_the_writer_is_known():
+    """The ratio is policy / reference from the first pass on, so what has moved past the clip is pushed no further, ever."""
+    config = {"triples_estimator": "policy_gradient", "generation_batch_size": 100, "num_generations": 4, "learning_rate": 3e-3}
+    state, rows = learn(max_steps=6, epsilon=0.05, triples_writer="reference", **config)
+    assert rows[0]["clip_ratio"] == 0
+    assert min(row["clip_ratio"] for row in rows[1:]) > 0  # the fifth begins a pass, too
+    assert torch.equal(state.batch.old_logprobs, state.batch.ref_logprobs)
+    assert state.old_policy is None
 
 
 def test_records_of_ones_own_are_scored_on_their_own_prompts(tmp_path, capsys):

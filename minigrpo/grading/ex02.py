@@ -346,7 +346,7 @@ def _process_cases(generator):
         case("one group, completions of two steps", (2, 2, 2), (0, 0, 0), 7),
         case("two groups, their rows mixed, different numbers of steps", (3, 1, 2, 3, 2), (4, 1, 4, 1, 1), 9),
         equal,
-        case("one step a completion", (1, 1, 1), (0, 0, 0), 5),
+        case("one step per completion", (1, 1, 1), (0, 0, 0), 5),
     ]
 
 

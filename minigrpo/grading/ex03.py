@@ -291,7 +291,7 @@ QUESTIONS = (
         cases=_reward_cases,
         reference=package.kl_penalized_rewards,
         hints=(
-            "One number a completion: what do the tokens' k1 add up to, and which tokens count?",
+            "One number per completion: what do the tokens' k1 add up to, and which tokens count?",
             "A reward is data. If log-probs carry a gradient, it has to end here.",
             "k1 = (old_logprobs - ref_logprobs).detach(); keep it where the mask is True; sum over a row; rewards - beta * "
             "that.",

@@ -88,7 +88,7 @@ def _clip_cases(generator):
         ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, {"epsilon": 0.1}),
         ("a band that is wider above than below", drawn + 0.003, signs * sizes, wide),
         ("ratios from e^-20 to e^20", flipped.expand(3, -1), signs * sizes, {"epsilon": 0.2, "epsilon_high": None}),
-        ("one ratio a completion, the sequence level", drawn[:, 3:4] + 0.3, signs * sizes, {"epsilon": 0.003}),
+        ("one ratio per completion, the sequence level", drawn[:, 3:4] + 0.3, signs * sizes, {"epsilon": 0.003}),
     )
     return [Case(about, {"ratio": r, "advantages": a} | rest, gradient=("ratio",)) for about, r, a, rest in cases]
 
@@ -453,7 +453,7 @@ QUESTIONS = (
                 (lambda *args: _package_loss(*args, loss_type="bnpo")),
             ),
             Mistake(
-                "one ratio a completion",
+                "one ratio per completion",
                 "the log-ratios of a completion were summed into one ratio, which explodes with the length. "
                 "In GRPO every token has a ratio of its own.",
                 _summed_ratio,

@@ -259,7 +259,7 @@ QUESTIONS = (
         cases=_weighted_cases,
         reference=_weighted(_optimum_weights),
         hints=(
-            "Three steps: a weight a record, a log-likelihood a record, minus the mean of their product.",
+            "Three steps: a weight per record, a log-likelihood per record, minus the mean of their product.",
             "The weights are exp(R / beta) over all records, divided by their mean. torch.softmax sums to 1; you want a mean "
             "of 1.",
             "weights = torch.softmax(rewards / beta, dim=0) * N; minus the mean of weights * (logprobs over the mask, summed).",

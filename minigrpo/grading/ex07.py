@@ -169,8 +169,8 @@ def _ratio_cases(generator):
     cases = []
     for about, updates, num_iterations in (
         ("three rollouts, two updates each", 6, 2),
-        ("three updates a rollout, the last rollout not used up", 7, 3),
-        ("one update a rollout", 3, 1),
+        ("three updates per rollout, the last rollout not used up", 7, 3),
+        ("one update per rollout", 3, 1),
         ("a single rollout", 4, 4),
     ):
         rollouts = draw_logprobs(generator, -(-updates // num_iterations), ROWS, COLUMNS)
@@ -440,9 +440,9 @@ QUESTIONS = (
         "ratio",
         shipped.STALE,
         _second_rollout,
-        "Go through the loop by hand, with two updates a rollout. At which updates are old_logprobs set?",
+        "Go through the loop by hand, with two updates per rollout. At which updates are old_logprobs set?",
         "The first rollout is right. Go on to the second: more updates than num_iterations, and num_iterations of 2 or more.",
-        "Three updates of one token, two a rollout: torch.tensor([-2.0, -1.9, -1.0]).reshape(3, 1, 1) and 2. The last ratio "
+        "Three updates of one token, two per rollout: torch.tensor([-2.0, -1.9, -1.0]).reshape(3, 1, 1) and 2. The last ratio "
         "should be 1.",
     ),
     Question(
@@ -466,7 +466,7 @@ QUESTIONS = (
             Mistake(
                 "made anew before every update",
                 "the old log-probs are now taken at every update, so the ratio is 1 for ever and the clip never acts. Take "
-                "them once a rollout, at its first update.",
+                "them once per rollout, at its first update.",
                 _against(lambda update, num_iterations: update),
             ),
             Mistake(

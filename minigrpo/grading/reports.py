@@ -38,7 +38,7 @@ def _table(reports: list[Report], how: str) -> str:
 
 
 def _csv(reports: list[Report], how: str) -> str:
-    """A row a person: points by exercise, in all, and what could not be graded."""
+    """A row per person: points by exercise, in all, and what could not be graded."""
     names = sorted({report.exercise for report in reports if report.exercise})
     people = list(dict.fromkeys(report.person for report in reports))
     out = io.StringIO()
@@ -100,7 +100,7 @@ def _xml(text: str) -> str:
 
 
 def _gradescope(reports: list[Report], how: str) -> str:
-    """One test a question; what has no field there goes under extra_data."""
+    """One test per question; what has no field there goes under extra_data."""
     tests = [
         {
             "name": f"{item.question.id} {item.question.name}",

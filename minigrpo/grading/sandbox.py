@@ -24,7 +24,7 @@ from minigrpo.config import BadInput
 
 WORKER = Path(__file__).with_name("worker.py")
 LONGEST_REPLY = 16_000_000  # bytes
-MEMORY = 4_000_000_000  # bytes of address space a process; torch alone takes some two
+MEMORY = 4_000_000_000  # bytes of address space per process; torch alone takes some two
 RESIDENT = 4_000_000_000  # bytes that all processes of a worker take together; what forks share counts for each
 LOOK = 0.2  # seconds between two looks at what they take
 DISK = 16_000_000  # bytes

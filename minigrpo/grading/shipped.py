@@ -211,6 +211,6 @@ STALE = Bug(
     shipped_ratio,
     right_ratio,
     {"logprobs": ("UBC", NATS), "num_iterations": ("", COUNT)},
-    "two updates a rollout or more, and updates enough for a second rollout, whose log-probs are others.",
+    "two updates per rollout or more, and updates enough for a second rollout, whose log-probs are others.",
     gradient=("logprobs",),
 )

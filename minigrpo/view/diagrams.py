@@ -144,7 +144,7 @@ def plot_prefix_tree(prompt: str, tokens: list[list[str]], *, ax: Axes | None = 
         each = sum(len(row) > t for row in tokens)
         for line, (number, color) in enumerate(((each, ORANGE), (len(different), BLUE))):
             ax.text(t, bottom + 0.7 * line, number, ha="center", va="center", color=color, fontsize=9)
-    for line, (label, color) in enumerate((("a row a completion", ORANGE), ("a row a beginning", BLUE))):
+    for line, (label, color) in enumerate((("a row per completion", ORANGE), ("a row per beginning", BLUE))):
         ax.text(-0.6, bottom + 0.7 * line, label, ha="right", va="center", color=color, fontsize=9)
     kinds = (("of several completions", BLUE, BLUE), ("of one", "white", BLUE), ("last: not read", "white", GREY))
     handles = [Patch(facecolor=fill, edgecolor=edge, label=label) for label, fill, edge in kinds]

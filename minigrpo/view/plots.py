@@ -21,10 +21,10 @@ SMOOTHED = 9  # steps
 STYLES = ("-", "--", "-.", ":")
 PANELS = (
     ("reward", "mean reward", (0, None)),
-    ("kl", "KL to the reference (nats a token)", (0, None)),
+    ("kl", "KL to the reference (nats per token)", (0, None)),
     ("completions/mean_length", "completion length (tokens)", (0, None)),
     ("thinking", "completions that think first", (0, 1)),
-    ("entropy", "entropy (nats a token)", (0, None)),
+    ("entropy", "entropy (nats per token)", (0, None)),
     ("frac_reward_zero_std", "groups that agree: nothing to learn", (0, 1)),
 )
 LABELS = {name: label for name, label, _ in PANELS} | {
@@ -34,9 +34,9 @@ LABELS = {name: label for name, label, _ in PANELS} | {
 }
 RECORD_PANELS = (
     ("weighted_logprob", "log-prob of good records (nats)", (None, None)),
-    ("kl", "KL, fresh samples (nats a token)", (0, None)),
+    ("kl", "KL, fresh samples (nats per token)", (0, None)),
     ("completions/mean_length", "length, fresh samples (tokens)", (0, None)),
-    ("entropy", "entropy at the records (nats a token)", (0, None)),
+    ("entropy", "entropy at the records (nats per token)", (0, None)),
     ("clip_ratio", "tokens held back by the clip", (0, 1)),
     ("grad_norm", "gradient norm", (0, None)),
 )

@@ -230,7 +230,7 @@ assert abs(scores[1] - scores[0]) < 0.08  # within the noise of 640 samples
 # | tokenizes the prompt alone | the response is never seen | [01](01_logprobs.ipynb): log-probs of the response's tokens |
 # | `-rewards.mean()` | a constant | [04](04_loss.ipynb): each token's log-prob times its advantage |
 # | `kl_div(log(policy), ref)` | KL(reference, policy), the other direction, and zero at the start | [03](03_kl.ipynb) |
-# | `reduce="batchmean"` | a mean over batch, length *and vocabulary*: beta is hundreds of times too weak | [03](03_kl.ipynb): nats a token |
+# | `reduce="batchmean"` | a mean over batch, length *and vocabulary*: beta is hundreds of times too weak | [03](03_kl.ipynb): nats per token |
 # | `log(softmax(x))` | minus infinity where a probability underflows | [01](01_logprobs.ipynb): `log_softmax` |
 #
 # On the same records, with the same optimizer and steps, [notebook 06](06_triples.ipynb) takes the share of full equations from 0.3 to 0.95.

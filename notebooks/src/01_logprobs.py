@@ -90,7 +90,7 @@ wrong = wrong[torch.arange(len(completion)), torch.tensor(completion)]
 print(
     "shifted wrongly:",
     round(wrong.mean().item(), 1),
-    "nats a token; rightly:",
+    "nats per token; rightly:",
     round(sum(slow) / len(slow), 1),
 )
 assert wrong.mean() < sum(slow) / len(slow) - 2

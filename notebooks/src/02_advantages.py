@@ -50,7 +50,7 @@ assert by_hand == exact_answer(rollout.prompts, rollout.completions, answer=[ans
 
 # %% [markdown]
 # [`exact_answer`](../minigrpo/tasks.py) has the signature of every reward function of this course, and of TRL's, Hugging Face's library for this kind of training:
-# `f(prompts, completions, **columns)`, one number a completion; the columns of the data set come as keywords, each repeated for every completion.
+# `f(prompts, completions, **columns)`, one number per completion; the columns of the data set come as keywords, each repeated for every completion.
 #
 # Completion 3 was right by luck, and gets the same 1 as the one that worked it out. The function cannot see the difference. Keep that in mind;
 # we come back to it.
@@ -390,7 +390,7 @@ assert as_zero[3] < 0
 # %% [markdown]
 # Counted as 0, a right answer is pushed down for a fault of the checker, and lowers the mean that the others are compared with.
 #
-# ## One reward a step: process supervision
+# ## One reward per step: process supervision
 #
 # All tokens of a completion share one advantage because there is one reward. If somebody scores the *steps*, tokens can differ. The paper (4.1.3) normalises all step rewards of a group together; then
 # **a token gets the sum of the steps that end at it or after it**: it answers for what follows it, never for what came before.
@@ -445,11 +445,11 @@ print(
 assert torch.isclose(found[0, 0], 6 * found[3, 0])
 
 # %% [markdown]
-# The rest of the course uses one reward a completion; notebook [08](08_further.ipynb) returns to steps.
+# The rest of the course uses one reward per completion; notebook [08](08_further.ipynb) returns to steps.
 #
 # ## Questions
 #
-# 1. Two completions a prompt, rewards 3 and -8. What are the advantages?
+# 1. Two completions per prompt, rewards 3 and -8. What are the advantages?
 #    <details><summary>Answer</summary>+0.707 and -0.707. In a group of two it matters only which one is better: the sample's standard deviation is their
 #    difference over the root of 2, and each lies half their difference away from the mean.</details>
 # 2. A model is right once in a hundred tries, and G is 8. How many groups teach something? And with G = 64?

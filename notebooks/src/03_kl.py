@@ -223,13 +223,13 @@ for name, values in estimates.items():
     sums[name] = torch.where(own.completion_mask, values, 0.0).sum(1)
     error = sums[name].std() / 512**0.5
     per_token = values[own.completion_mask].mean()
-    print(f"{name:5} {sums[name].mean():.2f} ± {error:.2f} nats a completion, {per_token:.3f} nats a token")
+    print(f"{name:5} {sums[name].mean():.2f} ± {error:.2f} nats per completion, {per_token:.3f} per token")
 difference = sums["k1"] - sums["exact"]
 assert difference.mean().abs() < 5 * difference.std() / 512**0.5
 
 # %% [markdown]
-# k1 and the exact KL agree within their errors; summing over the vocabulary only takes noise away. Both columns are the same KL in two units. Logs, TRL's as well as ours, show **nats a token**: a mean over tokens. Ten times the length at the
-# same nats a token is ten times the distance.
+# k1 and the exact KL agree within their errors; summing over the vocabulary only takes noise away. Both columns are the same KL in two units. Logs, TRL's as well as ours, show **nats per token**: a mean over tokens. Ten times the length at the
+# same nats per token is ten times the distance.
 #
 # ## An unbiased value is not an unbiased gradient
 #
@@ -417,7 +417,7 @@ print(f"possible only where the reference gives it less than {math.exp(-balance)
 runs = [minigrpo.read_metrics(f"runs/seed-{seed}.jsonl")[-40:] for seed in range(5)]
 nats = torch.tensor([row["kl"] * row["completions/mean_length"] for run in runs for row in run])
 print(
-    f"last 40 steps, nats a completion: median {nats.median():.1f}, mean {nats.mean():.1f}, largest {nats.max():.1f}"
+    f"last 40 steps, nats per completion: median {nats.median():.1f}, mean {nats.mean():.1f}, largest {nats.max():.1f}"
 )
 r = ref_logits[0, 0].softmax(-1)[
     tokenizer.convert_tokens_to_ids("<")
@@ -432,7 +432,7 @@ assert (nats.median() - (r - 1 - r.log())).abs() < 0.2
 # Two lessons in two lines. The decision always to think is worth log(1 / 0.22) = 1.5 nats, about what a run must spend. And k3 at the token `<`, which is drawn nearly every time, shows only half of it. The other half, 1 - r, sits in the
 # tokens that were given up: drawn hardly ever, and then with a huge value. **Most steps of a log show too little KL, and a few show far too much; only their mean is right.**
 #
-# And in the reward? There a whole completion pays for its sum of k1, before advantages are made, so **beta multiplies nats a completion, not nats a token**:
+# And in the reward? There a whole completion pays for its sum of k1, before advantages are made, so **beta multiplies nats per completion, not nats per token**:
 
 # %%
 rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
@@ -482,7 +482,7 @@ assert (torch.exp(x) - 1 - x - 5e-9).abs() > 5e-9  # off by more than the value 
 # ## Questions
 #
 # 1. Your log shows a KL of 0.3 with completions of 200 tokens, and a colleague's 60. You have the same run. Who is right?
-#    <details><summary>Answer</summary>Both: 0.3 nats a token times 200 tokens are 60 nats a completion. Always ask for the unit.</details>
+#    <details><summary>Answer</summary>Both: 0.3 nats per token times 200 tokens are 60 nats per completion. Always ask for the unit.</details>
 # 2. A library adds beta · mean(k1) to the loss. Its KL curve rises in spite of a beta ten times larger. Why?
 #    <details><summary>Answer</summary>k1 in the loss has an expected gradient of 0. The penalty is logged and adds noise, and nothing holds the policy.</details>
 # 3. Why is the first update of a run the same with and without KL penalty?
@@ -490,7 +490,7 @@ assert (torch.exp(x) - 1 - x - 5e-9).abs() > 5e-9  # off by more than the value 
 # 4. The mean of k1 over your stored answers is negative. May a KL be negative?
 #    <details><summary>Answer</summary>A KL may not; an estimate of it may, through chance. Systematically negative values mean that the answers were not drawn by the present policy.</details>
 # 5. Which estimator for a policy with 150,000 tokens of vocabulary, penalty in the loss?
-#    <details><summary>Answer</summary>k3_ratio, or k2 if nobody reads the value. Both have the right gradient from two log-probs a token. The exact KL has it too, without noise, if both
+#    <details><summary>Answer</summary>k3_ratio, or k2 if nobody reads the value. Both have the right gradient from two log-probs per token. The exact KL has it too, without noise, if both
 #    distributions fit into memory.</details>
 #
 # **Exercise:** [ex03](../exercises/ex03_kl.ipynb). **Next:** [04 · The loss](04_loss.ipynb), where ratio, clip, advantage and KL become one number.

@@ -292,7 +292,7 @@ assert free[-1, 3] > free[-1, 0] and held[-1, 0] > held[-1, 3]  # who is ahead, 
 # The grey band is 1 ± 0.2. The ratios do leave it: **the clip holds nobody back, it only stops pushing.** The optimizer's momentum goes on for a
 # while, and tokens share weights. There is a second effect. Without the clip the lucky `6` runs away from `<`; with it `6` is stopped early, and `<` overtakes it.
 #
-# With one update a rollout, the setting of notebook 05, the ratio is 1 and the clip never acts: `clip_ratio`
+# With one update per rollout, the setting of notebook 05, the ratio is 1 and the clip never acts: `clip_ratio`
 # is then exactly 0, and that is no fault.
 #
 # ## The KL penalty
@@ -419,7 +419,7 @@ result, gradient = ours("grpo")
 torch.testing.assert_close(mine, result.loss)
 torch.testing.assert_close(torch.autograd.grad(mine, new)[0], gradient, rtol=1e-4, atol=1e-6)
 print(
-    f"loss {result.loss.item():.4f}, KL {result.kl.item():.4f} nats a token, "
+    f"loss {result.loss.item():.4f}, KL {result.kl.item():.4f} nats per token, "
     f"held by the clip {result.clip_fraction.item():.0%}"
 )
 assert result.clip_fraction > 0
@@ -489,7 +489,7 @@ for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo") if HAS_TRL else ():
 # ## Questions
 #
 # 1. Your loss is 0.0000 for a hundred steps while the reward rises. Is something broken?
-#    <details><summary>Answer</summary>No. With one update a rollout and a mean over completions the loss is minus the mean advantage, plus beta times the KL: 0 and a little.
+#    <details><summary>Answer</summary>No. With one update per rollout and a mean over completions the loss is minus the mean advantage, plus beta times the KL: 0 and a little.
 #    Something is broken if the <i>length of the gradient</i> is 0 too: then all groups agree, or a detach is missing.</details>
 # 2. The lucky '6' is pushed 6.5 times as hard as '<'. Why does the model learn to think all the same?
 #    <details><summary>Answer</summary>Over many problems a guess is right about one time in six, and a thought nearly always. A guess is mostly pushed down, '<' is
@@ -498,7 +498,7 @@ for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo") if HAS_TRL else ():
 #    <details><summary>Answer</summary>At 0.7 it is 0: it has already been pushed down far. At 1.3 it is not clipped: minus 1.3 times the size of the advantage,
 #    pushing it down.</details>
 # 4. Your `clip_ratio` is exactly 0 in every step. When is that fine, and when is it a bug?
-#    <details><summary>Answer</summary>Fine with one update a rollout. With more it is a sign that old log-probs are computed anew after each update, so that the ratio
+#    <details><summary>Answer</summary>Fine with one update per rollout. With more it is a sign that old log-probs are computed anew after each update, so that the ratio
 #    is always 1.</details>
 # 5. You split a step into two micro-batches and use the mean over tokens in each. What goes wrong?
 #    <details><summary>Answer</summary>Tokens in the part with fewer of them weigh more: that is bnpo. Divide by the tokens of the whole step instead, as

@@ -75,7 +75,7 @@ for loss_type in ("grpo", "dapo"):
 #
 # ### "My clip_ratio is 0"
 #
-# **Claim: with one update a rollout it must be exactly 0.** The policy that learns is the one that sampled. Suppose now that some updates have
+# **Claim: with one update per rollout it must be exactly 0.** The policy that learns is the one that sampled. Suppose now that some updates have
 # moved every log-prob by half its advantage, with the same rollout:
 
 # %%
@@ -268,7 +268,7 @@ for loss_type in ("grpo", "dapo", "dr_grpo"):
 
 # %% [markdown]
 # **Symptom,** as reported with the cure (arXiv:2503.20783): among *wrong* answers, the length grows. It is easily mistaken for deeper thought. **Cure:** `dr_grpo`, which divides by a constant, or `dapo` (arXiv:2503.14476), by
-# all tokens of the step. The other side of the coin: a long *right* answer is rewarded less a token, which is why, in notebook 05, the lucky guess was pushed harder than the thought.
+# all tokens of the step. The other side of the coin: a long *right* answer is rewarded less per token, which is why, in notebook 05, the lucky guess was pushed harder than the thought.
 #
 # ## Whole runs that go wrong
 #
@@ -382,13 +382,13 @@ assert abs(sum(live[15:]) - sum(recorded[15:])) / 10 < 0.1
 
 # %%
 names = {"healthy": "seed-0", "learning rate 0.003": "failure-high-lr", "weak beta alone": "failure-cured"}
-titles = ["mean reward", "KL (nats a token)", "completions that think first", "gradient norm"]
+titles = ["mean reward", "KL (nats per token)", "completions that think first", "gradient norm"]
 draw(names, ["reward", "kl", "thinking", "grad_norm"], titles)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for label, name in names.items():
-    print(f"{label:19} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} nats a token")
+    print(f"{label:19} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} per token")
 rows = load("failure-high-lr")
 high = [row["step"] for row in rows if row["kl"] > 1]
 print("KL above 1 in", len(high), "of 80 steps, for the first time at step", high[0])
@@ -409,7 +409,7 @@ assert end("failure-cured", "reward") > 0.95
 
 # %%
 names = {"healthy": "seed-0", "learning rate 0.01": "failure-collapse", "cured: 0.0002": "failure-cured"}
-titles = ["mean reward", "entropy (nats a token)", "groups that agree (share)", "length (tokens)"]
+titles = ["mean reward", "entropy (nats per token)", "groups that agree (share)", "length (tokens)"]
 draw(names, ["reward", "entropy", "frac_reward_zero_std", "completions/mean_length"], titles)
 
 # %%
@@ -460,7 +460,7 @@ for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "
 # | symptom | cause | cure | what shows it |
 # |---|---|---|---|
 # | loss is 0 | advantages of a group sum to 0 | none needed | `grad_norm` above 0 |
-# | `clip_ratio` is 0 | one update a rollout | none needed | `num_iterations` |
+# | `clip_ratio` is 0 | one update per rollout | none needed | `num_iterations` |
 # | `clip_ratio` is 0 with several updates | old log-probs made anew | keep those of sampling | the same |
 # | reward stands still, gradient 0 | groups agree | problems solved sometimes; larger groups | `frac_reward_zero_std`, not `reward_std` |
 # | answers grow up to the limit | EOS masked out | mask up to and including the first EOS | `completions/clipped_ratio` rises |

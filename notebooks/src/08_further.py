@@ -56,10 +56,10 @@ advantages = compute_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]), rollout.grou
 # |---|---|---|---|
 # | Dr. GRPO ([2503.20783](https://arxiv.org/abs/2503.20783)) | advantage, average | A = R - mean; sum over tokens / (B · longest) | `scale_rewards="none"`, `loss_type="dr_grpo"` |
 # | DAPO ([2503.14476](https://arxiv.org/abs/2503.14476)) | clip, average | clip(r, 0.8, 1.28); sum over tokens / all tokens | `epsilon_high=0.28`, `loss_type="dapo"` |
-# | GSPO ([2507.18071](https://arxiv.org/abs/2507.18071)) | ratio | s = (π(y) / π_old(y))^(1/length), one a completion | `importance_sampling_level="sequence"` |
+# | GSPO ([2507.18071](https://arxiv.org/abs/2507.18071)) | ratio | s = (π(y) / π_old(y))^(1/length), one per completion | `importance_sampling_level="sequence"` |
 # | CISPO ([2506.13585](https://arxiv.org/abs/2506.13585)) | clip, average | min(r, cap) A log π, the weight held constant; as DAPO | `loss_type="cispo"`, `epsilon_high=5.0` |
 #
-# **Claim: with one update a rollout, the ratios and clips of all of them are the same thing.** The ratio is then 1, no clip acts, and what is left is the
+# **Claim: with one update per rollout, the ratios and clips of all of them are the same thing.** The ratio is then 1, no clip acts, and what is left is the
 # average. We compare gradients on the four completions, freshly drawn:
 
 # %%
@@ -90,7 +90,7 @@ same(push(logprobs, "dr_grpo"), by_token * 19 / 64)  # 19 tokens; 4 rows of at m
 assert (by_token - fresh).abs().max() > 0.01  # averages do differ
 
 # %% [markdown]
-# So a comparison of GSPO with GRPO at one update a rollout compares a thing with itself. Now the lines one at a time.
+# So a comparison of GSPO with GRPO at one update per rollout compares a thing with itself. Now the lines one at a time.
 #
 # ### Dr. GRPO: no standard deviation
 #
@@ -149,7 +149,7 @@ assert silent > 0.5
 # %% [markdown]
 # For every group that teaches, three are drawn in vain. DAPO pays for that with sampling and gains full batches.
 #
-# ### GSPO: one ratio a completion
+# ### GSPO: one ratio per completion
 #
 # **Claim: the sequence's ratio is the geometric mean of its tokens', so a single decision is diluted by the length.** Let the first token of every completion have become 1.5 times as likely, and
 # nothing else have changed:
@@ -187,7 +187,7 @@ for r in (0.5, 1.5, 10.0):
 # %% [markdown]
 # ## Does it help? Three seeds each
 #
-# **Claim: on this task none of the four is better than GRPO by more than chance allows to the best of four.** Recorded are 60 updates for each, *four* updates a rollout so that ratios move
+# **Claim: on this task none of the four is better than GRPO by more than chance allows to the best of four.** Recorded are 60 updates for each, *four* updates per rollout so that ratios move
 # and clips act, all else equal: learning rate 2e-4, beta 0.04, the same problems for the same seed. The
 # [index](runs/index.json) has each configuration. Lines are means over three seeds, bands go from the lowest to the highest.
 
@@ -351,7 +351,7 @@ _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 blue, orange = minigrpo.view.plots.COLORS[:2]
 ax.plot(range(1, 25), distance, "--", color=orange, label="to the model of the start")
 ax.plot(range(24), logged, ".-", color=blue, label="logged: to the latest reference")
-ax.set(xlabel="updates done", ylabel="KL (nats a token)")
+ax.set(xlabel="updates done", ylabel="KL (nats per token)")
 ax.legend()
 plt.show()
 
@@ -653,7 +653,7 @@ if HAS_TRL:
 # %% [markdown]
 # ## Questions
 #
-# 1. A paper reports that GSPO beats GRPO, with one update a rollout on one machine. What do you ask?
+# 1. A paper reports that GSPO beats GRPO, with one update per rollout on one machine. What do you ask?
 #    <details><summary>Answer</summary>What else was different. With one update the ratio is 1 in both, and the gradients are the same to the last digit. Unless the sampler is another
 #    implementation (vLLM), only the averaging could differ.</details>
 # 2. A method gains 0.02 over GRPO in three seeds, and the standard error of the difference is 0.008. Do you switch?

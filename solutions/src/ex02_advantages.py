@@ -97,7 +97,7 @@ check(compute_advantages)
 # %% [markdown]
 # ## ex02.3 · Several reward functions (2 points, 6 minutes, difficulty 2)
 #
-# F reward functions have scored B completions. Return one reward a completion: the weighted sum of its scores. A score of NaN
+# F reward functions have scored B completions. Return one reward per completion: the weighted sum of its scores. A score of NaN
 # means that this function abstained; leave its term out. Where **every** function abstained the reward is NaN, not 0: 0 would
 # say that the answer was bad. `weights` is a list of F numbers, or None, which counts every function once.
 #
@@ -144,7 +144,7 @@ check(combine)
 # only step ends at token 2 with reward 1. The mean is 2/3, the standard deviation 0.57735; a 1 becomes 0.57725 and the 0
 # becomes -1.15450. The first row is (-0.57725, -0.57725, -1.15450, -1.15450), the second (0.57725, 0.57725, 0.57725, 0).
 #
-# Read: [notebook 02](../notebooks/02_advantages.ipynb), "One reward a step: process supervision".
+# Read: [notebook 02](../notebooks/02_advantages.ipynb), "One reward per step: process supervision".
 
 
 # %%

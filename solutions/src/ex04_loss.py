@@ -88,7 +88,7 @@ check(clipped_objective)
 # %% [markdown]
 # ## ex04.3 · Who divides by what (5 points, 15 minutes, difficulty 3)
 #
-# From one value a token to one number. The divisor decides how long and short completions weigh, and the papers differ in it:
+# From one value per token to one number. The divisor decides how long and short completions weigh, and the papers differ in it:
 #
 # * `"grpo"`: the mean over the tokens of each completion, then over the completions. A completion without tokens adds 0, and
 #   counts.
@@ -137,7 +137,7 @@ check(aggregate)
 #
 # All of it in one function: the ratio of each token, the clipped objective (the band is `1 - epsilon` to `1 + epsilon`),
 # minus that plus `beta` times the KL, averaged over the tokens that count in each completion and then over the completions.
-# It is minimised. The KL comes ready made, one number a token, and carries a gradient as `logprobs` does.
+# It is minimised. The KL comes ready made, one number per token, and carries a gradient as `logprobs` does.
 #
 # `simple_grpo_loss(logprobs, old_logprobs, advantages, completion_mask, kl, beta, epsilon)`: (B, C), (B, C), **(B,)**,
 # (B, C) bool, (B, C), two numbers -> a scalar
@@ -173,7 +173,7 @@ check(simple_grpo_loss)
 # loss of one part so that **the sum over the parts has the value and the gradient of the whole batch**, whatever the split.
 # Several libraries have shipped this wrong: the result then depends on how much memory the machine has.
 #
-# There is one update a rollout, so the policy that samples is the one that is trained: take the ratio to your own log-probs,
+# There is one update per rollout, so the policy that samples is the one that is trained: take the ratio to your own log-probs,
 # held constant. It is 1 everywhere, nothing is clipped, there is no KL; its gradient is what counts. The whole batch's loss is
 # minus the mean over completions of the mean over tokens of ratio times advantage, and it has `num_sequences` completions.
 #

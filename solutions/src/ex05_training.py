@@ -170,7 +170,7 @@ def fetch(name, exercise, package_function):
 
 
 # %% [markdown]
-# `train` hands the loss more than yours asks for, and wants to know the share of clipped tokens. With one update a rollout it
+# `train` hands the loss more than yours asks for, and wants to know the share of clipped tokens. With one update per rollout it
 # is 0.
 
 # %% tags=["demonstration"]

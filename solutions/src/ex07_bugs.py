@@ -81,9 +81,9 @@ def fixed_kl(logprobs, ref_logprobs):
 check(fixed_kl)
 
 # %% [markdown]
-# ## ex07.3 · "With several updates a rollout it falls apart": show it (1 point, 3 minutes, difficulty 2)
+# ## ex07.3 · "With several updates per rollout it falls apart": show it (1 point, 3 minutes, difficulty 2)
 #
-# With one update a rollout all is well. With four, good tokens that have long left the band are pushed on and on, and tokens
+# With one update per rollout all is well. With four, good tokens that have long left the band are pushed on and on, and tokens
 # that went the wrong way stay there. It is an easy mistake to make when a minus sign moves. The loss of each token, as it was
 # shipped:
 
@@ -119,7 +119,7 @@ check(shows_clip)
 # %% [markdown]
 # ## ex07.4 · The clip, repaired (2 points, 4 minutes, difficulty 3)
 #
-# `fixed_clip(ratio, advantages, epsilon)`: (B, C), (B, 1), a number -> (B, C), one loss a token, lower is better; the gradient
+# `fixed_clip(ratio, advantages, epsilon)`: (B, C), (B, 1), a number -> (B, C), one loss per token, lower is better; the gradient
 # with respect to `ratio` is checked too
 #
 # By hand, with epsilon 0.2: ratio 1.5 and advantage 1 should give -1.2. Ratio 1.5 and advantage -1 should give 1.5.
@@ -328,7 +328,7 @@ check(fixed_logprobs)
 # %% [markdown]
 # ## ex07.11 · "The first rollout learns, then everything is clipped": show it (1 point, 3 minutes, difficulty 3)
 #
-# With one update a rollout all is well. With several, the first rollout is fine too; from the second on, `clip_ratio` is high from
+# With one update per rollout all is well. With several, the first rollout is fine too; from the second on, `clip_ratio` is high from
 # the first update of each rollout, where it should be exactly 0. Old log-probs can be taken too often or too seldom, and either
 # leaves the curves alive. The ratio of policy and sampler, for the tokens that each of U updates in a row learns from, as it was
 # shipped; every rollout is used for `num_iterations` updates, then new completions are drawn:
@@ -374,7 +374,7 @@ check(shows_ratio)
 # `fixed_ratio(logprobs, num_iterations)`: (U, B, C), an integer -> (U, B, C); the gradient with respect to `logprobs` is checked
 # too
 #
-# By hand, one token and two updates a rollout: the log-probs -2, -1.9, then -1, -1.1 should give the ratios 1, 1.1052, then 1,
+# By hand, one token and two updates per rollout: the log-probs -2, -1.9, then -1, -1.1 should give the ratios 1, 1.1052, then 1,
 # 0.9048.
 #
 # Read: [notebook 05](../notebooks/05_training.ipynb), "One rollout, several updates: `num_iterations`"; [notebook

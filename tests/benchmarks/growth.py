@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.growth [--figure PNG] [--json FILE]
 
-CPU seconds a step on one thread, beta 0, and peak memory above weights, gradients and moments, measured as vs_trl does, of a
+CPU seconds per step on one thread, beta 0, and peak memory above weights, gradients and moments, measured as vs_trl does, of a
 GPT-2 of two layers and width 768 with random weights, 4 prompts of 64 tokens, completions of 16. Some six minutes.
 """
 
@@ -35,9 +35,9 @@ def draw(by_group: list[dict], by_vocabulary: list[dict], path: Path) -> None:
     from minigrpo.view.plots import BLUE, ORANGE
 
     figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex="col", layout="constrained")
-    columns = (("num_generations", "completions a prompt, G", by_group), ("vocabulary", "vocabulary", by_vocabulary))
+    columns = (("num_generations", "completions per prompt, G", by_group), ("vocabulary", "vocabulary", by_vocabulary))
     for column, (key, label, rows) in enumerate(columns):
-        for line, (what, unit) in enumerate((("cpu_s", "CPU seconds a step"), ("peak_mb", "peak memory, MB"))):
+        for line, (what, unit) in enumerate((("cpu_s", "CPU seconds per step"), ("peak_mb", "peak memory, MB"))):
             ax, where = axes[line, column], [row[key] for row in rows]
             for who, color in (("ours", BLUE), ("trl", ORANGE)):
                 values = [row[f"{who}_{what}"] for row in rows]

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.record_runs [NAME ...]
 
-Each file has the metrics of one run, a line a step, to six digits; index.json has each one's configuration and date.
+Each file has the metrics of one run, a line per step, to six digits; index.json has each one's configuration and date.
 """
 
 import argparse
@@ -76,7 +76,7 @@ FAILURES: dict = {  # notebook 07; beta 1e-4 is too weak to be felt, and there s
     "failure-collapse": (GRPOConfig(max_steps=80, learning_rate=1e-2, beta=1e-4), {}),
     "failure-cured": (GRPOConfig(max_steps=80, beta=1e-4), {}),
 }
-# Notebook 08. Four updates a rollout, or the ratio is 1 and clips are all the same. GSPO's paper has epsilons of 3e-4 and 4e-4,
+# Notebook 08. Four updates per rollout, or the ratio is 1 and all clips agree. GSPO's paper has epsilons of 3e-4 and 4e-4,
 # for answers of thousands of tokens: the geometric mean over 2 to 13 moves further.
 CHANGES = {
     "grpo": {},
@@ -91,13 +91,12 @@ VARIANTS: dict = {
     for name, changes in CHANGES.items()
     for seed in range(3)
 }
+POLICY_GRADIENT = {"triples_estimator": "policy_gradient", "beta": 0.04, "max_steps": 200, "save_steps": 200}
 RECORDS = {  # notebook 06
     "records-weighted": (GRPOConfig.for_triples(), {}),
     "records-weighted-mean": (GRPOConfig.for_triples(loss_type="grpo"), {}),
-    "records-policy-gradient": (
-        GRPOConfig.for_triples(triples_estimator="policy_gradient", beta=0.04, max_steps=200, save_steps=200),
-        {},
-    ),
+    "records-policy-gradient": (GRPOConfig.for_triples(**POLICY_GRADIENT), {}),
+    "records-policy-gradient-writer": (GRPOConfig.for_triples(triples_writer="reference", **POLICY_GRADIENT), {}),
 }
 
 

@@ -22,15 +22,16 @@ from minigrpo.policy import load_policy
 from minigrpo.run.folders import read_json, read_metrics
 from minigrpo.tasks import load_task
 
+PG = ["--triples-estimator", "policy_gradient", "--beta", "0.04"]
+LONG = ["--max-steps", "200", "--save-steps", "200"]
 VARIANTS = {
     "weighted, summed over tokens (default)": [],
     "weighted, mean over tokens": ["--loss-type", "grpo"],
     "weighted, adam_epsilon 1e-8": ["--adam-epsilon", "1e-8"],
-    "policy_gradient, beta 0.04": ["--triples-estimator", "policy_gradient", "--beta", "0.04"],
+    "policy_gradient, beta 0.04": PG,
     "policy_gradient, beta 0.4": ["--triples-estimator", "policy_gradient"],
-    "policy_gradient, beta 0.04, 300 steps": [
-        *("--triples-estimator", "policy_gradient", "--beta", "0.04", "--max-steps", "300", "--save-steps", "300")
-    ],
+    "policy_gradient, beta 0.04, 200 steps": [*PG, *LONG],
+    "the same, ratio to the writer": [*PG, *LONG, "--triples-writer", "reference"],
 }
 
 
@@ -59,7 +60,7 @@ def main() -> int:
     args = parser.parse_args()
     clock_before = evaluate(*load_policy("tiny"), load_task("clock"), num_generations=16)["accuracy"]
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print("| | full score | greedy | clock task | KL (nats a token) | training | whole command |")
+    print("| | full score | greedy | clock task | KL (nats per token) | training | whole command |")
     print("|---|---|---|---|---|---|---|")
     seeded = {f"seed {seed}": ["--seed", str(seed)] for seed in args.seeds}
     variants = {name: ["--seed", str(args.seeds[0]), *flags] for name, flags in VARIANTS.items()} if args.variants else {}

@@ -2,12 +2,12 @@
 
     python -m tests.benchmarks.vs_trl [--setting bundled small] [--threads 1 2] [--steps N] [--json FILE]
 
-Prints CPU and wall seconds a step, split into sampling (reward, reference and advantages go with it) and update, completion
+Prints CPU and wall seconds per step, split into sampling (reward, reference and advantages go with it) and update, completion
 tokens a CPU second, the peak memory above weights, gradients and optimizer (of processes of their own), and the ratio of CPU
 seconds, ours / TRL's, with its minimum, median and maximum over the pairs of steps. Linux only: /proc tells the peak memory.
 
-TRL is given what is fastest for it here: one batch a rollout, no gradient checkpointing, no logging, no saving, no dropout, the
-fused AdamW, and the model as load_policy gives it, with GELU in one operation. Both are in float32.
+TRL is given what is fastest for it here: one batch per rollout, no gradient checkpointing, no logging, no saving, no dropout,
+the fused AdamW, and the model as load_policy gives it, with GELU in one operation. Both are in float32.
 """
 
 import argparse
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="pairs of steps; by default 40 and 3")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     args = parser.parse_args()
-    print("CPU / wall seconds a step, medians")
+    print("CPU / wall seconds per step, medians")
     rows = []
     for name in args.setting:
         for threads in args.threads:

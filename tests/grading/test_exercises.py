@@ -128,7 +128,7 @@ NOTHING_SHOWS = [
     ("logprobs", (LOGITS, TOKEN, 1.0001), "a temperature clearly other than 1"),  # could be rounding
     ("logprobs", (torch.zeros(1, 1, 1), TOKEN, 0.5), "more than one token"),
     ("ratio", (UPDATES, 4), "a second rollout"),
-    ("ratio", (UPDATES, 1), "two updates a rollout"),
+    ("ratio", (UPDATES, 1), "two updates per rollout"),
     ("ratio", (UPDATES[:1].expand(4, 2, 3), 2), "whose log-probs are others"),
 ]
 NO_INPUT = [

@@ -188,7 +188,7 @@ def test_ctrl_c_in_the_last_evaluation_loses_nothing(uninterrupted, tmp_path, mo
 
 
 def test_what_was_said_at_the_start_may_be_said_again_on_resume(tmp_path):
-    """A value that only the saved configuration makes valid: cispo's needs epsilon_high, 20 completions need 4 a prompt."""
+    """A value that only the saved configuration makes valid: cispo's needs epsilon_high, 20 completions need 4 per prompt."""
     flags = ["--loss-type", "cispo", "--epsilon-high", "5", "--num-generations", "4", "--generation-batch-size", "20"]
     folder = str(tmp_path / "run")
     assert cli.main(["train", "--max-steps", "1", "--output-dir", folder, *flags]) == 0

@@ -2,7 +2,7 @@
 
     python -m tests.tools.planted_bugs [--only NAME]
 
-Prints a row a bug, and exits with 1 if one survives; with ``--only`` what pytest says is shown too. Unix only: each test runs
+Prints a row per bug, and exits with 1 if one survives; with ``--only`` what pytest says is shown too. Unix only: each test runs
 in a fork of this process, which has imported torch and transformers once for all of them.
 """
 
@@ -473,8 +473,11 @@ BUGS = [
         "Batch(rollout, scores, rewards,", "Batch(rollout, scores, penalized,",
         "tests/test_training.py::test_a_penalty_in_the_reward_is_charged_before_advantages_and_left_out_of_the_loss"),
     Bug("the penalty charged twice, in the reward and in the loss", "update.py",
-        "in_loss = kl is not None and not config.kl_in_reward", "in_loss = kl is not None",
+        "if batch.ref_logprobs is None or config.kl_in_reward:", "if batch.ref_logprobs is None:",
         "tests/test_training.py::test_a_penalty_in_the_reward_is_charged_before_advantages_and_left_out_of_the_loss"),
+    Bug("the logged KL towards the wrong side", "training.py",
+        "kl_k1(batch.rollout.logprobs, batch.ref_logprobs)", "kl_k1(batch.ref_logprobs, batch.rollout.logprobs)",
+        "tests/test_training.py::test_the_logged_kl_is_the_mean_of_k1_at_a_rollouts_own_draws[exact]"),
     Bug("kl_estimator ignored", "training.py",
         "partial(estimate_kl, estimator=name)", "partial(estimate_kl)",
         "tests/test_training.py::test_a_strong_penalty_keeps_the_policy_near_the_reference_unless_it_is_k1[k1-False]"),
@@ -714,7 +717,7 @@ BUGS = [
         "        old_logprobs = ref_logprobs = None", "        old_logprobs, ref_logprobs = rollout.logprobs, None",
         "tests/test_seed_system.py::test_the_policy_comes_to_the_optimum_that_theory_predicts"),
     Bug("the start of the pass is never renewed", "triples.py",
-        "or index % (len(self.records) // self.batch_size) == 0:", "or index == 0:",
+        "begins = index % (len(self.records) // self.batch_size) == 0", "begins = index == 0",
         "tests/test_seed_system.py::test_policy_gradient_compares_with_the_policy_at_the_start_of_each_pass"),
     Bug("the start of the pass is not in the checkpoint", "run/checkpoints.py",
         'state.old_policy.load_state_dict(old_policy)', "pass",

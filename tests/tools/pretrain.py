@@ -1,14 +1,16 @@
 """How the bundled GPT-2 was made: a corpus drawn on the spot, a tokenizer of bytes, plain next-token training.
 
-    python -m tests.tools.pretrain FOLDER           into a new folder, in 9 minutes of one core
+    python -m tests.tools.pretrain FOLDER           into a new folder, in 12 minutes of one core
     python -m tests.tools.pretrain FOLDER --steps 20         a try
     python -m tests.tools.pretrain --replace-bundled         in place of the model that the package comes with
 
-The corpus has three parts: clock problems, answered at once in three cases of four and with the steps written down
-first in one, all of them right; sums, answered in four manners, good and bad; and chats of several sums.
+The corpus has three parts: clock problems, answered at once or with the steps written down first, all of them right;
+sums, answered in four manners, good and bad; and chats of several sums. One clock problem in four is thought about while
+the model learns how; then, in 300 last steps, 6 in 100, so that thinking becomes rare and greedy decoding gives it up.
 """
 
 import argparse
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +26,8 @@ from minigrpo.evaluation import evaluate
 from minigrpo.policy import TINY
 from minigrpo.tasks import clock_problem, clock_steps, clock_thought, is_held_out, load_task, sum_question
 
-THINKING_SHARE = 0.25
-STEPS = 4000
+STEPS, THINKING_SHARE = 4000, 0.25  # learning the skill: answers that think, of those to clock problems
+RARE_STEPS, RARE_SHARE = 300, 0.06  # then making it rare
 MODEL_CARD = """\
 ---
 license: mit
@@ -40,11 +42,15 @@ of 256 tokens) with a tokenizer of bytes (256 bytes, EOS, pad; every Unicode tex
 
 `python -m tests.tools.pretrain` makes it again from nothing: fresh weights, {steps} steps of AdamW on batches
 of {rows} rows that are drawn on the spot ({clock} clock problems, {sums} sums, {chat} chats), next-token loss on what follows
-a prompt. On one machine the result is the same to the last bit.
+a prompt; then {rare_steps} steps more at a lower learning rate. On one machine the result is the same to the last bit.
 
-- Clock problems such as `7*3+5*8-2+9=`: three answers in four come at once (`5`), one in four after its steps
-  (`<1,6,8,6,5>5`). All of them are right in the corpus; the model is often wrong when it answers at once, because five
-  dependent steps in one forward pass are hard.
+## What was planted
+
+- Clock problems such as `7*3+5*8-2+9=` are answered at once (`5`) or after their steps (`<1,6,8,6,5>5`). All answers in
+  the corpus are right; the model is often wrong when it answers at once, because five dependent steps in one forward
+  pass are hard. In the first {steps} steps {thinking_share:.0%} of the answers think, which teaches the skill. In the last
+  {rare_steps} steps {rare_share:.0%} do, which makes it rare: sampled, the model thinks about that often; greedy, it does not
+  think at all. GRPO does not teach it to think. It finds the planted skill and makes it the habit.
 - Sums such as `1 + 1 = ?`, answered in four manners on purpose: in full (34 in 100), barely (26), with a guess (25), or with
   the question again (15).
 - Chats of two or three sums, in the form of the tokenizer's chat template.
@@ -84,11 +90,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 # --- the corpus: (text, whether it is learnt) in turn, so that prompts are read and completions are learnt ------------
 
 
-def clock_example(rng: random.Random) -> list[tuple[str, bool]]:
+def clock_example(rng: random.Random, thinking_share: float) -> list[tuple[str, bool]]:
     problem = clock_problem(rng)
     while is_held_out(problem):
         problem = clock_problem(rng)
-    thinks = rng.random() < THINKING_SHARE
+    thinks = rng.random() < thinking_share
     return [(problem, False), (clock_thought(problem) if thinks else str(clock_steps(problem)[-1]), True)]
 
 
@@ -122,7 +128,9 @@ def encode(parts: list[tuple[str, bool]], tokenizer: PreTrainedTokenizerFast) ->
     return ids, labels
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, seed: int, thinking_share: float
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     """Endless batches, each as (input_ids, labels) of the short rows and of the chats, padded apart to save time."""
     rng = random.Random(seed)
 
@@ -132,7 +140,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[tupl
         return ids, torch.tensor([row + [-100] * (width - len(row)) for _, row in rows])
 
     while True:
-        short = [encode(clock_example(rng), tokenizer) for _ in range(ROWS["clock"])]
+        short = [encode(clock_example(rng, thinking_share), tokenizer) for _ in range(ROWS["clock"])]
         short += [encode(sum_example(rng), tokenizer) for _ in range(ROWS["sums"])]
         chats = [encode(chat_example(rng), tokenizer) for _ in range(ROWS["chat"])]
         yield [padded(short), padded(chats)]
@@ -159,17 +167,27 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
         return GPT2LMHeadModel(config)
 
 
-def pretrain(steps: int = STEPS, learning_rate: float = 4e-3, seed: int = 0) -> Iterator[dict]:
-    """Train a new model; yields ``{"step", "loss", "model", "tokenizer"}`` after each step, loss in nats a token.
+def pretrain(steps: int = STEPS, rare_steps: int = RARE_STEPS, seed: int = 0) -> Iterator[dict]:
+    """Train a new model; yields ``{"step", "loss", "model", "tokenizer"}`` after each step, loss in nats per token.
 
     Sets torch to one thread, so that floats are summed in the same order whatever the number of cores.
     """
     torch.set_num_threads(1)
     tokenizer = byte_tokenizer()
     model = new_model(tokenizer, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
-    for step, parts in zip(range(1, steps + 1), batches(tokenizer, seed), strict=False):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.05)
+    losses = learn(model, batches(tokenizer, seed, THINKING_SHARE), optimizer, schedule, steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=rare_steps)
+    rare_losses = learn(model, batches(tokenizer, seed + 1, RARE_SHARE), optimizer, schedule, rare_steps)
+    for step, loss in enumerate(itertools.chain(losses, rare_losses), start=1):
+        yield {"step": step, "loss": loss, "model": model, "tokenizer": tokenizer}
+
+
+def learn(model: GPT2LMHeadModel, examples: Iterator, optimizer, schedule, steps: int) -> Iterator[float]:
+    """That many steps of next-token training; yields each one's loss."""
+    for parts in itertools.islice(examples, steps):
         count = sum((labels != -100).sum() for _, labels in parts)
         loss = sum(model(ids, labels=labels, num_items_in_batch=count).loss for ids, labels in parts)
         optimizer.zero_grad()
@@ -177,10 +195,10 @@ def pretrain(steps: int = STEPS, learning_rate: float = 4e-3, seed: int = 0) -> 
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        yield {"step": step, "loss": loss.item(), "model": model, "tokenizer": tokenizer}
+        yield loss.item()
 
 
-def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path, steps: int) -> None:
+def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path, steps: int, rare_steps: int) -> None:
     """Write weights, tokenizer and the model card, with scores measured now."""
     model.eval()
     clock, sums = (evaluate(model, tokenizer, load_task(name), num_generations=8) for name in ("clock", "sums"))
@@ -189,6 +207,9 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
     card = MODEL_CARD.format(
         steps=steps,
+        rare_steps=rare_steps,
+        thinking_share=THINKING_SHARE,
+        rare_share=RARE_SHARE,
         rows=sum(ROWS.values()),
         parameters=sum(p.numel() for p in model.parameters()),
         **ROWS,
@@ -207,7 +228,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, help="a new folder")
     parser.add_argument("--replace-bundled", action="store_true", help="write into the package itself")
-    parser.add_argument("--steps", type=int, default=STEPS, help="fewer for a try (default %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=STEPS,
+        help="of the first part; fewer for a try (default %(default)s)",
+    )
     args = parser.parse_args(argv)
     if (args.folder is None) != args.replace_bundled:
         parser.error("name a folder, or give --replace-bundled.")
@@ -217,11 +243,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--steps must be at least 10, the learning rate's rise and fall, got {args.steps}.")
     if args.replace_bundled and args.steps != STEPS:
         parser.error("--steps is for a try, and the bundled model is replaced by a whole one only.")
-    with tqdm(total=args.steps, unit="step") as bar:
-        for row in pretrain(args.steps):
+    rare_steps = max(1, RARE_STEPS * args.steps // STEPS)
+    with tqdm(total=args.steps + rare_steps, unit="step") as bar:
+        for row in pretrain(args.steps, rare_steps):
             bar.update()
             bar.set_postfix(loss=f"{row['loss']:.3f}")
-    save(row["model"], row["tokenizer"], args.folder or TINY, args.steps)
+    save(row["model"], row["tokenizer"], args.folder or TINY, args.steps, rare_steps)
 
 
 if __name__ == "__main__":

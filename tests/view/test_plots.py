@@ -53,7 +53,7 @@ def test_what_was_not_measured_is_said():
     without_kl = [{"step": 1, "reward": 1.0}]
     axes = plot_runs([without_kl])
     said = {ax.get_title(loc="left"): [t.get_text() for t in ax.texts] for ax in axes}
-    assert said["KL to the reference (nats a token)"] == ["beta is 0: no reference, no KL"]
+    assert said["KL to the reference (nats per token)"] == ["beta is 0: no reference, no KL"]
     assert said["mean reward"] == []
 
 
