@@ -55,6 +55,8 @@ MAY_IMPORT = {
     "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/rewards_by_name": {"config", "rewards"},
     "run/inputs": {"config", "triples", "run/folders", "run/rewards_by_name"},
+    "run/token_log": {"config", "scoring", "threads", "update", "view/tokens"},
+    "run/report": {"config", "run/folders", "run/fork", "view/report"},
     "run/verdict": set(),
     "run/summary": {"config", "tasks", "run/folders", "run/verdict", "view/plots"},
     "run/processes": set(),
@@ -62,12 +64,13 @@ MAY_IMPORT = {
     "run/runner": {
         "config", "effective", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples",
         "update", "run/checkpoints", "run/folders", "run/fork", "run/inputs", "run/overwriting", "run/rewards_by_name",
-        "run/summary", "run/trl_engine",
+        "run/summary", "run/token_log", "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
-        "config", "evaluation", "policy", "sampling", "tasks", "run/flags", "run/folders", "run/fork", "run/reward_model",
+        "config", "evaluation", "policy", "sampling", "tasks", "run/flags", "run/folders", "run/fork", "run/report",
+        "run/reward_model",
         "run/runner", "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
@@ -76,6 +79,7 @@ MAY_IMPORT = {
     "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
     "view/rating": {"config"},
+    "view/report": {"advantages", "config", "kl", "metrics"},
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip

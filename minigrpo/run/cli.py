@@ -150,6 +150,21 @@ def _plot(argv: list[str]) -> None:
     print(output)
 
 
+def _report(argv: list[str]) -> None:
+    parser = new_parser("report")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run; several are shown side by side")
+    parser.add_argument("--output", help="the page; by default report.html, in the run's folder if there is one run")
+    args = parser.parse_args(argv)
+    folder = Path(args.runs[0]) if len(args.runs) == 1 else Path()
+    output = Path(args.output or folder / "report.html")
+    from minigrpo.run import folders, report
+
+    if args.output or folder.is_dir():
+        folders.check_output(output)
+    report.write_report(args.runs, output)
+    print(output)
+
+
 def _reward_model_args(argv: list[str]) -> argparse.Namespace:
     parser = new_parser("reward-model")
     parser.add_argument("action", choices=("train",))

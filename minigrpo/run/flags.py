@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": "complete prompts",
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
+    "report": "write one page with the findings, curves and tokens of a run, or of several",
     "reward-model": "train a reward model on scored records",
     "grade": "grade exercises, in a sandbox",
 }

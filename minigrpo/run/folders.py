@@ -15,9 +15,10 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.run import overwriting
 
 OF_A_RUN = re.compile(
-    r"(config|summary|inputs|fork)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
+    r"(config|summary|inputs|fork)\.json|(metrics|samples|tokens)\.jsonl|curves\.png|report\.html|model|checkpoint-\d+|.*\.tmp|\.lock",
+    re.ASCII,
 )
-LINES = ("metrics.jsonl", "samples.jsonl")  # a line a step: cut back to the step that a run goes on from
+LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")  # a line a step: cut back to the step that a run goes on from
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
 OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
@@ -188,7 +189,7 @@ def _rows_so_far(folder: Path) -> list[dict]:
     return read_metrics(path) if path.exists() and path.stat().st_size else []
 
 
-def append_line(path: Path, value: dict) -> None:
+def append_line(path: Path, value: dict, *, separators: tuple[str, str] = (", ", ": ")) -> None:
     """One line of JSON, flushed. NaN becomes null: JSON has no NaN."""
 
     def clean(x):
@@ -196,7 +197,8 @@ def append_line(path: Path, value: dict) -> None:
             return [clean(item) for item in x]
         return None if isinstance(x, float) and not math.isfinite(x) else x
 
-    line = json.dumps({key: clean(x) for key, x in value.items()}, ensure_ascii=False, allow_nan=False)
+    cleaned = {key: clean(x) for key, x in value.items()}
+    line = json.dumps(cleaned, ensure_ascii=False, allow_nan=False, separators=separators)
     with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(line + "\n")
 
@@ -225,10 +227,7 @@ def read_metrics(run: str | Path) -> list[dict]:
     path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise BadInput(f"{str(run)!r} holds no metrics.jsonl; name the folder of a run.")
-    *lines, last = path.read_bytes().split(b"\n")
-    if last.rstrip().endswith(b"}"):
-        lines.append(last)
-    rows = [_row(line, path, number) for number, line in enumerate(lines, 1)]
+    rows = read_lines(path)
     if not rows:
         raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
     for number, row in enumerate(rows, 1):
@@ -241,6 +240,18 @@ def read_metrics(run: str | Path) -> list[dict]:
                 f"{str(path)!r}, line {number}, has step {row['step']} after step {former['step']}; steps must rise."
             )
     return rows
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The lines of one of a run's files; a last one that is cut off is left out: a run that is going on may be writing it.
+
+    Raises:
+        BadInput: if a line is not an object with a step.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    if last.rstrip().endswith(b"}"):
+        lines.append(last)
+    return [_row(line, path, number) for number, line in enumerate(lines, 1)]
 
 
 def check_same_task(runs: list[str]) -> None:

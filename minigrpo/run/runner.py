@@ -21,7 +21,7 @@ from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import context_length, load_policy, save_policy
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
-from minigrpo.run import folders, inputs, overwriting
+from minigrpo.run import folders, inputs, overwriting, token_log
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.run.fork import Fork, begin
 from minigrpo.run.rewards_by_name import load_reward_function, try_out
@@ -264,6 +264,8 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
     try:
         for metrics in train(state, task.train, reward_fns, config):
             log(metrics, _samples(state.batch))
+            if token_log.due(state.step, config.num_iterations):
+                folders.append_line(folder / "tokens.jsonl", token_log.token_line(state, config), separators=(",", ":"))
             if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
                 save_checkpoint(state, folder)
             if stopping:
