@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
@@ -9,9 +10,30 @@ class BadInput(ValueError):
     """Something that came from the user cannot be used. The message is one sentence: what came, what was wanted."""
 
 
+FLOAT32_MAX = 3.4028234e38
+LOWEST_TEMPERATURE = 1e-6  # below it logits / temperature leave float32
+
+
+def check_temperature(temperature: float, *, greedy: bool = True) -> None:
+    """Raises BadInput for a temperature that cannot be sampled at. Greedy is 0, where training has nothing to learn from."""
+    number = temperature if isinstance(temperature, Real) and not isinstance(temperature, bool) else -1
+    if not (LOWEST_TEMPERATURE <= number < float("inf") or (greedy and number == 0)):
+        wanted = f"{'0 (greedy), or ' if greedy else ''}at least {LOWEST_TEMPERATURE}"
+        raise BadInput(f"temperature must be {wanted}, got {temperature!r:.60}.")
+
+
+def plain(value):
+    """A number of numpy's or torch's as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """What an error says, in one line; its kind where it says nothing, or fails to."""
+    try:
+        said = str(error).splitlines()
+    except Exception:
+        said = []
+    return (said or [type(error).__name__])[0][:200]
 
 
 def _field(default, help, **flag):  # noqa: A002 - HfArgumentParser's word
@@ -101,6 +123,9 @@ class GRPOConfig:
     )
 
     def __post_init__(self):
+        for name, value in vars(self).copy().items():  # from a sweep over np.linspace, say
+            object.__setattr__(self, name, [plain(item) for item in value] if isinstance(value, list) else plain(value))
+
         def check(valid: bool, name: str, wanted: str) -> None:
             if not valid:
                 raise BadInput(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
@@ -130,10 +155,11 @@ class GRPOConfig:
     def _check_ranges(self, check: Callable[[bool, str, str], None]) -> None:
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
             check(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("temperature", "learning_rate", "adam_epsilon", "max_grad_norm"):
+        check_temperature(self.temperature, greedy=False)
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             check(0 < getattr(self, name) < float("inf"), name, "a positive number")
         weights = self.reward_weights or []
-        check(all(isinstance(w, float | int) and abs(w) < float("inf") for w in weights), "reward_weights", "finite numbers")
+        check(all(abs(weight) <= FLOAT32_MAX for weight in weights), "reward_weights", "finite numbers, at most 3.4e38")
         check(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
         check(0 <= self.beta < float("inf"), "beta", "0 or a positive number")
         check(0 <= self.epsilon < 1, "epsilon", "at least 0 and below 1, since the ratio is clipped to 1 - epsilon")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from minigrpo.config import BadInput, first_line
+from minigrpo.config import FLOAT32_MAX, BadInput, first_line, plain
 
 TEXT_FORMATS = (".jsonl", ".json", ".csv")
 OTHER_BEGINNINGS = {
@@ -24,7 +24,6 @@ OTHER_BEGINNINGS = {
 }
 # float() would also take 1_000, the digits of every script, nan and inf.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-FLOAT32_MAX = 3.4028234e38
 
 
 def read_rows(path: Path) -> Iterable[tuple[str, dict]]:
@@ -68,10 +67,18 @@ def read_rows(path: Path) -> Iterable[tuple[str, dict]]:
 
 def _parquet_rows(path: Path) -> Iterable[tuple[str, dict]]:
     try:
-        rows = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+        table = pyarrow.parquet.ParquetFile(path).read()
+        rows = table.to_pylist()
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise BadInput(f"{path} is not a Parquet file that can be read: {first_line(error)}") from error
+    _check_once(path, table.column_names)
     return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _check_once(path: Path, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(f"{path} has the column {name!r} twice; rename or delete one.")
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -110,9 +117,7 @@ def _checked_header(path: Path, names: list[str]) -> list[str]:
             raise BadInput(
                 f"{path} has a single column, {names[0]!r:.60}: are its fields separated by {what}? Wanted are commas."
             )
-    for name in names:
-        if names.count(name) > 1:
-            raise BadInput(f"{path} has the column {name!r} twice in its header; rename or delete one.")
+    _check_once(path, names)
     return names
 
 
@@ -167,7 +172,7 @@ def check_characters(text: str, where: str) -> None:
 
 def check_number(value, where: str, name: str) -> float:
     """``value``, a number or the text of one, as a float. Raises BadInput if float32 does not hold it, or it is a boolean."""
-    number = value.item() if getattr(value, "ndim", None) == 0 else value  # a scalar of numpy or torch
+    number = plain(value)
     if isinstance(number, str):
         number = float(number) if NUMBER.fullmatch(number.strip()) else math.nan
     elif isinstance(number, bool) or not isinstance(number, Real | Decimal):

@@ -112,7 +112,11 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # Readable to others as any new file is; safetensors writes for the owner alone. Another one has the right rights.
+    share_weights(folder)
+
+
+def share_weights(folder: str | Path) -> None:
+    """Make the weights readable to others as any new file is, such as config.json; safetensors writes for the owner alone."""
     rights = (Path(folder) / "config.json").stat().st_mode
     for weights in Path(folder).glob("*.safetensors"):
         weights.chmod(rights)

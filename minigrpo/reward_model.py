@@ -114,6 +114,7 @@ def split_by_prompt(records: Dataset, share: float = 0.2) -> tuple[Dataset, Data
     return (records.select([i for i, out in enumerate(rows) if out == wanted]) for wanted in (False, True))
 
 
+@torch.enable_grad()
 def train_reward_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

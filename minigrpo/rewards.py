@@ -6,6 +6,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -84,7 +85,8 @@ def score(reward_fn: RewardFunction, prompts: list[str], completions: list[str],
     _check_call(reward_fn, columns)
     try:
         returned = reward_fn(**copy.deepcopy({"prompts": prompts, "completions": completions, **columns}))
-        values = list(returned) if _in_order(returned) else None  # a generator does its work here
+        # A generator does its work here; one value too many tells enough of one that never ends.
+        values = list(islice(returned, len(completions) + 1)) if _in_order(returned) else None
     except SystemExit as error:  # which would end the run, with the exit code of a success if that is what it says
         raise BadInput(f"The reward function {name} called sys.exit; it may raise an error, or return a reward.") from error
     if values is None:
@@ -92,7 +94,9 @@ def score(reward_fn: RewardFunction, prompts: list[str], completions: list[str],
             returned.close()  # nobody will await it
         raise BadInput(f"The reward function {name} returned {_shown(returned)}, not a list of rewards.")
     if len(values) != len(completions):
-        raise BadInput(f"The reward function {name} returned {len(values)} values for {len(completions)} completions.")
+        more = len(values) > len(completions)
+        count = f"more than {len(completions)}" if more else len(values)
+        raise BadInput(f"The reward function {name} returned {count} values for {len(completions)} completions.")
     rewards = [_number(value) for value in values]
     for row, number in enumerate(rewards):
         if number is None:

@@ -7,13 +7,11 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minigrpo.config import BadInput
+from minigrpo.config import BadInput, check_temperature
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import context_length, eos_token_ids
 from minigrpo.scoring import cache_has_rows, cache_name, plain_logits, read, read_prompts, select_rows
 from minigrpo.threads import on_suited_threads
-
-LOWEST_TEMPERATURE = 1e-6  # below it logits / temperature leave float32
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,7 @@ def _check(prompts: list[str], num_generations: int, max_completion_length: int,
     for name, number in {"num_generations": num_generations, "max_completion_length": max_completion_length}.items():
         if number < 1:
             raise BadInput(f"{name} must be at least 1, got {number}.")
-    if not (temperature == 0 or LOWEST_TEMPERATURE <= temperature < float("inf")):
-        raise BadInput(f"temperature must be 0 (greedy), or at least {LOWEST_TEMPERATURE}, got {temperature}.")
+    check_temperature(temperature)
     if isinstance(prompts, str | dict):
         kind = "a single text" if isinstance(prompts, str) else "a dict of columns"
         raise BadInput(f"prompts must be a list of texts, got {kind}; wanted is [prompt], or the column's list.")

@@ -75,9 +75,11 @@ def _checked(row: dict, where: str) -> dict:
     chat = "messages" in row and row["messages"] is not None
     for column in ("messages", "reward") if chat else ("prompt", "response", "reward"):
         if row.get(column) is None:
+            if column in row:
+                raise BadInput(f"{where}, has null as its {column}; fill it in, or delete the row.")
             names = [str(key) for key in row]
             near = difflib.get_close_matches(column, names, n=1)
-            hint = f"; is {near[0]!r} it?" if near and near[0] != column else f", only {', '.join(names)[:60]!r}."
+            hint = f"; is {near[0]!r} it?" if near else f", only {', '.join(names)[:60]!r}."
             raise BadInput(f"{where}, has no {column!r}{hint}")
     reward = check_number(row["reward"], where, "reward")
     if chat:

@@ -95,6 +95,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
+@torch.enable_grad()  # also where a caller, or a reward function with a model of its own, has switched it off
 def update(
     state: TrainState, config: GRPOConfig, *, logprobs_fn: Callable, kl_fn: Callable | None, loss_fn: Callable
 ) -> dict[str, float]:

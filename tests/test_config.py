@@ -2,9 +2,11 @@ import dataclasses
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
-from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.config import BadInput, GRPOConfig, first_line
 
 pytestmark = pytest.mark.quick
 
@@ -21,7 +23,8 @@ pytestmark = pytest.mark.quick
         ({"epsilon": -0.1}, "epsilon must be"),
         ({"epsilon_high": -1.0}, "epsilon_high must be"),
         ({"loss_type": "cispo"}, "epsilon_high must be given with loss_type cispo"),
-        ({"temperature": 0.0}, "temperature must be a positive number"),
+        ({"temperature": 0.0}, "temperature must be at least 1e-06, got 0.0"),
+        ({"temperature": 1e-45}, "temperature must be at least 1e-06, got 1e-45"),
         ({"learning_rate": float("inf")}, "learning_rate must be a positive number"),
         ({"learning_rate": 0.0}, "learning_rate must be"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
@@ -33,6 +36,7 @@ pytestmark = pytest.mark.quick
         ({"scale_rewards": "std"}, "scale_rewards must be one of"),
         ({"task": "chess"}, "task must be one of clock, sums"),
         ({"reward_weights": [1.0, float("nan")]}, "reward_weights must be finite numbers"),
+        ({"reward_weights": [1e39]}, "reward_weights must be finite numbers, at most 3.4e38"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"beta": "0.1"}, "beta must be a number"),
         ({"output_dir": "r\udcff"}, "output_dir must be UTF-8"),
@@ -48,6 +52,26 @@ pytestmark = pytest.mark.quick
 def test_a_value_out_of_range_is_refused_by_name(change, sentence):
     with pytest.raises(BadInput, match=sentence):
         GRPOConfig(**change)
+
+
+def test_numbers_of_a_sweep_become_plain_ones():
+    config = GRPOConfig(
+        beta=np.linspace(0, 1, 5)[1], max_steps=np.int64(3), learning_rate=torch.tensor(0.5), reward_weights=[np.float32(2)]
+    )
+    assert config.to_dict() == GRPOConfig(beta=0.25, max_steps=3, learning_rate=0.5, reward_weights=[2.0]).to_dict()
+    assert type(config.max_steps) is int
+    assert type(config.beta) is type(config.learning_rate) is type(config.reward_weights[0]) is float
+    with pytest.raises(BadInput, match=r"beta must be a number, got array\(\[0., 1.\]\)"):
+        GRPOConfig(beta=np.linspace(0, 1, 2))
+
+
+def test_the_first_line_of_an_error_is_there_whatever_the_error_says():
+    class Speechless(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    said = [first_line(error) for error in (ValueError("a\nb"), KeyError(), Speechless())]
+    assert said == ["a", "KeyError", "Speechless"]
 
 
 def test_the_configuration_is_frozen_and_survives_a_dictionary():

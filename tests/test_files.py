@@ -8,6 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset
@@ -149,6 +151,14 @@ def test_a_folder_is_no_file(tmp_path):
 def test_an_empty_file_has_no_rows(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     assert list(read_rows(tmp_path / name)) == []
+
+
+def test_a_column_that_stands_twice_in_a_parquet_file_is_refused(tmp_path):
+    """Its rows as dicts would hold the last of the two."""
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["reward", "reward"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match="has the column 'reward' twice"):
+        read_rows(tmp_path / "a.parquet")
 
 
 def test_columns_of_a_path_are_no_columns_of_a_parquet_file(tmp_path):

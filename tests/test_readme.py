@@ -92,7 +92,7 @@ def test_the_python_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     names = {}
     exec(reward, names)
     assert names["brief"](["?"] * 2, ["<1>5", "6"], answer=["5", "5"]) == [0.92, -0.02]
-    exec(block.replace("max_steps=60", "max_steps=2"), {})
+    exec(block.replace("max_steps=80", "max_steps=2"), {})
     assert capsys.readouterr().out.count("\n") == 2
     monkeypatch.chdir(tmp_path)
     exec(rating, {})

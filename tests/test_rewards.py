@@ -1,4 +1,5 @@
 import functools
+import itertools
 import types
 
 import numpy as np
@@ -31,6 +32,7 @@ def test_columns_of_the_data_set_reach_the_function_row_by_row():
     ("values", "sentence"),
     [
         ([1.0], "returned 1 values for 2 completions"),
+        (itertools.count(), "returned more than 2 values for 2 completions"),
         ([1.0, NAN], "returned nan for completion 1"),
         ([float("inf"), 1.0], "returned inf for completion 0"),
         ([1.0, 10**400], "returned a whole number of 1329 bits for completion 1"),

@@ -3,10 +3,10 @@ from collections import Counter
 import pytest
 import torch
 
-from minigrpo.config import BadInput
+from minigrpo.config import LOWEST_TEMPERATURE, BadInput
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import load_policy
-from minigrpo.sampling import LOWEST_TEMPERATURE, _draw, completion_texts, encode_prompts, sample_completions
+from minigrpo.sampling import _draw, completion_texts, encode_prompts, sample_completions
 from minigrpo.scoring import completion_logits
 from tests.tools.pretrain import byte_tokenizer
 

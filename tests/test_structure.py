@@ -60,7 +60,8 @@ MAY_IMPORT = {
     "run/verdict": set(),
     "run/summary": {"config", "tasks", "run/folders", "run/verdict", "view/plots"},
     "run/processes": set(),
-    "run/trl_engine": {"config", "rewards", "sampling", "threads", "run/folders", "run/processes"},
+    "run/trl_engine": {"config", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
+    "run/trl_trainer": {"policy", "rewards", "sampling"},
     "run/runner": {
         "config", "effective", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples",
         "update", "run/checkpoints", "run/folders", "run/fork", "run/inputs", "run/overwriting", "run/rewards_by_name",

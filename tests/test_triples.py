@@ -74,6 +74,7 @@ def test_rows_and_data_sets_are_records_too():
         ('{"prompt": "a", "response": "b", "reward": 1}', "has one record, and nothing to compare it with; add one"),
         ('{"prompt": "a", "respons": "b", "reward": 1}', "row 1, has no 'response'; is 'respons' it"),
         ('{"prompt": "a", "response": "b"}', "row 1, has no 'reward'"),
+        ('{"prompt": "a", "response": "b", "reward": null}', "row 1, has null as its reward; fill it in"),
         (
             '{"prompt": "a", "response": "b", "reward": 1}\n{"prompt": "a", "response": "", "reward": 2}',
             "row 2, has '' as its resp",

@@ -1,6 +1,6 @@
 """What runs a learner's code: a process of its own that is given inputs and gives back plain numbers, never a verdict.
 
-It is started as a script, imports torch and nothing of ours, and answers on a pipe, a line of JSON a message. The functions
+It is started as a script, imports torch and nothing of ours, and answers on a pipe, a line of JSON per message. The functions
 below it are also what ``check`` runs in the notebook.
 """
 

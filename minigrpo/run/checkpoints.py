@@ -49,8 +49,9 @@ def whole_or_nothing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder.parent).free
         shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(f"{folder} cannot be written: {first_line(error)}") from error
+        raise OSError(f"{folder} cannot be written, with {free / 1e6:.1f} MB free there: {first_line(error)}") from error
 
 
 def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import re
 
-from minigrpo.config import BadInput, GRPOConfig, triples_defaults
+from minigrpo.config import BadInput, GRPOConfig, check_temperature, triples_defaults
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
@@ -131,8 +131,7 @@ def sampling_args(parser: argparse.ArgumentParser, argv: list[str], *, num_gener
     for name in ("num_generations", "max_completion_length"):
         if getattr(args, name) < 1:
             raise BadInput(f"{name} must be at least 1, got {getattr(args, name)}.")
-    if not 0 <= args.temperature < float("inf"):
-        raise BadInput(f"temperature must be 0 (greedy) or a positive number, got {args.temperature}.")
+    check_temperature(args.temperature)
     return args
 
 

@@ -109,7 +109,10 @@ def saved_config(folder: str | Path) -> dict:
     if not path.is_file():
         raise BadInput(f"{str(folder)!r} holds no run (no config.json): check the path, or leave --resume away to start one.")
     try:
-        return GRPOConfig(**read_json(path)).to_dict()
+        saved = read_json(path)
+        if not isinstance(saved, dict):
+            raise ValueError(f"wanted is an object, got {saved!r:.60}.")
+        return GRPOConfig(**saved).to_dict()
     except (TypeError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is not the configuration of a run: {error}") from error
 
@@ -156,7 +159,15 @@ def check_output(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises ValueError for a file that is not JSON, or nested so deeply that nobody can read it."""
+    return _from_json(path.read_text(encoding="utf-8"))
+
+
+def _from_json(text: str | bytes):
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_unfinished(folder: Path, max_steps: int) -> None:
@@ -268,7 +279,7 @@ def check_same_task(runs: list[str]) -> None:
 def _row(line: bytes, path: Path, number: int) -> dict:
     """One line of metrics or samples. Raises BadInput if it is not an object with a step."""
     try:
-        row = json.loads(line)
+        row = _from_json(line)
     except ValueError as error:
         raise BadInput(f"{str(path)!r}, line {number}, is not JSON: {error}.") from error
     if not isinstance(row, dict) or type(row.get("step")) is not int:

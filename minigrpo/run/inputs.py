@@ -1,6 +1,7 @@
 """What a run learns from besides its configuration, as checksums: a resumed run goes on with the same, or says what changed."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from minigrpo.config import BadInput, GRPOConfig
@@ -13,8 +14,9 @@ OF_A_MODEL = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
 
 def checksums(config: GRPOConfig) -> dict[str, str]:
-    """What it is -> SHA-256, of the files that the configuration names: records, reward functions, reward model, model."""
-    found = {}
+    """What it is -> SHA-256, of the files that the configuration names (records, reward functions, reward model, model), and of
+    the configuration: an editor may change in config.json what a flag may not."""
+    found = {"its config.json": hashlib.sha256(_settings(config).encode()).hexdigest()}
     if config.triples is not None:
         records = BUNDLED if config.triples == "bundled" else Path(config.triples)
         found[f"the records {config.triples!r}"] = _of_file(records)
@@ -30,13 +32,25 @@ def checksums(config: GRPOConfig) -> dict[str, str]:
 def check_unchanged(folder: Path, now: dict[str, str]) -> None:
     """Raises BadInput if the run in ``folder`` was made from something else. Older runs have no checksums, and go on."""
     path = folder / NAME
-    then = folders.read_json(path) if path.exists() else {}
+    try:
+        then = dict(folders.read_json(path)) if path.exists() else {}
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"{str(path)!r}, the checksums of what the run was made from, is damaged; delete it to go on."
+        ) from error
     changed = [what for what, checksum in then.items() if now.get(what, checksum) != checksum]
     if changed:
         raise BadInput(
             f"Since the run in {str(folder)!r} began, {' and '.join(changed)} changed, and it would go on as another run; "
             f"bring back what was there, or delete {str(path)!r} to go on with what is there now."
         )
+
+
+def _settings(config: GRPOConfig) -> str:
+    """What differs from the defaults, so that a field that a later version brings makes no other run of it."""
+    defaults = GRPOConfig().to_dict()
+    fixed = {name: value for name, value in config.to_dict().items() if name not in folders.MAY_CHANGE_ON_RESUME}
+    return json.dumps({name: value for name, value in fixed.items() if value != defaults[name]}, sort_keys=True)
 
 
 def _of_file(path: Path) -> str:

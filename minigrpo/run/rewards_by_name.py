@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import chdir
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -35,9 +37,13 @@ def load_reward_function(name: str) -> RewardFunction:
 
     def told(**given):
         try:
-            values = fn(**given)
-            return list(values) if isinstance(values, Iterator) else values  # a generator does its work here
-        except Exception as error:
+            with chdir(os.getcwd()):  # wherever it goes, the run stays where it was started
+                values = fn(**given)
+                # A generator does its work here, and one that never ends no more than tells of it.
+                return list(islice(values, len(given["completions"]) + 1)) if isinstance(values, Iterator) else values
+        except (KeyboardInterrupt, SystemExit):
+            raise  # a user's, and one that score refuses
+        except BaseException as error:  # GeneratorExit and its like are no Exception
             raise BadInput(f"The reward function {name} raised {_says(error)}.") from error
 
     told.__name__, told.__module__, told.__wrapped__ = short_name(fn), Path(place).stem if ".py" in place else place, fn
@@ -80,7 +86,8 @@ def _module(name: str) -> ModuleType:
     if os.getcwd() != sys.path[0]:
         sys.path.insert(0, os.getcwd())  # a module in the current folder, as for python -m
     try:
-        return _from_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+        with chdir(os.getcwd()):
+            return _from_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
     except ModuleNotFoundError as error:
         if module != error.name and not module.startswith(f"{error.name}."):
             raise BadInput(f"The file of the reward function {name!r} cannot be imported: {_says(error)}.") from error

@@ -5,23 +5,17 @@ runner knows it: it has the folder, scores the policy and writes every file. The
 """
 
 import dataclasses
-import inspect
-import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.rewards import RewardFunction, combine, reward_names, score
+from minigrpo.rewards import RewardFunction, reward_names
 from minigrpo.run import folders
-from minigrpo.sampling import completion_texts
 from minigrpo.threads import suited_threads
 
 try:
@@ -30,6 +24,7 @@ try:
     from accelerate.utils import broadcast_object_list
 
     from minigrpo.run.processes import one_sentence_if_another_process_ends
+    from minigrpo.run.trl_trainer import Trainer, follow_padding, in_trls_protocol
 except ImportError as error:
     raise BadInput(f'TRL and accelerate are needed, and {error}; python -m pip install -e ".[scale]" brings them.') from error
 
@@ -172,7 +167,7 @@ def train(
             model=model,
             args=args,
             train_dataset=dataset,
-            reward_funcs=list(map(_in_trls_protocol, reward_fns, reward_names(reward_fns))),
+            reward_funcs=list(map(in_trls_protocol, reward_fns, reward_names(reward_fns))),
             processing_class=tokenizer,
         )
         trainer.to_runner = log
@@ -185,112 +180,3 @@ def train(
         trainer.save_model(str(folder / "model"))
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
-
-
-class Trainer(trl.GRPOTrainer):
-    """TRL's trainer, which tells the runner of each step, in this package's words."""
-
-    to_runner: Callable[[dict, dict], None] | None = None
-    _start = _sampling_seconds = 0.0
-    _rollout: dict = {}  # noqa: RUF012 - replaced, never changed
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """A run's folder has no README of TRL's."""
-
-    def _tokenize_prompts(self, prompts: list[str]):
-        """Without the tokenizer's special tokens, as here: a BOS would make the prompt another than the one that is scored."""
-        return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
-
-    def _generate(self, prompts: list):
-        """With the texts that rewards see here: TRL would drop every special token, and not EOS and padding alone."""
-        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)
-        if isinstance(completions[0], str):
-            completions = completion_texts(self.processing_class, completion_ids, self.eos_token_ids)
-        return prompt_ids, completion_ids, tool_mask, completions, *rest
-
-    def _generate_and_score_completions(self, inputs):
-        start = time.perf_counter()
-        batch = super()._generate_and_score_completions(inputs)
-        self._sampling_seconds += time.perf_counter() - start
-        return batch
-
-    def training_step(self, *args, **kwargs):
-        self._start = self._start or time.perf_counter()
-        return super().training_step(*args, **kwargs)
-
-    def log(self, logs: dict, start_time: float | None = None) -> None:
-        """Called after each update, and once more at the end."""
-        super().log(logs, start_time)
-        if "loss" not in logs:
-            return
-        gone = logs["grad_norm"] == logs.get("entropy") == 0  # one token has all probability: nothing can change any more
-        if gone or not math.isfinite(logs["grad_norm"]):
-            raise FloatingPointError(
-                f"The gradient norm at step {self.state.global_step} is {logs['grad_norm']}, the entropy {logs.get('entropy')} "
-                f"and the loss {logs['loss']}; the last checkpoint is from before. A lower learning_rate is the usual cure."
-            )
-        metrics = self._in_our_words(logs)
-        if self.to_runner is not None:
-            self.to_runner(metrics, self._samples())
-        self._start = self._sampling_seconds = 0.0
-
-    def _in_our_words(self, logs: dict) -> dict[str, float]:
-        """metrics.METRICS from what TRL logged. What TRL tells of a rollout only once holds for all updates on it."""
-        fresh = "reward" in logs
-        if fresh:
-            rewards = {name: logs[name] for name in logs if name.startswith("rewards/") and name.endswith("/mean")}
-            names = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio")
-            self._rollout = {name: logs[name] for name in names} | rewards
-        tokens = round(self._rollout["completions/mean_length"] * self.args.generation_batch_size)
-        clip = "cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"
-        seconds = time.perf_counter() - self._start
-        return {
-            "step": self.state.global_step,
-            "loss": logs["loss"],
-            "clip_ratio": logs[clip],
-            **{name: logs[name] for name in ("grad_norm", "entropy", "kl", "learning_rate") if name in logs},
-            **self._rollout,
-            "sampling/tokens": tokens if fresh else 0,
-            "sampling/seconds": self._sampling_seconds,
-            "update/tokens": tokens,
-            "update/seconds": seconds - self._sampling_seconds,
-        }
-
-    def _samples(self) -> dict[str, list]:
-        """The latest rollout of all processes together."""
-        scores = torch.tensor(list(self._logs["rewards"].values())).T
-        return {
-            "prompts": list(self._logs["prompt"]),
-            "completions": list(self._logs["completion"]),
-            "rewards": combine(scores, self.args.reward_weights).tolist(),
-            "advantages": list(self._logs["advantages"]),
-        }
-
-
-def _in_trls_protocol(fn: RewardFunction, name: str) -> RewardFunction:
-    """A reward function that is called and checked as here, with the data set's columns alone; TRL logs it by ``name``."""
-
-    def reward(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
-        return score(fn, prompts, completions, columns).tolist()
-
-    reward.__name__ = name
-    return reward
-
-
-def follow_padding(model: nn.Module) -> None:
-    """Make a model with a table of positions (GPT-2's) count them from its first real token, where it is told nothing else.
-
-    TRL pads prompts on the left and passes an attention mask alone. GPT-2 would then count the padding, and TRL would score a
-    padded completion under another distribution than the one that it was drawn from. Relative positions need no help.
-    """
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings()]
-    if tables and "position_ids" in inspect.signature(model.forward).parameters:
-        model.register_forward_pre_hook(_count_positions, with_kwargs=True)
-
-
-def _count_positions(model, args, kwargs):
-    mask = kwargs.get("attention_mask")
-    goes_on = kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None  # the one or the other name
-    if mask is not None and kwargs.get("position_ids") is None and not goes_on:
-        kwargs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-    return args, kwargs

@@ -6,7 +6,7 @@
 #
 # **You need** Python and a little PyTorch. No network, no GPU. **Time** 20 minutes.
 #
-# **Worth the trip:** in a few seconds on your laptop, a GPT-2 that was never told to think starts to think, because it is rewarded for being right.
+# **Worth the trip:** in a few seconds on your laptop, a GPT-2 that hardly ever thinks first makes it a habit, because it is rewarded for being right.
 #
 # | lesson | idea |
 # |---|---|
@@ -47,17 +47,17 @@ torch.set_num_threads(1)  # so that this notebook gives the same numbers on ever
 # %% [markdown]
 # ## A problem that is easy in steps and hard at once
 #
-# *Clock arithmetic*: work from left to right and keep only the last digit, as on a clock with ten hours. `7*3+5*8-2+9=` is 7*3 = 21, so 1; 1+5 = 6;
-# 6*8 = 48, so 8; 8-2 = 6; 6+9 = 15, so **5**. Five easy steps, each of which needs the one before it.
+# *Clock arithmetic*: work from left to right and keep only the last digit, as on a clock with ten hours. `7*3+5*8-2+9=` is `7*3` = 21, so 1; `1+5` = 6;
+# `6*8` = 48, so 8; `8-2` = 6; `6+9` = 15, so **5**. Five easy steps, each of which needs the one before it.
 #
-# The bundled policy is a real GPT-2 with two layers and 0.27 million weights. It was pretrained on right answers only; three in four of them came at once
-# (`5`), and one in four wrote down its steps first (`<1,6,8,6,5>5`). Let it answer the same problem eight times.
+# The bundled policy is a real GPT-2 with two layers and 0.27 million weights. It was pretrained on right answers: most came at once
+# (`5`), and some wrote down their steps first (`<1,6,8,6,5>5`): one in four while it learnt how, then only 6 in 100. That skill was planted, and so was its being rare. Let the model answer the same problem eight times.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 policy, tokenizer = load_policy("tiny")
 rollout = sample_completions(
-    policy, tokenizer, ["7*3+5*8-2+9="], num_generations=8, max_completion_length=16, generator=seeded(1)
+    policy, tokenizer, ["7*3+5*8-2+9="], num_generations=8, max_completion_length=16, generator=seeded(28)
 )
 print(rollout.completions)
 
@@ -74,13 +74,13 @@ rollout = sample_completions(
 answers = [answer for answer in problems["answer"] for _ in range(8)]
 right = torch.tensor(task.reward(rollout.prompts, rollout.completions, answer=answers))
 thinks = torch.tensor([thinks_first(completion) for completion in rollout.completions])
-print(f"thinks first: {thinks.float().mean():.1f}")
+print(f"thinks first: {thinks.float().mean():.2f}")
 print(f"right when it thinks:  {right[thinks].mean():.1f}")
 print(f"right when it does not: {right[~thinks].mean():.1f}")
 assert right[thinks].mean() > 0.95 and right[~thinks].mean() < 0.25
 
 # %% [markdown]
-# So the model *can* do it, and mostly does not. Nobody will tell it to. We shall only say, of each answer, **right (1) or wrong (0)**.
+# So the model *can* do it, and hardly ever does. If you take its likeliest token each time (greedy decoding), it never does. We shall not tell it to. We shall only say, of each answer, **right (1) or wrong (0)**.
 #
 # ## What GRPO does, in one sentence
 #
@@ -103,7 +103,7 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-config = GRPOConfig(max_steps=80)
+config = GRPOConfig(max_steps=100)
 print(
     "G =",
     config.num_generations,
@@ -139,12 +139,13 @@ assert sum(row["reward"] for row in rows[-5:]) / 5 > 0.85
 for name, model in (("before", policy), ("after", state.model)):
     scores = evaluate(model, tokenizer, task, num_generations=2)
     print(
-        f"{name:7} right {scores['accuracy']:.2f}   thinks first {scores['thinking']:.2f}   length {scores['mean_length']:.1f} tokens"
+        f"{name:7} right {scores['accuracy']:.2f}   greedy {scores['accuracy_greedy']:.2f}   thinks first {scores['thinking']:.2f}   length {scores['mean_length']:.1f}"
     )
-assert scores["accuracy"] > 0.9
+assert min(scores["accuracy"], scores["accuracy_greedy"]) > 0.9
 
 # %% [markdown]
-# Nothing in this was staged: no answer in the pretraining corpus is wrong. Answers given at once are wrong because five dependent steps do not fit into two layers.
+# So GRPO has not taught the model to think. It found a skill that was there and rare, because the answers that used it were rewarded, and made it the habit: in samples, and greedy too.
+# (Answers given at once are wrong because five dependent steps do not fit into two layers; the corpus has no wrong answers to clock problems.)
 #
 # ## The snippet that trains nothing
 #
@@ -243,8 +244,8 @@ assert abs(scores[1] - scores[0]) < 0.08  # within the noise of 640 samples
 #    <details><summary>Answer</summary>Completions that happen to think are right more often, so they are above the average of their group; making them likelier makes their first token, <code>&lt;</code>, likelier.</details>
 # 2. Would it have learnt to think if it had never thought before training?
 #    <details><summary>Answer</summary>No. What is never sampled is never rewarded. GRPO moves probability among things that the policy already does now and then.</details>
-# 3. Greedy decoding already thinks before training. How can that be, if only one sample in four does?
-#    <details><summary>Answer</summary>The other three quarters are spread over ten digits; <code>&lt;</code> is the likeliest single token. GRPO changes what is <em>sampled</em>.</details>
+# 3. One answer in sixteen thinks. Why does greedy decoding never do, before training?
+#    <details><summary>Answer</summary>Greedy decoding takes the likeliest first token. With 0.06, <code>&lt;</code> is behind most of the ten digits, which share the other 0.94.</details>
 # 4. Name a change of the data that the snippet's gradient does not notice.
 #    <details><summary>Answer</summary>Any change of rewards or responses: shuffle them, negate them, delete them.</details>
 #

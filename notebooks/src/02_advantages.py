@@ -6,8 +6,8 @@
 #
 # **You need** notebook [01](01_logprobs.ipynb). **Time** 25 minutes.
 #
-# **Worth the trip:** in a recorded run of this course, from step 81 to step 120, more than four fifths of the groups of answers have an
-# advantage of exactly 0 at every token. All that sampling is paid for, and no right answer in it is learnt from. You will predict the share with one formula, and see
+# **Worth the trip:** in a recorded run of this course, over the last 40 of its 150 steps, more than four fifths of the groups of answers have an
+# advantage of exactly 0 at every token. You paid to generate all those answers, and the model learns nothing from them. You will predict the share with one formula, and see
 # where the formula is too kind.
 
 # %%
@@ -34,7 +34,7 @@ policy, tokenizer = load_policy("tiny")
 # %%
 # NBVAL_CHECK_OUTPUT
 problem, answer = "4*2+9+7*1*4=", "6"
-generator = torch.Generator().manual_seed(238)
+generator = torch.Generator().manual_seed(192)
 rollout = sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
@@ -149,7 +149,7 @@ minigrpo.plot_tokens(
 plt.show()
 
 # %% [markdown]
-# Thinking and lucky guessing get the same push. Then why should GRPO teach this model to think? **Because luck does not repeat.** One group cannot tell
+# Thinking and lucky guessing get the same push. Then why should GRPO make thinking this model's habit? **Because luck does not repeat.** One group cannot tell
 # the two apart; the average over many groups can. 64 other problems, eight answers each:
 
 # %%
@@ -171,11 +171,12 @@ for name, rows in (("think first", thinks), ("answer at once", ~thinks)):
     right, mean = many_rewards[rows].mean(), many_advantages[rows].mean()
     print(f"{int(rows.sum()):3} {name:14}: {right:4.0%} right, mean advantage {mean:+.2f}")
 assert many_advantages[thinks].mean() > 0.7
-assert many_advantages[~thinks].mean() < -0.2
+assert many_advantages[~thinks].mean() < -0.05
 
 # %% [markdown]
-# A fifth of the guesses is lucky and is pushed up; the other four fifths are pushed down. On average the token `<` wins. That is the whole mechanism, and the rewards never
-# mention thinking.
+# Not even a fifth of the guesses are lucky and pushed up; the others are pushed down, or belong to a group without any right answer and get 0. A thought is rare, but nearly
+# always right, and mostly in a group where little else is: its push is large. On average the token `<` wins. That is the whole mechanism, and the rewards never
+# mention thinking. It does need thoughts to push: those 6 in 100 answers were [planted](../minigrpo/assets/tiny-gpt2/README.md).
 #
 # ## What an advantage does not see
 #
@@ -226,7 +227,7 @@ print("wrong:", round(compute_advantages(as_reward, wrong_groups).abs().max().it
 # %%
 # NBVAL_CHECK_OUTPUT
 coins = torch.Generator().manual_seed(0)
-for p in (0.05, 0.33, 0.9, 0.97):
+for p in (0.05, 0.22, 0.9, 0.97):
     groups = (torch.rand(20_000, 8, generator=coins) < p).float()
     ids = torch.arange(20_000).repeat_interleave(8)
     silent = (compute_advantages(groups.flatten(), ids).view(20_000, 8) == 0).all(1).float().mean().item()
@@ -235,7 +236,7 @@ for p in (0.05, 0.33, 0.9, 0.97):
     assert abs(silent - formula) < 0.015  # four standard errors of 20,000 groups
 
 # %% [markdown]
-# With eight answers and p = 0.33, where the bundled model begins, only 4 % are silent. At 0.97 it is 78 %. The left panel shows what the other groups
+# With eight answers and p = 0.22, where the bundled model begins, 14 % are silent, nearly all of them all wrong. At 0.97 it is 78 %. The left panel shows what the other groups
 # get, the right one the formula.
 
 # %%
@@ -252,7 +253,7 @@ accuracy, silent = (
     torch.tensor([row[name] for row in run]) for name in ("accuracy", "frac_reward_zero_std")
 )
 predicted = accuracy**8 + (1 - accuracy) ** 8
-rate = torch.linspace(0.25, 1, 151)
+rate = torch.linspace(0.1, 1, 181)
 _, ax = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
 ax.plot(rate, rate**8 + (1 - rate) ** 8, color="#777777", label="formula: all prompts equally hard")
 ax.plot(accuracy, silent, "o", color="#0072B2", alpha=0.4, label="a step of the run")
@@ -263,14 +264,24 @@ hard = (accuracy > 0.5) & (accuracy < 0.95)
 print(
     f"between 50 % and 95 % right: {silent[hard].mean():.2f} silent, by the formula {predicted[hard].mean():.2f}"
 )
-print(f"steps 81 to 120: {silent[80:].mean():.2f} silent")
+print(f"the last 40 steps: {silent[-40:].mean():.2f} silent")
 assert silent[hard].mean() > predicted[hard].mean() + 0.05
-assert silent[80:].mean() > 0.8
+assert silent[-40:].mean() > 0.8
 
 # %% [markdown]
 # On average above. The formula takes one p for all prompts; in truth some are easy (nearly always right, so silent) and some hard, and both kinds agree more
-# often than the average prompt does. Over many steps, the formula is a lower bound.
-#
+# often than the average prompt does. Given the true share of right answers, the formula is a lower bound. A share that is measured on 64 answers scatters,
+# and that alone raises the formula a little, so the gap that you see is not too large but too small:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+right = torch.arange(65.0)  # how many of a step's 64 answers may be right, each with p = 0.9
+chance = torch.distributions.Binomial(64, torch.tensor(0.9)).log_prob(right).exp()
+measured = (chance * ((right / 64) ** 8 + (1 - right / 64) ** 8)).sum()
+print(f"by the formula, at 0.9: {0.9**8 + 0.1**8:.2f}; at the share measured, on average: {measured:.2f}")
+assert measured > 0.9**8 + 0.1**8 + 0.015
+
+# %% [markdown]
 # What can be done? Larger groups, prompts that are neither too easy nor too hard, or sampling until enough groups disagree (DAPO,
 # [arXiv:2503.14476](https://arxiv.org/abs/2503.14476), calls it dynamic sampling). Do watch `frac_reward_zero_std`: a flat reward together with a value near 1
 # means that there is nothing left to compare.
@@ -423,8 +434,8 @@ minigrpo.plot_tokens(tokens, found, label="advantage of the token")
 plt.show()
 
 # %% [markdown]
-# The first token, the decision to think, is at 0 here: two good steps and four bad ones cancel. The blame is greatest at the tokens up to the wrong `5` and shrinks after it. One bad outcome for the whole completion would have
-# blamed the two right steps as well.
+# The first token, the decision to think, is at 0 here: two good steps and four bad ones cancel. The blame is greatest at the wrong `5` and the comma before it, and shrinks after them. But a token
+# answers for all that follows, so the right second step is blamed too: -1.33, where one bad outcome would have given every token -0.50.
 #
 # Two things to know. With a single step at the end this is exactly what we had before. And sums grow with the number of steps: with all six steps right, the thinker gets six times
 # the advantage of the lucky guess, which is welcome here, and an invitation to write many small steps elsewhere.

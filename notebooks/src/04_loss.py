@@ -39,7 +39,7 @@ problem = "4*2+9+7*1*4="
 
 # %%
 # NBVAL_CHECK_OUTPUT
-generator = torch.Generator().manual_seed(238)
+generator = torch.Generator().manual_seed(192)
 rollout = minigrpo.sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
@@ -246,11 +246,11 @@ clamped_only.backward()
 assert logprob.grad == 0  # a good token has become half as likely, and nobody corrects it
 
 # %% [markdown]
-# Now train on the same four completions twelve times, with the clip and without, and follow the ratio of each first token.
+# Now train on the same four completions for 24 updates, with the clip and without, and follow the ratio of each first token.
 
 
 # %%
-def ratios_while_training(objective, updates=12):
+def ratios_while_training(objective, updates=24):
     model, seen = copy.deepcopy(policy), []
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.0)
     for _ in range(updates):
@@ -280,17 +280,17 @@ axes[0].legend(fontsize=8)
 plt.show()
 
 # %%
-spread_free, spread_held = (x[-1].log().abs().max().exp().item() for x in (free, held))
-print(
-    f"furthest ratio after 11 updates: {spread_free:.1f}-fold without the clip, "
-    f"{spread_held:.1f}-fold with it"
-)
-assert spread_held < 0.75 * spread_free
-assert free[-1, 3] > free[-1, 0] and held[-1, 0] > held[-1, 3]  # who is ahead, '6' or '<'
+first = old_logprobs[:, 0].exp()
+for name, ratios in (("before", free[0]), ("without the clip", free[-1]), ("with the clip", held[-1])):
+    now = ratios * first
+    print(f"{name:16}: '<' has probability {now[0]:.2f}, the lucky '6' {now[3]:.2f}")
+assert first[3] * free[-1, 3] > 0.9 and free[-1, 0] < 0.5  # '6' has taken all, from '<' too
+assert held[-1, 0] > 1.3 and held[-1].log().abs().max().exp() < 3
 
 # %% [markdown]
 # The grey band is 1 ± 0.2. The ratios do leave it: **the clip holds nobody back, it only stops pushing.** The optimizer's momentum goes on for a
-# while, and tokens share weights. There is a second effect. Without the clip the lucky `6` runs away from `<`; with it `6` is stopped early, and `<` overtakes it.
+# while, and tokens share weights. But see what becomes of the evidence of four answers. Without the clip the lucky `6` runs away until the model says hardly anything else here, and `<`, which was
+# just as right, is crushed on the way, since probabilities sum to 1. With the clip `6` is stopped early, and `<` rises beside it.
 #
 # With one update per rollout, the setting of notebook 05, the ratio is 1 and the clip never acts: `clip_ratio`
 # is then exactly 0, and that is no fault.
@@ -307,7 +307,7 @@ for name, model in (("at the start", policy), ("after one step", student)):
     new = scored(model).detach().requires_grad_()
     penalty = aggregate(minigrpo.kl_k3_ratio(new, ref_logprobs, old_logprobs), mask, "grpo")
     slope = torch.autograd.grad(penalty, new)[0].abs().max()
-    print(f"{name:15} KL {penalty.item():.4f}, largest gradient {slope:.3f}")
+    print(f"{name:15} KL {penalty.item():.3f}, largest gradient {slope:.3f}")
     assert (slope == 0) == (model is policy)
 
 # %% [markdown]
@@ -370,7 +370,7 @@ for loss_type in ("grpo", "dr_grpo", "dapo"):
 torch.testing.assert_close(weights("grpo")[3, 0] / weights("grpo")[0, 0], torch.tensor(6.5))
 
 # %% [markdown]
-# With the paper's mean the lucky guess is rewarded 6.5 times as hard as the thought that led there. Why does the model learn to think all the same? Think
+# With the paper's mean the lucky guess is rewarded 6.5 times as hard as the thought that led there. Why does the model come to think all the same? Think
 # before you open the second question below.
 #
 # ## All of it
@@ -491,7 +491,7 @@ for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo") if HAS_TRL else ():
 # 1. Your loss is 0.0000 for a hundred steps while the reward rises. Is something broken?
 #    <details><summary>Answer</summary>No. With one update per rollout and a mean over completions the loss is minus the mean advantage, plus beta times the KL: 0 and a little.
 #    Something is broken if the <i>length of the gradient</i> is 0 too: then all groups agree, or a detach is missing.</details>
-# 2. The lucky '6' is pushed 6.5 times as hard as '<'. Why does the model learn to think all the same?
+# 2. The lucky '6' is pushed 6.5 times as hard as '<'. Why does the model come to think all the same?
 #    <details><summary>Answer</summary>Over many problems a guess is right about one time in six, and a thought nearly always. A guess is mostly pushed down, '<' is
 #    mostly pushed up; luck averages out, and the advantage does not.</details>
 # 3. A token of a bad completion has ratio 0.7, epsilon is 0.2. What is its gradient, and what if the ratio is 1.3?

@@ -44,7 +44,7 @@ task = clock_task()
 # %%
 # NBVAL_CHECK_OUTPUT
 problem, answer = "4*2+9+7*1*4=", "6"
-generator = torch.Generator().manual_seed(238)
+generator = torch.Generator().manual_seed(192)
 first = sample_completions(
     policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
 )
@@ -229,7 +229,7 @@ assert 0.3 < before["accuracy"] < 0.45
 # %%
 def ask(model):
     """The probability that the answer starts with a thought, and four samples."""
-    generator = torch.Generator().manual_seed(238)
+    generator = torch.Generator().manual_seed(192)
     rollout = sample_completions(
         model, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
     )

@@ -207,7 +207,7 @@ assert abs(new["full"] - predicted["full"]) < 0.06
 # %% [markdown]
 # What is missing from the optimum is mostly arithmetic: equations in full with a wrong sum. The optimum takes those for 1s; 400 records are too few to mend them.
 #
-# ## Length bias, seen with bare eyes
+# ## Length bias
 #
 # **Claim: the log-likelihood of a response is a *sum* over its tokens; a mean makes short responses too heavy.** Per token, the bare number `2` (2 tokens with EOS) would weigh five times what the equation (10 tokens) weighs.
 # Recorded runs, with the same records and steps; the script is [record_runs.py](../tests/benchmarks/record_runs.py).
@@ -216,41 +216,48 @@ assert abs(new["full"] - predicted["full"]) < 0.06
 runs = {
     "weighted, sum over tokens": [minigrpo.read_metrics("runs/records-weighted.jsonl")],
     "weighted, mean over tokens": [minigrpo.read_metrics("runs/records-weighted-mean.jsonl")],
-    "policy gradient": [minigrpo.read_metrics("runs/records-policy-gradient.jsonl")],
+    "policy gradient, writer unknown": [minigrpo.read_metrics("runs/records-policy-gradient.jsonl")],
+    "policy gradient, ratio to the writer": [
+        minigrpo.read_metrics("runs/records-policy-gradient-writer.jsonl")
+    ],
 }
 axes = minigrpo.compare_runs(runs, ["accuracy", "kl", "completions/mean_length"])
 axes[0].axhline(predicted["full"], color="black", linewidth=0.8)
-axes[0].text(70, predicted["full"] - 0.06, "predicted optimum", fontsize=8)
+axes[0].text(110, predicted["full"] - 0.06, "predicted optimum", fontsize=8)
 plt.show()
 last = {name: rows[0][-1]["accuracy"] for name, rows in runs.items()}
-assert (
-    last["weighted, sum over tokens"]
-    > last["weighted, mean over tokens"] + 0.04
-    > last["policy gradient"] + 0.2
-)
+assert last["weighted, sum over tokens"] > last["weighted, mean over tokens"] + 0.01
+assert last["weighted, mean over tokens"] > last["policy gradient, ratio to the writer"] + 0.2
 
 # %% [markdown]
-# ## Estimator 2, *policy gradient*: why the obvious thing fails
+# ## Estimator 2, *policy gradient*: off-policy, and what the ratio is for
 #
-# The obvious thing is to use the online loss on logged responses: advantage times ratio, with the exact KL at every response position. The green line shows what happens: it rises half the way, and then falls.
+# The obvious thing is to use the online loss on logged responses: advantage times ratio, with the exact KL at every response position. But these responses are **off-policy**: the policy that is trained did not draw them.
+# The correction is called **importance sampling**: weigh each token by the ratio policy / *writer*. At the start the two are equal; as the policy moves, the ratio says how far it has come, and the clip ends the push where it leaves 0.8 to 1.2.
 #
-# The reason: **pushing down never ends.** Online, a bad answer that has become unlikely is no longer sampled, and is left alone. Here it stays in the file, and in each pass it is pushed down again, further and further, and what was close to it goes with it.
-# The KL grows, and entropy falls. The weights of *weighted* are never negative: there is nothing to push down without end.
+# Here we know the writer: the bundled model wrote the records, and it is the reference. `triples_writer="reference"` takes the ratio to it: what has been pushed far enough is left alone, in this pass and in all later ones.
+# Most of the time you do not know how likely the writer made its answers. Then all you can do is take the ratio to the policy at the start of each pass over the file. It starts at 1 again in each pass, so the clip never acts against the writer.
+# A bad answer stays in the file and is pushed down again in every pass, and what resembles it goes down with it: the share of full equations rises a little and then falls, while the KL grows.
+#
+# **Claim: without the ratio to the writer, the policy moves many times as far from it, and gives up what it had gained.**
 
 # %%
-# NBVAL_CHECK_OUTPUT
-advantages = torch.tensor(
-    prepare(records, GRPOConfig.for_triples(triples_estimator="policy_gradient"))["advantage"]
-)
-print(
-    "records with a negative advantage:",
-    int((advantages < -1e-6).sum()),
-    "of 400;  with a negative weight:",
-    int((weights < 0).sum()),
-)
+for name in ("policy gradient, writer unknown", "policy gradient, ratio to the writer"):
+    rows = runs[name][0]
+    best = max(row["accuracy"] for row in rows if "accuracy" in row)
+    print(
+        f"{name:37} best {best:.2f}, last {rows[-1]['accuracy']:.2f}, KL {rows[-1]['kl']:.2f} nats per token"
+    )
+unknown, known = (runs[f"policy gradient, {name}"][0] for name in ("writer unknown", "ratio to the writer"))
+assert unknown[-1]["kl"] > 4 * known[-1]["kl"]
+assert max(row["accuracy"] for row in unknown if "accuracy" in row) > unknown[-1]["accuracy"] + 0.05
+assert known[-1]["accuracy"] > unknown[-1]["accuracy"] + 0.05
 
 # %% [markdown]
-# **What offline data cost.** No record shows what the policy would say *now*. If the records come from elsewhere, the policy is moved towards *their* writer, weighted. And from 400 records it also learns by heart which question happened to get which
+# *weighted* is still the better one here. The clip that keeps the policy gradient safe also ends it early: no token may become more than 1.2 times as likely as its writer made it, and the optimum wants more. The weights of *weighted*
+# hold the whole way to the optimum, and none of them is negative.
+#
+# **The price of offline data.** No record shows what the policy would say *now*. If the records come from elsewhere, the policy is moved towards *their* writer, weighted. And from 400 records it also learns by heart which question happened to get which
 # answers: with β = 2, where the optimum is not a corner, 4096 records come within 0.05 of the predicted shares, 400 do not (`tests/test_seed_system.py`).
 #
 # ## Scores from people
@@ -283,6 +290,7 @@ print(list(load_triples(folder / "by-hand.jsonl")["reward"]))
 # %%
 from minigrpo import pair_accuracy, start_reward_model, train_reward_model
 from minigrpo.reward_model import score_records, split_by_prompt
+from minigrpo.view.plots import moving_mean
 
 known, unseen = split_by_prompt(records)  # no prompt in both
 reward_model, _ = start_reward_model("tiny")
@@ -291,7 +299,7 @@ for metrics in train_reward_model(reward_model, tokenizer, known, objective="reg
     pass
 trained = pair_accuracy(reward_model, tokenizer, unseen)
 print(f"pairs of unseen prompts in the right order: {untrained:.2f} -> {trained:.2f}")
-assert trained > 0.95
+assert trained > 0.8
 
 # %% [markdown]
 # Now it can be the reward of an online run, with the true score logged beside it. **Claim: the policy learns what the reward model *sees*, which is not quite what people meant.** The model knows the right form; it cannot add.
@@ -306,7 +314,9 @@ def learnt_reward(prompts, completions, **columns):
         return score_records(reward_model, tokenizer, rows).tolist()
 
 
-config = GRPOConfig(task="sums", max_steps=60, reward_weights=[1.0, 0.0])  # the true score is only logged
+config = GRPOConfig(  # the weight of the true score is 0: it is only logged
+    task="sums", max_steps=200, max_completion_length=24, reward_weights=[1.0, 0.0]
+)
 online = TrainState.start(*load_policy("tiny"), config)
 names = ["rewards/learnt_reward/mean", "rewards/sum_rubric/mean"]
 rows = list(train(online, task.train, [learnt_reward, task.reward], config))
@@ -317,26 +327,48 @@ minigrpo.plot_metric([rows], names[1], ax=ax, label="the true score", color="#D5
 ax.set(xlabel="step (optimizer updates)", ylabel="mean score of a batch")
 ax.legend()
 plt.show()
-gap = sum(row[names[0]] - row[names[1]] for row in rows[-20:]) / 20
-print(f"the model's score is above the true one by {gap:.1f} in the last 20 steps")
-assert gap > 0.1
-
-# %%
-learnt = evaluate(online.model, tokenizer, task, max_completion_length=24)["accuracy"]
-wrong = sample_completions(
-    online.model,
-    tokenizer,
-    ["What is 9 + 8?"],
-    num_generations=6,
-    max_completion_length=24,
-    generator=minigrpo.seeded(4),
-)
-print(f"full and right: {before['accuracy']:.2f} -> {learnt:.2f}")
-print(wrong.completions)
-assert learnt > before["accuracy"] + 0.15
+true = moving_mean([row[names[1]] for row in rows])
+best = max(range(len(true)), key=true.__getitem__)
+print(f"true score: {true[0]:.1f} at first, {true[best]:.1f} at step {best + 1}, {true[-1]:.1f} at the end")
+assert true[best] > true[0] + 1
+assert true[-1] < true[best] - 0.5
 
 # %% [markdown]
-# The true score rises too, and in the end stays behind: the gap between the two curves is **reward hacking**, and it shows only because both are logged. Train longer and see what becomes of it.
+# At first both scores rise: the model learns to write full equations. Then the learnt score goes on rising, and the true one falls. What does the policy write? Sample the unseen questions, and look at the answers that the model scores above 4 and the rubric scores 1:
+
+
+# %%
+def fooled(model):
+    """Answers to unseen questions that the reward model takes for good ones: (prompt, completion, its score), and their share."""
+    drawn = sample_completions(
+        model,
+        tokenizer,
+        task.held_out["prompt"],
+        num_generations=8,
+        max_completion_length=24,
+        generator=minigrpo.seeded(4),
+    )
+    answers = [answer for answer in task.held_out["answer"] for _ in range(8)]
+    true = task.reward(drawn.prompts, drawn.completions, answer=answers)
+    seen = learnt_reward(drawn.prompts, drawn.completions)
+    rows = zip(drawn.prompts, drawn.completions, seen, true, strict=True)
+    found = [
+        (prompt, completion, score) for prompt, completion, score, right in rows if score > 4 and right == 1
+    ]
+    return found, len(found) / len(true)
+
+
+# %%
+(_, share_before), (examples, share_after) = fooled(policy), fooled(online.model)
+print(f"answers that fool it: {share_before:.1%} -> {share_after:.1%}\n")
+print(f"{'prompt':18} {'completion':22} model's score   true score")
+for prompt, completion, score in examples[:: max(1, len(examples) // 5)][:5]:
+    print(f"{prompt:18} {completion:22} {score:13.1f}   {1.0:10.1f}")
+assert share_after > 0.2 > 0.05 > share_before
+
+# %% [markdown]
+# It writes the right form around any number, because the form is all that the reward model can see, and what looks most like a good answer to it is not a right one. That is **reward hacking**, and it shows only because the
+# true score is logged beside the learnt one. What helps: stop at the best true score on answers that people have checked, train the reward model on what the policy writes now, or hold the policy closer with a larger beta.
 #
 # ## Keep it
 #
@@ -359,7 +391,7 @@ print(sample_completions(loaded, its_tokenizer, ["What is 2 + 3?"], **greedy).co
 #    <details><summary>Answer</summary>Double beta: only R / beta enters.</details>
 # 3. Why may the KL of the records' tokens be large while that of fresh samples is small?
 #    <details><summary>Answer</summary>The policy hardly writes the bad records any more; at their tokens it differs much from the reference, but it never goes there.</details>
-# 4. A reward model orders 97 % of pairs rightly. Why can a policy still fool it?
+# 4. A reward model puts 97 % of pairs in the right order. Why can a policy still fool it?
 #    <details><summary>Answer</summary>97 % is measured on answers that the old policy wrote. The new policy searches for answers that score high, and finds those where the model is wrong.</details>
 #
 # **Exercise:** [ex06](../exercises/ex06_triples.ipynb). **Next:** [07 · Failures](07_failures.ipynb).

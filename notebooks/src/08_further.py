@@ -40,7 +40,7 @@ policy, tokenizer = load_policy("tiny")
 # The four completions of notebooks 01 to 05 once more, of 13, 2, 2 and 2 tokens:
 
 # %%
-generator = torch.Generator().manual_seed(238)
+generator = torch.Generator().manual_seed(192)
 rollout = sample_completions(
     policy, tokenizer, ["4*2+9+7*1*4="], num_generations=4, max_completion_length=16, generator=generator
 )

@@ -104,7 +104,7 @@ check(kl_k3)
 # By hand, a vocabulary of two: logits [0, log 9] against [0, 0]. At temperature 1 the policy is (0.1, 0.9), and
 # 0.1 log 0.2 + 0.9 log 1.8 = 0.3681. At temperature 2 it is (0.25, 0.75), and 0.25 log 0.5 + 0.75 log 1.5 = 0.1308.
 #
-# Read: [notebook 03](../notebooks/03_kl.ipynb), "What it is for" and "The four completions, twenty steps later".
+# Read: [notebook 03](../notebooks/03_kl.ipynb), "What it is for" and "The four completions, forty steps later".
 
 
 # %%

@@ -30,17 +30,17 @@ KEPT = (
 def run(config: GRPOConfig, *, reward_fns=None, **functions) -> list[dict]:
     """Train the bundled model on the clock task; the rows that are kept, with the shares that think first and are right."""
     task, rows = clock_task(config.seed), []
+    answers = dict(zip(task.train["prompt"], task.train["answer"], strict=True))
     state = TrainState.start(*load_policy("tiny"), config)
     for metrics in train(state, task.train, reward_fns or [task.reward], config, **functions):
-        row = {name: metrics[name] for name in KEPT if name in metrics} | true_shares(task, state)
+        row = {name: metrics[name] for name in KEPT if name in metrics} | true_shares(task, answers, state)
         rows.append({name: round(value, 6) for name, value in row.items()})
     return rows
 
 
-def true_shares(task: Task, state: TrainState) -> dict[str, float]:
+def true_shares(task: Task, answers: dict[str, str], state: TrainState) -> dict[str, float]:
     """Of the latest rollout: the share that thinks first, and the share that is right, whatever the reward function says."""
     rollout = state.batch.rollout
-    answers = dict(zip(task.train["prompt"], task.train["answer"], strict=True))
     right = task.reward(rollout.prompts, rollout.completions, answer=[answers[prompt] for prompt in rollout.prompts])
     thinks = list(map(task.thinks, rollout.completions))
     return {"thinking": sum(thinks) / len(thinks), "accuracy": sum(right) / len(right)}
@@ -70,11 +70,11 @@ def answer_anywhere(prompts: list[str], completions: list[str], answer: list[str
 
 
 FAILURES: dict = {  # notebook 07; beta 1e-4 is too weak to be felt, and there so that the KL is measured
-    "failure-leaky": (GRPOConfig(max_steps=80, max_completion_length=10), {"reward_fns": [answer_anywhere]}),
-    "failure-cut-off": (GRPOConfig(max_steps=80, max_completion_length=8), {}),
-    "failure-high-lr": (GRPOConfig(max_steps=80, learning_rate=3e-3, beta=1e-4), {}),
-    "failure-collapse": (GRPOConfig(max_steps=80, learning_rate=1e-2, beta=1e-4), {}),
-    "failure-cured": (GRPOConfig(max_steps=80, beta=1e-4), {}),
+    "failure-leaky": (GRPOConfig(max_steps=150, max_completion_length=10), {"reward_fns": [answer_anywhere]}),
+    "failure-cut-off": (GRPOConfig(max_steps=150, max_completion_length=8), {}),
+    "failure-high-lr": (GRPOConfig(max_steps=150, learning_rate=3e-3, beta=1e-4), {}),
+    "failure-collapse": (GRPOConfig(max_steps=150, learning_rate=1e-2, beta=1e-4), {}),
+    "failure-cured": (GRPOConfig(max_steps=150, beta=1e-4), {}),
 }
 # Notebook 08. Four updates per rollout, or the ratio is 1 and all clips agree. GSPO's paper has epsilons of 3e-4 and 4e-4,
 # for answers of thousands of tokens: the geometric mean over 2 to 13 moves further.
@@ -87,7 +87,7 @@ CHANGES = {
 }
 CHANGES |= {f"{name}_fast": CHANGES[name] | {"learning_rate": 5e-4} for name in ("grpo", "cispo")}
 VARIANTS: dict = {
-    f"variant-{name}-{seed}": (GRPOConfig(max_steps=60, num_iterations=4, seed=seed, **changes), {})
+    f"variant-{name}-{seed}": (GRPOConfig(max_steps=100, num_iterations=4, seed=seed, **changes), {})
     for name, changes in CHANGES.items()
     for seed in range(3)
 }

@@ -48,6 +48,12 @@ def test_a_seed_out_of_range_is_refused_everywhere(capsys, command, seed):
     refused(capsys, [*command, "--seed", seed], "seed", "between 0 and 2147483647")
 
 
+@pytest.mark.parametrize("temperature", ["1e-45", "-1", "nan", "inf"])
+@pytest.mark.parametrize("command", [["train"], ["generate", "1+1="], ["evaluate"]])
+def test_a_temperature_that_nothing_can_be_sampled_at_is_refused_everywhere(capsys, command, temperature):
+    refused(capsys, [*command, f"--temperature={temperature}"], "temperature must be ", "at least 1e-06, got ", temperature)
+
+
 @pytest.mark.parametrize("prompt", ["-3+4=", "--3+4=", "-(2)"])
 def test_a_prompt_that_begins_with_a_minus_is_told_where_to_stand(capsys, prompt):
     refused(capsys, ["generate", prompt], f"{prompt!r} begins with a minus and would be a flag; put -- in front of the prompts")

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -96,6 +97,12 @@ def test_a_run_of_before_is_read(tmp_path):
 # --- what it was made from --------------------------------------------------------------------------------------------
 
 
+def files_of(config):
+    found = inputs.checksums(config)
+    del found["its config.json"]
+    return found
+
+
 def test_what_changed_since_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = tmp_path / "m"
@@ -106,25 +113,50 @@ def test_what_changed_since_is_named(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     records = GRPOConfig.for_triples("mine.jsonl", model="m")
     online = GRPOConfig(model="m", reward_funcs=["reward_that_changes.f"], reward_model="m")
-    made_from = inputs.checksums(records) | inputs.checksums(online)
+    made_from = files_of(records) | files_of(online)
     folders.write_json(tmp_path / "run" / inputs.NAME, made_from)
-    inputs.check_unchanged(tmp_path / "run", inputs.checksums(records) | inputs.checksums(online))
+    inputs.check_unchanged(tmp_path / "run", files_of(records) | files_of(online))
     (model / "README.md").write_text("words")
-    inputs.check_unchanged(tmp_path / "run", inputs.checksums(records))
+    inputs.check_unchanged(tmp_path / "run", files_of(records))
     (tmp_path / "mine.jsonl").write_text("two")
     with pytest.raises(BadInput, match=r"began, the records 'mine.jsonl' changed, .* delete '.*inputs.json' to go on"):
-        inputs.check_unchanged(tmp_path / "run", inputs.checksums(records))
+        inputs.check_unchanged(tmp_path / "run", files_of(records))
     (tmp_path / "reward_that_changes.py").write_text("# another\n")
     (model / "model.safetensors").write_bytes(b"2")
     with pytest.raises(
         BadInput, match=r"the model 'm' and the file of .*'reward_that_changes.f' and the reward model 'm' changed"
     ):
-        inputs.check_unchanged(tmp_path / "run", inputs.checksums(online))
+        inputs.check_unchanged(tmp_path / "run", files_of(online))
+
+
+def test_a_configuration_that_was_edited_by_hand_is_another_run(tmp_path):
+    """Where the run is, and how far it goes, may change; a field that is not there, or new, has its default's meaning."""
+    config = GRPOConfig(beta=0.1, max_steps=3, output_dir="a")
+    folders.write_json(tmp_path / inputs.NAME, inputs.checksums(config))
+    for same in (config, replace(config, max_steps=9, save_steps=1, output_dir="b"), GRPOConfig(beta=0.1)):
+        inputs.check_unchanged(tmp_path, inputs.checksums(same))
+    for other in (GRPOConfig(), replace(config, seed=1), replace(config, loss_type="dapo")):
+        with pytest.raises(BadInput, match=r"its config.json changed, and it would go on as another run"):
+            inputs.check_unchanged(tmp_path, inputs.checksums(other))
+
+
+@pytest.mark.parametrize("content", ["[", "[1]", "5", "", "[" * 100_000])
+def test_checksums_that_are_damaged_are_told_so(tmp_path, content):
+    (tmp_path / inputs.NAME).write_text(content)
+    with pytest.raises(BadInput, match=r"inputs.json', the checksums of what the run was made from, is damaged; delete it"):
+        inputs.check_unchanged(tmp_path, {})
+
+
+@pytest.mark.parametrize("content", ["[1]", "5", "", '{"beta": "x"}', '{"colour": 1}', "[" * 100_000])
+def test_a_configuration_that_is_none_is_told_so(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadInput, match=r"config.json' is not the configuration of a run: "):
+        folders.saved_config(tmp_path)
 
 
 def test_the_bundled_records_and_a_model_by_name_are_told():
-    assert list(inputs.checksums(GRPOConfig.for_triples())) == ["the records 'bundled'"]
-    assert inputs.checksums(GRPOConfig()) == {}
+    assert list(files_of(GRPOConfig.for_triples())) == ["the records 'bundled'"]
+    assert files_of(GRPOConfig()) == {}
 
 
 # --- finished or not --------------------------------------------------------------------------------------------------

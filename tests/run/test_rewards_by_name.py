@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from datasets import Dataset
 
@@ -71,12 +73,22 @@ def test_a_file_that_is_not_there():
         ("def f(completions, **_):\n    yield int(completions[1])\n", r"raised ValueError: invalid literal .*line 2\)"),
         ("def f(completions, **_):\n    return dict.fromkeys(completions, 1)\n", "not a list"),
         ("def f(completions, **_):\n    raise SystemExit(0)\n", "called sys.exit"),
+        ("def f(completions, **_):\n    raise GeneratorExit\n", r"raised GeneratorExit: GeneratorExit .*line 2\)"),
+        ("import itertools\ndef f(completions, **_):\n    return itertools.count()\n", "returned more than 4 values"),
     ],
 )
 def test_what_a_function_does_wrong_shows_when_it_is_tried(here, body, sentence):
     fn = load_reward_function(f"{here(body)}.f")
     with pytest.raises(BadInput, match=sentence):
         try_out([fn], Dataset.from_dict({"prompt": ["1+1="], "answer": ["2"]}), 4)
+
+
+def test_a_file_that_goes_elsewhere_does_not_take_the_run_along(here, tmp_path):
+    """Neither when it is imported nor when it is called: the run's paths are relative to where it was started."""
+    body = 'import os\nos.chdir("/")\n' + PLAIN.replace("    return", '    os.chdir("/")\n    return')
+    fn = load_reward_function(f"{here(body)}.f")
+    assert score(fn, ["a"], ["x"], {}).tolist() == [1.0]
+    assert Path.cwd() == tmp_path
 
 
 def test_a_function_is_tried_on_one_prompt_with_its_columns():

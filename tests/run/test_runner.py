@@ -403,7 +403,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_one_sentence_and_leaves_not
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file" if "safe" in library else library, full)
     assert train(tmp_path / "run") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"minigrpo: {tmp_path / 'run' / 'checkpoint-4.tmp'} cannot be written: ")
+    assert said.startswith(f"minigrpo: {tmp_path / 'run' / 'checkpoint-4.tmp'} cannot be written, with ")
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     assert steps(tmp_path / "run") == [1, 2, 3, 4]
 

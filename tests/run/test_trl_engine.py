@@ -317,6 +317,13 @@ def test_a_run_leaves_the_files_of_a_run(short, capsys):
     assert cli.main(["plot", str(short)]) == 0
 
 
+def test_other_users_may_read_the_weights(short):
+    rights = (short / "metrics.jsonl").stat().st_mode
+    weights = list(short.rglob("*.safetensors"))
+    assert len(weights) == 3
+    assert {path.stat().st_mode for path in weights} == {rights}
+
+
 def test_metrics_have_our_names_and_our_meaning(short):
     rows = folders.read_metrics(short)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]

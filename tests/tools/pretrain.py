@@ -178,9 +178,10 @@ def pretrain(steps: int = STEPS, rare_steps: int = RARE_STEPS, seed: int = 0) ->
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.05)
     losses = learn(model, batches(tokenizer, seed, THINKING_SHARE), optimizer, schedule, steps)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=rare_steps)
-    rare_losses = learn(model, batches(tokenizer, seed + 1, RARE_SHARE), optimizer, schedule, rare_steps)
+    # Gently: a higher learning rate, or none that rises first, makes it forget how to add.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-4, total_steps=rare_steps, pct_start=0.2)
+    rare_losses = learn(model, batches(tokenizer, seed + 2, RARE_SHARE), optimizer, schedule, rare_steps)
     for step, loss in enumerate(itertools.chain(losses, rare_losses), start=1):
         yield {"step": step, "loss": loss, "model": model, "tokenizer": tokenizer}
 
@@ -243,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--steps must be at least 10, the learning rate's rise and fall, got {args.steps}.")
     if args.replace_bundled and args.steps != STEPS:
         parser.error("--steps is for a try, and the bundled model is replaced by a whole one only.")
-    rare_steps = max(1, RARE_STEPS * args.steps // STEPS)
+    rare_steps = max(10, RARE_STEPS * args.steps // STEPS)
     with tqdm(total=args.steps + rare_steps, unit="step") as bar:
         for row in pretrain(args.steps, rare_steps):
             bar.update()
