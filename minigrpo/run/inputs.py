@@ -9,6 +9,7 @@ from minigrpo.run import folders
 from minigrpo.run.rewards_by_name import source_file
 from minigrpo.triples import BUNDLED
 
+CONFIG = "its config.json"
 NAME = "inputs.json"  # not in config.json, whose fields are GRPOConfig's
 OF_A_MODEL = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
@@ -16,7 +17,7 @@ OF_A_MODEL = (".safetensors", ".json", ".txt", ".model", ".jinja")
 def checksums(config: GRPOConfig) -> dict[str, str]:
     """What it is -> SHA-256, of the files that the configuration names (records, reward functions, reward model, model), and of
     the configuration: an editor may change in config.json what a flag may not."""
-    found = {"its config.json": hashlib.sha256(_settings(config).encode()).hexdigest()}
+    found = {CONFIG: _of_settings(config)}
     if config.triples is not None:
         records = BUNDLED if config.triples == "bundled" else Path(config.triples)
         found[f"the records {config.triples!r}"] = _of_file(records)
@@ -46,11 +47,17 @@ def check_unchanged(folder: Path, now: dict[str, str]) -> None:
         )
 
 
-def _settings(config: GRPOConfig) -> str:
-    """What differs from the defaults, so that a field that a later version brings makes no other run of it."""
+def check_forkable(folder: Path, now: dict[str, str]) -> None:
+    """check_unchanged for a fork, whose configuration is another one: that of the run has to be as it was all the same."""
+    check_unchanged(folder, {**now, CONFIG: _of_settings(GRPOConfig(**folders.saved_config(folder)))})
+
+
+def _of_settings(config: GRPOConfig) -> str:
+    """Of what differs from the defaults, so that a field that a later version brings makes no other run of it."""
     defaults = GRPOConfig().to_dict()
     fixed = {name: value for name, value in config.to_dict().items() if name not in folders.MAY_CHANGE_ON_RESUME}
-    return json.dumps({name: value for name, value in fixed.items() if value != defaults[name]}, sort_keys=True)
+    changed = json.dumps({name: value for name, value in fixed.items() if value != defaults[name]}, sort_keys=True)
+    return hashlib.sha256(changed.encode()).hexdigest()
 
 
 def _of_file(path: Path) -> str:

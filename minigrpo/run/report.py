@@ -64,7 +64,7 @@ def _gather(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise BadInput(f"{str(folder)!r} is no folder; wanted is the folder of a run.")
     config, metrics = folders.saved_config(folder), folders.read_metrics(folder)
-    return Run(name, config, metrics, _kept(folder), _about(folder, config, metrics), _findings(folder, config, metrics))
+    return Run(name, config, metrics, _kept(folder), _about(folder, config, metrics), _findings(folder))
 
 
 def _kept(folder: Path) -> list[dict]:
@@ -92,6 +92,6 @@ def _about(folder: Path, config: dict, metrics: list[dict]) -> list[str]:
     return [*sentences, folders.read_json(summary)["verdict"]] if summary.exists() else sentences
 
 
-def _findings(folder: Path, config: dict, metrics: list[dict]) -> list:
-    """The place of ``minigrpo diagnose``."""
+def _findings(folder: Path) -> list:
+    """The place of ``minigrpo diagnose``: what view.report.Run says of findings is all that the page wants of them."""
     return []

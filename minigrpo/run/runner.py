@@ -62,7 +62,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fo
         return 0
     made_from = inputs.checksums(config)
     if fork:
-        inputs.check_unchanged(fork.run, made_from)
+        inputs.check_forkable(fork.run, made_from)
     if resume:
         folder = _go_on_in(Path(config.output_dir), config, made_from)
     else:

@@ -29,7 +29,8 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     for line in aligned([[example["prompt"], example["before"], " -> ", example["after"]] for example in examples]):
         print(f"  {line}")
     print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
-    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):
+    names = ("curves.png", "metrics.jsonl", "samples.jsonl", "tokens.jsonl", "summary.json", "config.json", "model")
+    for name in [name for name in names if (folder / name).exists()] + ["checkpoint-*"]:
         print(f"  {folder / name}")
     print(f"\n{summary['verdict']}\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
 

@@ -447,11 +447,10 @@ function formulaOfToken(token, settings, step, i) {
   const penalty = token.beta ? [" + ", number(token.beta), " · ", number(token.kl)] : [];
   lines.push(["loss", "weight · (−objective", token.beta ? " + β · KL" : "", ") = ", number(weight), " · (", number(-objective), ...penalty, ") = ", number(token.loss, "loss")]);
   const push = number(token.push, "push");
-  const factor = ["weight · ", cispo ? "min(r, cap)" : "r", " · A = "];
   const stopped = token.clipped && !cispo;
-  const whole = ["; of the KL ", number(token.pull), ", together ", push];
-  const parts = token.beta ? [...(stopped ? ["0"] : [...factor, number(weight * token.slope)]), ...whole] : stopped ? [push] : [...factor, push];
-  lines.push(["push", ...parts, stopped ? ": clipped" : ""]);
+  const policy = (value) => (stopped ? [value, ": clipped"] : ["weight · ", cispo ? "min(r, cap)" : "r", " · A = ", value]);
+  const together = ["; of the KL ", number(token.pull), "; together ", push];
+  lines.push(["push", ...(token.beta ? [...policy(number(weight * token.slope)), ...together] : policy(push))]);
   return lines;
 }
 

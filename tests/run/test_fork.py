@@ -142,6 +142,14 @@ def test_a_fork_that_fails_before_its_first_step_leaves_nothing(original, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_whose_configuration_was_edited_is_refused(original, tmp_path, capsys):
+    shutil.copytree(original, tmp_path / "run")
+    saved = folders.read_json(original / "config.json")
+    folders.write_json(tmp_path / "run" / "config.json", {**saved, "beta": 0.5})
+    assert "its config.json changed" in said(capsys, ["fork", str(tmp_path / "run"), "--at", "2"])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_run_of_the_engine_trl_is_refused(original, tmp_path, capsys):
     shutil.copytree(original, tmp_path / "run")
     saved = folders.read_json(original / "config.json")

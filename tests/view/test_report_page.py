@@ -14,6 +14,7 @@ from minigrpo.advantages import compute_advantages
 from minigrpo.config import GRPOConfig
 from minigrpo.kl import estimate_kl, kl_penalized_rewards
 from minigrpo.loss import aggregate, cispo_objective, clipped_objective, grpo_loss, importance_ratio
+from minigrpo.run.report import Report
 from minigrpo.view.report import Run, render
 from tests.test_browser import CHROMIUM, FLAGS
 
@@ -257,6 +258,7 @@ def test_a_formula_reads_as_in_the_lesson(opened):
     assert "(3 − 1.2) / (1.1 + 0.0001) = 1.64" in said
     assert "exp(log-prob now − at sampling) = exp(−0.69 + 0.92) = 1.26" in said
     assert "min(r · A, clip(r, 0.8, 1.2) · A) = min(1.26 · 1.64, 1.2 · 1.64) = 1.97" in said
+    assert page.locator("#lines dd").last.inner_text().startswith("0: clipped; of the KL ")
     page.fill("#beta", "0")
     assert page.locator("#lines dd").last.inner_text() == "0: clipped"
     page.keyboard.press("Escape")
@@ -355,6 +357,29 @@ def test_nothing_is_cut_off_on_a_telephone_or_a_projector(opened, width, scheme)
     page.evaluate("scrollTo(0, 0)")
     page.click("#theme")
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != before
+
+
+def test_in_a_notebook_it_works_inside_its_frame(browser):
+    page = browser.new_page()
+    page.set_content(Report(render([run()], max_bytes=300_000))._repr_html_())
+    frame = page.frames[1]
+    frame.locator(".token").first.click()
+    assert "min(r · A" in frame.locator("#formula").inner_text()
+    page.close()
+
+
+def test_what_was_found_stands_above_the_curves(opened):
+    """One finding as ``minigrpo diagnose`` makes them, and one of less."""
+    full = {"title": "Every answer is cut off.", "kind": "wrong", "follows": ["no group differs", "nothing moves"]}
+    full |= {"seen": "100% at 16 tokens <b>", "means": "No EOS.", "do": "Raise it.", "sure": "certain", "lesson": "05_failures"}
+    less = {"seen": "The loss is 0.", "means": "So it should be.", "do": "", "sure": "certain", "lesson": "", "kind": "normal"}
+    page = opened([run()._replace(findings=[full, less])])
+    first, second = page.locator(".finding").all()
+    assert "Every answer is cut off. certain" in first.inner_text()
+    for text in ("100% at 16 tokens <b>", "No EOS.", "Raise it.", "no group differs; nothing moves", "05_failures"):
+        assert text in first.locator("dl").inner_text()
+    assert "The loss is 0. certain: normal, though it may look alarming" in second.inner_text()
+    assert second.locator("dl").is_hidden()
 
 
 def test_a_page_that_would_be_too_large_leaves_out_steps_and_then_groups_and_says_so(opened):
