@@ -111,7 +111,8 @@ function grpoLoss(step, settings) {
   });
   const counted = rows.flatMap((row) => row || []).filter((token) => token);
   const complete = counted.length === numTokens;
-  return { rows, advantages, counted, loss: complete && counted.length ? sum(counted.map((token) => token.loss)) : null };
+  const loss = complete && counted.length ? sum(counted.map((token) => token.loss)) : null;
+  return { rows, advantages, counted, loss };
 }
 
 /** Made anew from the rewards where the run made them so, else as they were written down (those of records, say). */
@@ -151,7 +152,7 @@ function number(value, name = null) {
 }
 
 function short(value) {
-  if (value === null || value === undefined) return "–";
+  if (value === null || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
   const text = size >= 1e5 || size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(size >= 1000 ? 5 : 3)));
@@ -180,7 +181,7 @@ function settingsOf(run) {
 
 // --- curves -------------------------------------------------------------------------------------------------------------
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [340, 150, 44, 18, 8];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [340, 150, 44, 8, 8, 18];
 const pointers = []; // functions that move a panel's line to a step
 
 function movingMean(values, window) {
@@ -199,63 +200,82 @@ function roundTicks(low, high) {
   return ticks;
 }
 
-function panel(metric) {
+/** A metric's points in each run, and where they lie in the drawing. */
+function plan(metric) {
   const series = runs.map((run, k) => {
     const points = run.curves.step.map((step, i) => [step, run.curves[metric.name]?.[i] ?? null]);
     return { color: COLORS[k % COLORS.length], points: points.filter(([, value]) => value !== null) };
   });
   const values = series.flatMap(({ points }) => points.map(([, value]) => value));
-  const all = runs.flatMap((run) => run.curves.step);
-  const [first, last] = [Math.min(...all), Math.max(...all)];
   let [low, high] = [Math.min(0, ...values), Math.max(...values)];
   if (Math.min(...values) > 0.7 * high) low = Math.min(...values); // far from 0: what moves would not be seen
   if (low === high) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
-  const ticks = roundTicks(low, high);
-  [low, high] = [Math.min(low, ticks[0]), Math.max(high, ticks.at(-1))];
-  const x = (step) => LEFT + ((step - first) / (last - first || 1)) * (WIDTH - LEFT - 8);
-  const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - BOTTOM - TOP);
-  const path = (points) => points.map(([step, value], i) => `${i ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
-  const svg = el("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0, role: "img", "aria-label": `${metric.name}: ${metric.meaning}` });
+  const steps = [...new Set(runs.flatMap((run) => run.curves.step))].sort((a, b) => a - b);
+  const [first, last, width] = [steps[0], steps.at(-1), WIDTH - LEFT - RIGHT];
+  return {
+    series,
+    steps,
+    ticks: roundTicks(low, high),
+    x: (step) => LEFT + ((step - first) / (last - first || 1)) * width,
+    y: (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - BOTTOM - TOP),
+    stepAt: (x) => first + ((x - LEFT) / width) * (last - first),
+  };
+}
+
+function panel(metric) {
+  const { series, steps, ticks, x, y, stepAt } = plan(metric);
+  const label = `${metric.name}: ${metric.meaning}`;
+  const svg = el("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0, role: "img", "aria-label": label });
   for (const value of ticks) {
-    svg.append(el("line", { class: "grid", x1: LEFT, x2: WIDTH - 8, y1: y(value), y2: y(value) }));
+    svg.append(el("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }));
     svg.append(el("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, short(value)));
   }
-  svg.append(el("text", { x: LEFT, y: HEIGHT - 3 }, `step ${first}`), el("text", { x: WIDTH - 8, y: HEIGHT - 3, "text-anchor": "end" }, last));
+  svg.append(el("text", { x: LEFT, y: HEIGHT - 3 }, `step ${steps[0]}`));
+  svg.append(el("text", { x: WIDTH - RIGHT, y: HEIGHT - 3, "text-anchor": "end" }, steps.at(-1)));
+  const place = ([step, value]) => `${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
   for (const { color, points } of series) {
-    const smooth = movingMean(points.map(([, value]) => value), 9).map((value, i) => [points[i][0], value]);
-    svg.append(el("path", { class: "raw", d: path(points), stroke: color }), el("path", { class: "mean", d: path(smooth), stroke: color }));
-    if (points.length === 1) svg.append(el("circle", { cx: x(points[0][0]), cy: y(points[0][1]), r: 3, fill: color }));
+    const means = movingMean(points.map(([, value]) => value), 9);
+    const smooth = points.map(([step], i) => [step, means[i]]);
+    for (const [kind, line] of [["raw", points], ["mean", smooth]]) {
+      if (line.length) svg.append(el("path", { class: kind, d: `M${line.map(place).join("L")}`, stroke: color }));
+    }
   }
-  const line = svg.appendChild(el("line", { class: "pointer", y1: TOP, y2: HEIGHT - BOTTOM }));
-  const dots = series.map(({ color }) => svg.appendChild(el("circle", { r: 3.5, fill: color, visibility: "hidden" })));
-  const readout = el("output", {});
-  pointers.push((step) => {
-    line.setAttribute("x1", x(step));
-    line.setAttribute("x2", x(step));
-    const found = series.map(({ points }) => points.find(([at]) => at === step)?.[1] ?? null);
-    found.forEach((value, k) => {
-      dots[k].setAttribute("visibility", value === null ? "hidden" : "visible");
-      if (value !== null) ["cx", "cy"].forEach((name, i) => dots[k].setAttribute(name, i ? y(value) : x(step)));
-    });
-    const shown = found.map((value, k) => el("span", { style: `color:${series[k].color}` }, value === null ? "–" : String(value)));
-    readout.replaceChildren(`step ${step}: `, ...shown.flatMap((span, k) => (k ? [", ", span] : [span])));
-  });
-  const allSteps = [...new Set(all)].sort((a, b) => a - b);
+  const readout = el("output");
+  pointers.push(pointer(svg, readout, series, x, y));
   const nearest = (event) => {
     const box = svg.getBoundingClientRect();
-    const step = first + ((((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - 8)) * (last - first);
-    return allSteps.reduce((best, at) => (Math.abs(at - step) < Math.abs(best - step) ? at : best));
+    const wanted = stepAt(((event.clientX - box.left) / box.width) * WIDTH);
+    return steps.reduce((best, step) => (Math.abs(step - wanted) < Math.abs(best - wanted) ? step : best));
   };
   svg.addEventListener("pointermove", (event) => point(nearest(event)));
   svg.addEventListener("click", (event) => showStep(nearest(event)));
   svg.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (move) point(allSteps[clamp(allSteps.indexOf(pointed) + move, 0, allSteps.length - 1)]);
+    if (move) point(steps[clamp(steps.indexOf(pointed) + move, 0, steps.length - 1)]);
     if (event.key === "Enter") showStep(pointed);
     if (move || event.key === "Enter") event.preventDefault();
   });
-  const title = el("figcaption", { title: `${metric.meaning} ${metric.healthy}` }, el("b", {}, metric.name), metric.unit === metric.name ? "" : ` ${metric.unit}`);
+  const unit = metric.unit === metric.name ? "" : ` ${metric.unit}`;
+  const title = el("figcaption", { title: `${metric.meaning} ${metric.healthy}` }, el("b", {}, metric.name), unit);
   return el("figure", {}, title, svg, readout);
+}
+
+/** What moves a panel's line to a step, puts dots on the curves there, and says their values. */
+function pointer(svg, readout, series, x, y) {
+  const line = svg.appendChild(el("line", { class: "pointer", y1: TOP, y2: HEIGHT - BOTTOM }));
+  const dots = series.map(({ color }) => svg.appendChild(el("circle", { r: 3.5, fill: color })));
+  return (step) => {
+    line.setAttribute("x1", x(step));
+    line.setAttribute("x2", x(step));
+    readout.replaceChildren(`step ${step}: `);
+    series.forEach(({ color, points }, k) => {
+      const value = points.find(([at]) => at === step)?.[1];
+      dots[k].setAttribute("visibility", value === undefined ? "hidden" : "visible");
+      dots[k].setAttribute("cx", x(step));
+      dots[k].setAttribute("cy", value === undefined ? 0 : y(value));
+      readout.append(k ? ", " : "", el("span", { style: `color:${color}` }, value === undefined ? "–" : String(value)));
+    });
+  };
 }
 
 let pointed = null;
@@ -286,6 +306,8 @@ function largest(values) {
   return sizes.length ? sizes[Math.min(sizes.length - 1, Math.floor(sizes.length * 0.98))] : 1;
 }
 
+const advantagesOf = (result) => (result ? result.advantages : []).map(({ value }) => value);
+
 function showStep(step) {
   const before = steps.filter((kept) => kept <= step);
   chosen.step = Math.max(before.length - 1, 0);
@@ -302,16 +324,20 @@ function show() {
     const step = run.kept.length ? keptStep(run) : null;
     return { run, step, result: step && grpoLoss(step, settingsOf(run)) };
   });
-  const { label, of, end } = COLORINGS[chosen.color];
-  const limit = largest(views.flatMap(({ result }) => (result ? result.counted : []).map(of)));
+  const counted = views.flatMap(({ result }) => (result ? result.counted : []));
+  $("color").disabled = !counted.length; // completions without log-probs show their advantage
+  const { label, of, end } = COLORINGS[counted.length ? chosen.color : "advantage"];
+  const limit = largest(counted.length ? counted.map(of) : views.flatMap(({ result }) => advantagesOf(result)));
   const ends = [end(-limit), end(0), end(limit)].map(short);
   $("scale").replaceChildren(`${label}: `, ends[0], el("span", { class: "bar" }), ends[2], ` (no colour: ${ends[1]})`);
-  $("views").replaceChildren(...views.map((view, k) => column(view, k, (token) => of(token) / limit)));
+  const shade = (token) => of(token) / limit;
+  $("views").replaceChildren(...views.map((view, k) => column(view, k, shade)));
   explain();
 }
 
 function column({ run, step, result }, k, shade) {
-  const head = el("h3", { hidden: runs.length === 1 }, el("span", { class: "swatch", style: `background:${COLORS[k % COLORS.length]}` }), run.name);
+  const swatch = el("span", { class: "swatch", style: `background:${COLORS[k % COLORS.length]}` });
+  const head = el("h3", { hidden: runs.length === 1 }, swatch, run.name);
   if (!step) return el("div", { class: "run" }, head, el("p", {}, "This run kept no completions."));
   const groups = [...new Set(step.group_ids)].map((id) => {
     const rows = step.group_ids.flatMap((group, i) => (group === id ? [i] : []));
@@ -320,13 +346,16 @@ function column({ run, step, result }, k, shade) {
   });
   groups.sort((a, b) => b.contrast - a.contrast);
   const shown = groups.filter(({ rows }) => rows.some((i) => step.tokens[i]));
-  const silent = groups.filter(({ contrast }) => contrast === 0).length;
+  const silent = groups.filter(({ rows, contrast }) => rows.length > 1 && contrast === 0).length;
   const clipped = result.counted.filter((token) => token.clipped).length / (result.counted.length || 1);
   const facts = el("p", { class: "facts" }, `step ${step.step}: `);
   facts.append("reward ", number(statistics(step.rewards.filter((reward) => reward !== null)).mean));
-  if (result.loss !== null) facts.append(", loss ", number(result.loss, `loss-${k}`), ", share clipped ", number(clipped, `clipped-${k}`));
+  if (result.loss !== null) {
+    facts.append(", loss ", number(result.loss, `loss-${k}`), ", share clipped ", number(clipped, `clipped-${k}`));
+  }
   facts.append(`, ${silent} of ${groups.length} groups silent`);
-  if (shown.length < groups.length) facts.append(`; ${groups.length - shown.length} groups of less contrast are left out of this page`);
+  const missing = groups.length - shown.length;
+  if (missing) facts.append(`; ${missing} groups of less contrast are left out of this page`);
   if (!step.logprobs) facts.append("; this run kept no tokens, so a completion is shown whole, coloured by its advantage");
   const details = shown.map((group, rank) => groupView(group, rank, step, result, k, shade));
   return el("div", { class: "run" }, head, facts, el("div", { class: "groups" }, ...details));
@@ -335,8 +364,9 @@ function column({ run, step, result }, k, shade) {
 const opened = new Set([0, 1, 2]); // by rank, so that they stay open as the step changes
 
 function groupView({ id, rows, contrast }, rank, step, result, k, shade) {
-  const what = contrast ? `contrast ${short(contrast)}` : "silent: all rewards are equal";
-  const details = el("details", { open: opened.has(rank) }, el("summary", {}, el("code", {}, step.prompts[id]), el("small", {}, what)));
+  const equal = rows.length > 1 ? "silent: all rewards are equal" : "one completion";
+  const what = el("small", {}, contrast ? `contrast ${short(contrast)}` : equal);
+  const details = el("details", { open: opened.has(rank) }, el("summary", {}, el("code", {}, step.prompts[id]), what));
   const fill = () => {
     const sorted = [...rows].sort((a, b) => result.advantages[b].value - result.advantages[a].value);
     const alike = Map.groupBy(sorted, (i) => JSON.stringify([step.tokens[i], step.rewards[i], step.advantages[i]]));
@@ -353,10 +383,10 @@ function groupView({ id, rows, contrast }, rank, step, result, k, shade) {
 /** Completion i, which was drawn so many times. */
 function completionView(i, times, step, result, k, shade) {
   const advantage = result.advantages[i].value;
-  const largestAdvantage = Math.max(...result.advantages.map(({ value }) => Math.abs(value))) || 1;
+  const whole = advantage / largest(advantagesOf(result));
   const tokens = step.tokens[i].map((text, t) => {
     const token = result.rows[i]?.[t];
-    const value = token ? shade(token) : step.logprobs ? NaN : advantage / largestAdvantage;
+    const value = token ? shade(token) : step.logprobs ? NaN : whole;
     const counts = step.completion_mask[i][t];
     const isSelected = selected && selected.run === k && selected.row === i && selected.token === t;
     return el(
@@ -435,17 +465,19 @@ function formulaOfToken(token, settings, step, i) {
   const sequence = ["exp(mean of log-prob now − at sampling over ", String(sum(step.completion_mask[i])), " tokens)"];
   const lines = [["r", ...(settings.level === "token" ? own : sequence), " = ", number(ratio, "ratio")]];
   if (!step.old_logprobs) lines[0] = ["r", "the policy at its own update: ", number(ratio, "ratio")];
-  lines.push(
-    cispo
-      ? ["objective", "min(r, ", number(settings.cap), ") · A · log-prob = ", number(Math.min(ratio, settings.cap)), " · ", number(advantage), " · ", number(token.logprob), " = ", number(objective, "objective")]
-      : ["objective", "min(r · A, clip(r, ", number(low), ", ", number(high), ") · A) = min(", ...product, ", ", number(clamp(ratio, low, high)), " · ", number(advantage), ") = ", number(objective, "objective")],
-  );
+  const result = [" = ", number(objective, "objective")];
+  const capped = [number(Math.min(ratio, settings.cap)), " · ", number(advantage), " · ", number(token.logprob)];
+  const least = ["min(", ...product, ", ", number(clamp(ratio, low, high)), " · ", number(advantage), ")"];
+  if (cispo) lines.push(["objective", "min(r, ", number(settings.cap), ") · A · log-prob = ", ...capped, ...result]);
+  else lines.push(["objective", "min(r · A, clip(r, ", number(low), ", ", number(high), ") · A) = ", ...least, ...result]);
   if (token.kl !== null) lines.push(["KL", ...formulaOfKl(token, settings), " = ", number(token.kl, "kl")]);
   const denominator = token.denominator.flatMap((factor, k) => (k ? [" · ", String(factor)] : [String(factor)]));
-  const factors = { grpo: "completions · its tokens", dr_grpo: "completions · longest allowed" }[settings.lossType] ?? "tokens of the step";
+  const named = { grpo: "completions · its tokens", dr_grpo: "completions · longest allowed" };
+  const factors = named[settings.lossType] ?? "tokens of the step";
   lines.push(["weight", `1 / (${factors}) = 1 / (`, ...denominator, ") = ", number(weight, "weight")]);
   const penalty = token.beta ? [" + ", number(token.beta), " · ", number(token.kl)] : [];
-  lines.push(["loss", "weight · (−objective", token.beta ? " + β · KL" : "", ") = ", number(weight), " · (", number(-objective), ...penalty, ") = ", number(token.loss, "loss")]);
+  const parts = [number(weight), " · (", number(-objective), ...penalty, ") = ", number(token.loss, "loss")];
+  lines.push(["loss", "weight · (−objective", token.beta ? " + β · KL" : "", ") = ", ...parts]);
   const push = number(token.push, "push");
   const stopped = token.clipped && !cispo;
   const policy = (value) => (stopped ? [value, ": clipped"] : ["weight · ", cispo ? "min(r, cap)" : "r", " · A = ", value]);
@@ -460,7 +492,8 @@ function formulaOfKl({ logprob, ref, old }, { estimator }) {
   if (estimator === "k2") return ["k2 = (", ...difference, ")² / 2"];
   const d = ["d = log-prob of the reference − now = ", number(ref), ...minus(logprob), " = ", number(ref - logprob), "; "];
   if (estimator === "k3") return [...d, "exp(d) − 1 − d"];
-  return [...d, "token's ratio · (exp(d) − 1 − d) = ", number(Math.exp(logprob - old)), " · ", number(klK3(logprob, ref))];
+  const ratio = number(Math.exp(logprob - old));
+  return [...d, "token's ratio · (exp(d) − 1 − d) = ", ratio, " · ", number(klK3(logprob, ref))];
 }
 
 // --- controls -------------------------------------------------------------------------------------------------------------
@@ -468,8 +501,8 @@ function formulaOfKl({ logprob, ref, old }, { estimator }) {
 function start() {
   for (const metric of metrics) $(metric.main ? "curves" : "more").append(panel(metric));
   $("theme").addEventListener("click", () => {
-    const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
-    const now = dark || (document.documentElement.style.colorScheme === "" && matchMedia("(prefers-color-scheme: dark)").matches);
+    const { colorScheme } = getComputedStyle(document.documentElement); // "light dark" until one was chosen
+    const now = colorScheme === "dark" || (colorScheme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
     document.documentElement.style.colorScheme = now ? "light" : "dark";
   });
   if (runs[0].curves.step.length) point(runs[0].curves.step.at(-1));

@@ -54,7 +54,7 @@ def _page(runs: list[Run], data: list[dict], notes: list[str]) -> str:
     return ENVIRONMENT.get_template("report.html").render(
         title=" and ".join(run.name for run in runs),
         runs=[{**run._asdict(), "swatch": SWATCHES[k % len(SWATCHES)]} for k, run in enumerate(runs)],
-        placeholders={name: _as_run(runs, name) for name in SWITCHES},
+        as_run={name: _as_run(runs, name) for name in SWITCHES},
         loss_types=get_args(hints["loss_type"]),
         scales=get_args(hints["scale_rewards"]),
         any_kept=any(run.kept for run in runs),
@@ -71,8 +71,7 @@ def _json(value) -> str:
 
 
 def _as_run(runs: list[Run], name: str) -> str:
-    values = list(dict.fromkeys(str(run.config[name]) for run in runs))
-    return f"as run: {', '.join(values)}"
+    return ", ".join(dict.fromkeys(str(run.config[name]) for run in runs))
 
 
 def _notes(runs: list[Run], data: list[dict]) -> list[str]:
