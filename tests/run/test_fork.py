@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import namedtuple
 
 import pytest
 import torch
@@ -139,6 +140,13 @@ def test_a_fork_that_fails_before_its_first_step_leaves_nothing(original, tmp_pa
     (tmp_path / "late.py").write_text(body)
     argv = ["fork", str(original), "--at", "4", "--output-dir", "new", "--reward-funcs", "late.py:late"]
     assert "ZeroDivisionError" in said(capsys, argv)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_fork_that_the_disk_has_no_room_for_leaves_nothing(original, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(10**6))
+    argv = ["fork", str(original), "--at", "4", "--output-dir", str(tmp_path / "new")]
+    assert "has 1 MB free" in said(capsys, argv)
     assert not (tmp_path / "new").exists()
 
 
