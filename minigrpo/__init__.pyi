@@ -80,6 +80,7 @@ from .run.checkpoints import (
     load_checkpoint as load_checkpoint,
     save_checkpoint as save_checkpoint,
 )
+from .run.diagnosis.logs import diagnose as diagnose
 from .run.report import show_report as show_report
 from .run.trl_engine import to_trl as to_trl
 from .view.plots import (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from numbers import Real
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -14,17 +15,18 @@ FLOAT32_MAX = 3.4028234e38
 LOWEST_TEMPERATURE = 1e-6  # below it logits / temperature leave float32
 
 
-def check_temperature(temperature: float, *, greedy: bool = True) -> None:
-    """Raises BadInput for a temperature that cannot be sampled at. Greedy is 0, where training has nothing to learn from."""
-    number = temperature if isinstance(temperature, Real) and not isinstance(temperature, bool) else -1
-    if not (LOWEST_TEMPERATURE <= number < float("inf") or (greedy and number == 0)):
-        wanted = f"{'0 (greedy), or ' if greedy else ''}at least {LOWEST_TEMPERATURE}"
-        raise BadInput(f"temperature must be {wanted}, got {temperature!r:.60}.")
-
-
 def plain(value):
     """A number of numpy's or torch's as Python's own; anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def check_temperature(temperature: float, *, greedy: bool = True) -> None:
+    """Raises BadInput for a temperature that cannot be sampled at. Greedy is 0, where training has nothing to learn from."""
+    number = plain(temperature)
+    number = number if isinstance(number, Real) and not isinstance(number, bool) else -1
+    if not (LOWEST_TEMPERATURE <= number < float("inf") or (greedy and number == 0)):
+        wanted = f"{'0 (greedy), or ' if greedy else ''}at least {LOWEST_TEMPERATURE}"
+        raise BadInput(f"temperature must be {wanted}, got {temperature!r:.60}.")
 
 
 def first_line(error: Exception) -> str:
@@ -36,8 +38,14 @@ def first_line(error: Exception) -> str:
     return (said or [type(error).__name__])[0][:200]
 
 
-def _field(default, help, **flag):  # noqa: A002 - HfArgumentParser's word
-    return field(default=default, metadata={"help": help, **flag})
+GROUPS = ("start here", "for the lessons", "rarely")  # of the flags in train --help
+
+
+def _field(default, help, group=None, **flag):  # noqa: A002 - HfArgumentParser's word
+    return field(default=default, metadata={"help": help, "group": group, **flag})
+
+
+_start, _lesson, _rarely = (partial(_field, group=group) for group in GROUPS)
 
 
 @dataclass(frozen=True)
@@ -50,75 +58,96 @@ class GRPOConfig:
         BadInput: for a value out of range, with the range.
     """
 
-    model: str = _field("tiny", "The policy: 'tiny' (bundled), a name on the hub such as gpt2, or a folder.")
-    task: Literal["clock", "sums", "records"] = _field(
+    model: str = _start("tiny", "The policy: 'tiny' (bundled), a name on the hub such as gpt2, or a folder.")
+    task: Literal["clock", "sums", "records"] = _start(
         "clock", "The problems to train on and to be scored on, see tasks.py; records: a file's own prompts (--triples FILE)."
     )
-    reward_funcs: list[str] | None = _field(
+    reward_funcs: list[str] | None = _start(
         None, "Reward functions as module.function or FILE.py:function, in TRL's protocol; by default the task's own."
     )
-    reward_weights: list[float] | None = _field(None, "One weight per reward function; by default all 1.")
-    reward_model: str | None = _field(
+    reward_weights: list[float] | None = _rarely(None, "One weight per reward function; by default all 1.")
+    reward_model: str | None = _lesson(
         None, "A folder of minigrpo reward-model: the reward; what other reward functions say is then only logged."
     )
-    triples: str | None = _field(
+    triples: str | None = _start(
         None,
         "Learn from scored records instead of sampling: a .jsonl, .csv or .parquet file; the bundled ones without.",
         nargs="?",
         const="bundled",
     )
-    triples_estimator: Literal["weighted", "policy_gradient"] = _field(
+    triples_estimator: Literal["weighted", "policy_gradient"] = _lesson(
         "weighted", "How records are learnt from; see triples.py."
     )
-    triples_writer: Literal["unknown", "reference"] = _field(
+    triples_writer: Literal["unknown", "reference"] = _lesson(
         "unknown",
         "Who wrote the records. If the reference did, policy_gradient compares with it: the ratio and its clip are then those "
         "to the writer. The bundled records were written by the bundled model.",
     )
-    output_dir: str | None = _field(None, "The folder of the run; by default runs/TASK-SEED.")
-    seed: int = _field(0, "Decides which prompts and completions are drawn.")  # TRL has 42
-    engine: Literal["minigrpo", "trl"] = _field(
+    output_dir: str | None = _start(None, "The folder of the run; by default runs/TASK-SEED.")
+    seed: int = _rarely(0, "Decides which prompts and completions are drawn.")  # TRL has 42
+    report_to: Literal["none", "trackio"] = _rarely(
+        "none",
+        "Where the metrics go besides metrics.jsonl: trackio's dashboard on this machine (pip install 'minigrpo[trackio]').",
+    )
+    engine: Literal["minigrpo", "trl"] = _rarely(
         "minigrpo", "Who trains: this package, in one process; or TRL, under accelerate launch (pip install 'minigrpo[scale]')."
     )
-    device: str = _field("cpu", "Where the model is: cpu, to the same last bit each time, or cuda, cuda:1.")
-    bf16: bool = _field(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
+    device: str = _rarely("cpu", "Where the model is: cpu, to the same last bit each time, or cuda, cuda:1.")
+    bf16: bool = _rarely(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
 
     # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
-    max_steps: int = _field(150, "How many optimizer updates; each gives one line of metrics.")
-    save_steps: int = _field(50, "How many steps lie between two checkpoints.")
-    generation_batch_size: int = _field(64, "B, completions in a rollout; a multiple of num_generations.")
-    num_generations: int = _field(8, "G, completions per prompt: the group that an answer is compared with.")
-    num_iterations: int = _field(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
+    max_steps: int = _start(150, "How many optimizer updates; each gives one line of metrics.")
+    save_steps: int = _rarely(50, "How many steps lie between two checkpoints.")
+    save_total_limit: int | None = _rarely(None, "How many checkpoints are kept, the latest; by default all.")
+    generation_batch_size: int = _start(64, "B, completions in a rollout; a multiple of num_generations.")
+    num_generations: int = _start(8, "G, completions per prompt: the group that an answer is compared with.")
+    # TRL has 8, which nothing here needs to fit into memory.
+    per_device_train_batch_size: int | None = _rarely(
+        None, "Completions in one forward and backward pass, whose gradients add up; by default all of a rollout."
+    )
+    # TRL has True.
+    gradient_checkpointing: bool = _rarely(
+        False, "Keep the inputs of the layers alone, and run them again in the backward pass: less memory, a third more time."
+    )
+    num_iterations: int = _lesson(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
     # TRL has 512. On the clock task nobody needs more than 13 tokens.
-    max_completion_length: int = _field(16, "The number of tokens after which a completion is cut off.")
-    temperature: float = _field(1.0, "Temperature of sampling, and so of the policy whose log-probs are scored.")
+    max_completion_length: int = _start(16, "The number of tokens after which a completion is cut off.")
+    temperature: float = _lesson(1.0, "Temperature of sampling, and so of the policy whose log-probs are scored.")
 
     # TRL has 1e-6, right for models of billions of parameters; the bundled one has 0.3 million.
-    learning_rate: float = _field(2e-4, "Learning rate of AdamW; constant, without weight decay.")
+    learning_rate: float = _start(2e-4, "Learning rate of AdamW, where the schedule has its top.")
+    # TRL has linear, which ends at 0 and so makes of a longer run another one.
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = _rarely(
+        "constant", "How the learning rate goes on from there: linear and cosine fall to 0 at max_steps."
+    )
+    warmup_steps: int = _rarely(0, "How many steps the learning rate takes to rise from 0.")
+    weight_decay: float = _rarely(
+        0.0, "Share of the learning rate by which matrices shrink at each step; biases and norms do not."
+    )
     # TRL's. A gradient far below it moves its weight hardly at all, one far above by the whole learning rate.
-    adam_epsilon: float = _field(1e-8, "Epsilon of AdamW.")
-    max_grad_norm: float = _field(1.0, "The gradient is scaled down to this norm where it is longer.")
+    adam_epsilon: float = _rarely(1e-8, "Epsilon of AdamW.")
+    max_grad_norm: float = _rarely(1.0, "The gradient is scaled down to this norm where it is longer.")
     # TRL has 0: no reference model. Here the KL is a lesson, so it is there and shown; 0.04 is DeepSeekMath's.
-    beta: float = _field(0.04, "Weight of the KL penalty towards the reference; 0 leaves reference and KL out.")
-    kl_estimator: Literal["k1", "k2", "k3", "k3_ratio", "exact"] = _field(
+    beta: float = _start(0.04, "Weight of the KL penalty towards the reference; 0 leaves reference and KL out.")
+    kl_estimator: Literal["k1", "k2", "k3", "k3_ratio", "exact"] = _lesson(
         "k3_ratio", "How the KL of a token is estimated; see kl.py. k3_ratio is TRL's default."
     )
-    kl_in_reward: bool = _field(False, "Subtract the KL (k1) from the reward, as PPO does, and not in the loss.")
-    sync_ref_model: bool = _field(False, "Make the policy the new reference every ref_model_sync_steps.")
-    ref_model_sync_steps: int = _field(512, "How many steps lie between two new references; see sync_ref_model.")
+    kl_in_reward: bool = _lesson(False, "Subtract the KL (k1) from the reward, as PPO does, and not in the loss.")
+    sync_ref_model: bool = _lesson(False, "Make the policy the new reference every ref_model_sync_steps.")
+    ref_model_sync_steps: int = _lesson(512, "How many steps lie between two new references; see sync_ref_model.")
 
     # TRL has dapo; grpo is the formula of the paper, and the one that the lessons derive.
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = _field(
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = _lesson(
         "grpo", "How the tokens' losses are averaged; cispo also clips differently. See loss.py."
     )
-    importance_sampling_level: Literal["token", "sequence"] = _field(
+    importance_sampling_level: Literal["token", "sequence"] = _lesson(
         "token", "Whether a token has a ratio of its own, or its completion's (GSPO)."
     )
-    scale_rewards: Literal["group", "batch", "none"] = _field(
+    scale_rewards: Literal["group", "batch", "none"] = _lesson(
         "group", "Whose standard deviation the advantages are divided by."
     )
-    epsilon: float = _field(0.2, "How far the ratio may profitably fall below 1.")
-    epsilon_high: float | None = _field(
+    epsilon: float = _lesson(0.2, "How far the ratio may profitably fall below 1.")
+    epsilon_high: float | None = _lesson(
         None, "How far above 1; by default epsilon. For cispo it is required: the cap of the weight, about 5."
     )
 
@@ -132,14 +161,17 @@ class GRPOConfig:
 
         self._check_kinds(check)
         self._check_ranges(check)
+        self._check_counts(check)
+        self._check_records(check)
 
     def _check_kinds(self, check: Callable[[bool, str, str], None]) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value, kinds = getattr(self, name), get_args(kind)
             if get_origin(kind) is Literal:
                 check(value in kinds, name, f"one of {', '.join(kinds)}")
-            elif kind is int:
+            elif kind is int or (int in kinds and value is not None):
                 check(type(value) is int, name, "a whole number")
+                check(value < 2**31, name, "below 2147483648")  # which all libraries take
             elif kind is bool:
                 check(type(value) is bool, name, "true or false")
             elif kind is str or (str in kinds and value is not None):
@@ -158,6 +190,11 @@ class GRPOConfig:
         check_temperature(self.temperature, greedy=False)
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             check(0 < getattr(self, name) < float("inf"), name, "a positive number")
+        check(self.save_total_limit is None or self.save_total_limit >= 1, "save_total_limit", "at least 1")
+        check(0 <= self.weight_decay < float("inf"), "weight_decay", "0 or a positive number")
+        check(self.warmup_steps >= 0, "warmup_steps", "at least 0")
+        warms_up = self.warmup_steps == 0 or self.lr_scheduler_type != "constant"
+        check(warms_up, "warmup_steps", "0 with lr_scheduler_type constant; constant_with_warmup, linear and cosine take it")
         weights = self.reward_weights or []
         check(all(abs(weight) <= FLOAT32_MAX for weight in weights), "reward_weights", "finite numbers, at most 3.4e38")
         check(0 <= self.seed < 2**31, "seed", "between 0 and 2147483647")
@@ -170,6 +207,8 @@ class GRPOConfig:
                 "epsilon_high",
                 "given with loss_type cispo, where it is the cap of the weight itself (about 5)",
             )
+
+    def _check_counts(self, check: Callable[[bool, str, str], None]) -> None:
         check(
             self.num_generations >= 2,
             "num_generations",
@@ -180,7 +219,14 @@ class GRPOConfig:
             "generation_batch_size",
             f"a positive multiple of num_generations ({self.num_generations}), since it counts completions",
         )
+        part = self.per_device_train_batch_size
+        check(
+            part is None or (part >= 1 and self.generation_batch_size % part == 0),
+            "per_device_train_batch_size",
+            f"a divisor of generation_batch_size ({self.generation_batch_size}), the completions that it takes in parts",
+        )
 
+    def _check_records(self, check: Callable[[bool, str, str], None]) -> None:
         check(self.task != "records" or self.triples is not None, "task", "clock or sums, unless there are records (triples)")
         for name in ("reward_funcs", "reward_weights", "reward_model") if self.triples is not None else ():
             check(getattr(self, name) is None, name, "left out with triples, whose rewards stand in the records")

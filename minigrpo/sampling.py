@@ -1,6 +1,8 @@
 """Prompts to completions, with the log-probs that they were drawn with."""
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from datasets import Dataset
@@ -28,10 +30,35 @@ class Rollout:
     ended: Tensor  # (B,) bool, False where a completion was cut off at max_completion_length
     logprobs: Tensor  # (B, C) nats, under the policy that sampled, at the temperature of sampling; 0 on padding
 
+    def rows(self, index: Tensor) -> "Rollout":
+        """Some of its completions, and the prompts that they answer."""
+        groups, group_ids = torch.unique(self.group_ids[index], return_inverse=True)
+        return Rollout(
+            prompts=[self.prompts[row] for row in index.tolist()],
+            completions=[self.completions[row] for row in index.tolist()],
+            prompt_ids=self.prompt_ids[groups],
+            prompt_mask=self.prompt_mask[groups],
+            group_ids=group_ids,
+            completion_ids=self.completion_ids[index],
+            completion_mask=self.completion_mask[index],
+            ended=self.ended[index],
+            logprobs=self.logprobs[index],
+        )
+
     def to(self, device: torch.device) -> "Rollout":
         """The same one with its tensors on a device."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
+
+
+def longest_prompt(context: int, max_completion_length: int) -> int:
+    """How many tokens of a model's context are left for a prompt. Raises BadInput if none is."""
+    if max_completion_length >= context:
+        raise BadInput(
+            f"max_completion_length is {max_completion_length}, and the model's context takes {context} tokens, the prompt "
+            "among them; lower it."
+        )
+    return context - max_completion_length
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longest: int) -> tuple[Tensor, Tensor]:
@@ -67,6 +94,7 @@ def sample_completions(
     max_completion_length: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    batch_size: int | None = None,
 ) -> Rollout:
     """Draw G completions of each prompt from softmax(logits / temperature) over the whole vocabulary.
 
@@ -75,6 +103,8 @@ def sample_completions(
     Args:
         temperature: 0 takes the likeliest token each time; the log-probs are then those at temperature 1.
         generator: the only source of randomness, on the model's device.
+        batch_size: the most completions that the model reads at a time, where all would not fit into memory. The draws are
+            the same, and so the completions, unless the rounding of the logits decides one.
     Raises:
         BadInput: for a prompt that is empty, no text, or does not fit into the context together with its completion; for
             numbers that make no sense.
@@ -84,13 +114,14 @@ def sample_completions(
     _check(prompts, num_generations, max_completion_length, temperature)
     if model.training:
         raise ValueError("The model is in train mode, where dropout samples from another policy; call model.eval() first.")
-    longest = context_length(model) - max_completion_length
+    longest = longest_prompt(context_length(model), max_completion_length)
     prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
     group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
     ends = eos_token_ids(model, tokenizer)
     ids = torch.full((len(group_ids), max_completion_length), tokenizer.pad_token_id, device=model.device)
-    decode = _decode if cache_has_rows(model) else _decode_plainly
-    logprobs = decode(model, prompt_ids, prompt_mask, group_ids, ids, ends, temperature, generator)
+    logprobs = torch.zeros(ids.shape, device=ids.device, dtype=torch.promote_types(model.dtype, torch.float32))
+    texts = partial(_read_once if cache_has_rows(model) else _read_anew, model, prompt_ids, prompt_mask)
+    _decode(texts, group_ids, ids, logprobs, ends, temperature, generator, batch_size)
     mask = completion_mask(ids, ends)
     width = int(mask.any(0).sum())
     ids, mask, logprobs = ids[:, :width], mask[:, :width], logprobs[:, :width]
@@ -138,64 +169,80 @@ def completion_texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], 
     return tokenizer.batch_decode([[token for token in row if token not in silent] for row in rows])
 
 
-def _decode(model, prompt_ids, prompt_mask, group_ids: Tensor, ids: Tensor, ends: list[int], temperature, generator) -> Tensor:
-    """Token by token from where the prompts end: fills ``ids`` (B, C) in, and returns their log-probs, 0 on padding.
+def _decode(
+    texts: Callable, group_ids: Tensor, ids: Tensor, logprobs: Tensor, ends: list[int], temperature, generator, batch_size
+) -> None:
+    """Token by token from where the prompts end: fills ``ids`` and ``logprobs``, (B, C) each, in.
 
-    The model runs once for each *different* text so far, a node: first the P prompts; completions that begin alike share
+    All parts draw their token t before any draws the next, so that the draws are the same however many parts there are.
+    """
+    running = list(torch.arange(len(ids), device=ids.device).split(batch_size or len(ids)))  # of each part
+    texts = [texts(group_ids[rows]) for rows in running]
+    drawn = [None] * len(texts)  # of each part the last token of its running texts, and which of them went on
+    for t in range(ids.shape[1]):
+        uniform = _uniform(running, temperature, generator)
+        for part, rows in enumerate(running):
+            if len(rows):
+                logits = texts[part].send(drawn[part])
+                tokens, logprobs[rows, t], going_on = _next_token(logits, ends, temperature, uniform[part])
+                ids[rows, t], drawn[part], running[part] = tokens, (tokens, going_on), rows[going_on]
+        if not any(map(len, running)):
+            break
+
+
+Texts = Generator[Tensor, tuple[Tensor, Tensor], None]
+
+
+def _read_once(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_ids: Tensor) -> Texts:
+    """The logits (N, V) that follow N running texts, which are then sent the tokens (N,) drawn and the rows that go on.
+
+    The model runs once for each *different* text so far, a node: first the prompts; completions that begin alike share
     theirs, and those that ended have none.
     """
-    cache, token, mask, position = read_prompts(model, prompt_ids, prompt_mask)
-    logprobs = _no_logprobs(model, ids)
-    running, node = torch.arange(len(ids), device=ids.device), group_ids  # completions that go on, and the node of each
-    for t in range(ids.shape[1]):
-        outputs = read(model, token, mask, position + t, cache)
-        cache, logits = getattr(outputs, cache_name(model)), outputs.logits[:, -1][node]
-        drawn, logprobs[running, t], going_on = _next_token(logits, ends, temperature, generator)
-        ids[running, t] = drawn
-        if len(going_on) == 0:
-            break
+    groups, node = torch.unique(group_ids, return_inverse=True)
+    cache, token, mask, position = read_prompts(model, prompt_ids[groups], prompt_mask[groups])
+    while True:
+        outputs = read(model, token, mask, position, cache)
+        cache, logits = getattr(outputs, cache_name(model)), outputs.logits[:, -1]
+        drawn, going_on = yield logits[node]
         # Texts of one more token: each is the node that it goes on from, and that token.
-        running, child = running[going_on], (node * logits.shape[1] + drawn)[going_on]
-        child, node = torch.unique(child, return_inverse=True)
+        child, node = torch.unique((node * logits.shape[1] + drawn)[going_on], return_inverse=True)
         parent, token = child // logits.shape[1], child[:, None] % logits.shape[1]
-        cache, position = select_rows(cache, parent, len(mask)), position[parent]
+        cache, position = select_rows(cache, parent, len(mask)), position[parent] + 1
         mask = torch.cat([mask[parent], mask.new_ones(len(parent), 1)], dim=1)
-    return logprobs
 
 
-def _decode_plainly(model, prompt_ids, prompt_mask, group_ids, ids, ends, temperature, generator) -> Tensor:
+def _read_anew(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_ids: Tensor) -> Texts:
     """The same for a model whose cache has no rows: each text is read anew for each token."""
-    logprobs = _no_logprobs(model, ids)
-    running = torch.arange(len(ids), device=ids.device)
-    for t in range(ids.shape[1]):
-        logits = plain_logits(model, prompt_ids, prompt_mask, group_ids[running], ids[running, :t], keep=1)[:, -1]
-        ids[running, t], logprobs[running, t], going_on = _next_token(logits, ends, temperature, generator)
-        running = running[going_on]
-        if len(running) == 0:
-            break
-    return logprobs
+    written = group_ids.new_zeros(len(group_ids), 0)
+    while True:
+        drawn, going_on = yield plain_logits(model, prompt_ids, prompt_mask, group_ids, written, keep=1)[:, -1]
+        group_ids, written = group_ids[going_on], torch.cat([written, drawn[:, None]], dim=1)[going_on]
 
 
-def _no_logprobs(model, ids: Tensor) -> Tensor:
-    return torch.zeros(ids.shape, device=ids.device, dtype=torch.promote_types(model.dtype, torch.float32))
+def _uniform(running: list[Tensor], temperature: float, generator: torch.Generator | None) -> list[Tensor | None]:
+    """A number between 0 and 1 for each running row of each part; none where nothing is drawn."""
+    if temperature == 0:
+        return [None] * len(running)
+    lengths, device = [len(rows) for rows in running], running[0].device
+    return list(torch.rand(sum(lengths), 1, generator=generator, dtype=torch.float64, device=device).split(lengths))
 
 
-def _next_token(logits: Tensor, ends: list[int], temperature: float, generator) -> tuple[Tensor, Tensor, Tensor]:
+def _next_token(logits: Tensor, ends: list[int], temperature: float, uniform) -> tuple[Tensor, Tensor, Tensor]:
     """(N, V) -> what is drawn (N,), its log-probs (N,), and the rows that it does not end."""
-    drawn = _draw(logits, temperature, generator)
+    drawn = _draw(logits, temperature, uniform)
     logprobs = token_logprobs(logits.unsqueeze(1), drawn, temperature or 1.0)[:, 0]
     going_on = (~torch.isin(drawn[:, 0], torch.tensor(ends, device=drawn.device))).nonzero()[:, 0]
     return drawn[:, 0], logprobs, going_on
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """(B, V) -> (B, 1) token ids: one uniform number per row, looked up in the cumulated probabilities."""
+def _draw(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
+    """(B, V) -> (B, 1) token ids: one uniform number per row, (B, 1), looked up in the cumulated probabilities."""
     if not torch.isfinite(logits).all():
         raise FloatingPointError("The model's logits are not finite, so nothing can be drawn; its weights have blown up.")
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     cumulated = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1, dtype=torch.float64)
-    uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64, device=logits.device)
     return torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
 
 

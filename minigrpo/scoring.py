@@ -84,10 +84,16 @@ def select_rows(cache: Cache | None, rows: Tensor, num_rows: int) -> Cache | Non
     """A cache of these rows of another, which has ``num_rows`` and stays as it is."""
     if cache is None:
         return None
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected = copied(cache)
     if not torch.equal(rows, torch.arange(num_rows, device=rows.device)):
         selected.batch_select_indices(rows)
+    return selected
+
+
+def copied(cache: Cache) -> Cache:
+    """A cache that goes its own way from here: what it holds so far stays shared, and the other one as it is."""
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
     return selected
 
 
@@ -161,17 +167,12 @@ def completion_logprobs(
     Args:
         completion_mask: (B, C) bool, the tokens to score. For the others see completion_logits.
     """
-    if not (completion_mask.any() and cache_has_rows(model) and head_is_all(model)):
+    if not (completion_mask.any() and scores_equal_rows_once(model)):
         logits = completion_logits(model, prompt_ids, prompt_mask, group_ids, completion_ids)
         both = token_logprobs(logits, completion_ids, temperature), token_entropies(logits.detach(), temperature)
         return tuple(torch.where(completion_mask, x, 0.0) for x in both)
-    # A row says all there is to score: its length, its prompt, the tokens up to the last that counts, and which of them count
-    # (those of a user in a chat are only read).
-    width = completion_ids.shape[1]
-    columns = torch.arange(1, width + 1, device=completion_ids.device)
-    length = (completion_mask * columns).amax(1, keepdim=True)
-    rows = [length, group_ids[:, None], torch.where(columns <= length, completion_ids, 0), completion_mask]
-    rows, row_of = torch.unique(torch.cat(rows, dim=1), dim=0, return_inverse=True)  # sorted, so by length
+    width, rows = completion_ids.shape[1], all_there_is_to_score(group_ids, completion_ids, completion_mask)
+    rows, row_of = torch.unique(rows, dim=0, return_inverse=True)  # sorted, so by length
     length, group_ids, ids, mask = rows[:, 0], rows[:, 1], rows[:, 2 : 2 + width], rows[:, 2 + width :].bool()
     prompts = read_prompts(model, prompt_ids, prompt_mask)
     hidden, longest = [], 1
@@ -184,6 +185,31 @@ def completion_logprobs(
     head = model.get_output_embeddings()
     flat = ChunkedHead.apply(torch.cat(hidden), head.weight, head.bias, ids[mask], temperature)
     return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x)[row_of] for x in flat)
+
+
+def all_there_is_to_score(group_ids: Tensor, completion_ids: Tensor, completion_mask: Tensor) -> Tensor:
+    """(B, 2 + 2C): of each row its length, its prompt, the tokens up to the last that counts, and which of them count (those of
+    a user in a chat are only read)."""
+    columns = torch.arange(1, completion_ids.shape[1] + 1, device=completion_ids.device)
+    length = (completion_mask * columns).amax(1, keepdim=True)
+    return torch.cat([length, group_ids[:, None], torch.where(columns <= length, completion_ids, 0), completion_mask], dim=1)
+
+
+def in_parts(model: PreTrainedModel, rollout, size: int, *, equal_together: bool = True) -> list[Tensor]:
+    """The row numbers of a rollout in parts of ``size`` rows, those of a prompt together as far as they go.
+
+    With ``equal_together``, rows that completion_logprobs scores once are in one part, and count as one there.
+    """
+    number = torch.arange(len(rollout.group_ids), device=rollout.group_ids.device)
+    if equal_together and scores_equal_rows_once(model):
+        rows = all_there_is_to_score(rollout.group_ids, rollout.completion_ids, rollout.completion_mask)
+        number = torch.unique(rows[:, 1:], dim=0, return_inverse=True)[1]  # sorted, so by prompt
+    return [(number // size == part).nonzero()[:, 0] for part in range(int(number.max()) // size + 1)]
+
+
+def scores_equal_rows_once(model: PreTrainedModel) -> bool:
+    """Whether completion_logprobs has its fast way with this model."""
+    return cache_has_rows(model) and head_is_all(model)
 
 
 def head_is_all(model: PreTrainedModel) -> bool:
@@ -212,9 +238,13 @@ def policy_logprobs(model: PreTrainedModel, rollout, temperature: float = 1.0) -
 
 
 @torch.no_grad()
-def fixed_logprobs(model: PreTrainedModel, rollout, temperature: float = 1.0) -> Tensor:
-    """(B, C) nats without gradient, 0 on padding: under the reference, say."""
-    return policy_logprobs(model, rollout, temperature)[0]
+def fixed_logprobs(model: PreTrainedModel, rollout, temperature: float = 1.0, batch_size: int | None = None) -> Tensor:
+    """(B, C) nats without gradient, 0 on padding: under the reference, say; ``batch_size`` rows at a time, or all."""
+    if batch_size is None:
+        return policy_logprobs(model, rollout, temperature)[0]
+    parts = in_parts(model, rollout, batch_size)
+    scored = [policy_logprobs(model, rollout.rows(rows), temperature)[0] for rows in parts]
+    return torch.cat(scored)[torch.cat(parts).argsort()]
 
 
 class ChunkedHead(torch.autograd.Function):

@@ -20,7 +20,7 @@ from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
 from minigrpo.scoring import fixed_logprobs
 from minigrpo.threads import suited_threads
 from minigrpo.triples import Records
-from minigrpo.update import Batch, TrainState, check_result, mixed_precision, update
+from minigrpo.update import Batch, TrainState, check_result, check_takes_counts, mixed_precision, update
 
 
 def train(
@@ -52,6 +52,7 @@ def train(
         FloatingPointError: if the gradient is not finite; the weights are then still those of the step before.
     """
     check_inputs(state, dataset, config, kl_fn)
+    check_takes_counts(loss_fn, config)
     source = (
         Records(dataset, config) if config.triples else Rollouts(dataset, check_reward_fns(reward_fns), config, advantages_fn)
     )
@@ -105,7 +106,8 @@ class Rollouts:
         columns = step_prompts(self.dataset, state.step // config.num_iterations, config)
         with mixed_precision(state, config):
             rollout = self.sample(state, columns.pop("prompt"))
-            ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, config.temperature)
+            how = config.temperature, config.per_device_train_batch_size
+            ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, *how)
         scores, rewards = self.reward(rollout, columns)
         penalized = rewards
         if config.kl_in_reward and config.beta:
@@ -126,6 +128,7 @@ class Rollouts:
             max_completion_length=self.config.max_completion_length,
             temperature=self.config.temperature,
             generator=seeded(self.config.seed, 2, state.step, device=state.model.device),
+            batch_size=self.config.per_device_train_batch_size,
         )
 
     def reward(self, rollout: Rollout, columns: dict[str, list]) -> tuple[dict[str, Tensor], Tensor]:

@@ -26,7 +26,7 @@ from minigrpo.kl import kl_exact
 from minigrpo.metrics import masked_mean
 from minigrpo.policy import context_length
 from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
-from minigrpo.scoring import fixed_logprobs, policy_logits
+from minigrpo.scoring import fixed_logprobs, in_parts, policy_logits
 from minigrpo.update import Batch, TrainState, frozen_copy, mixed_precision
 
 EPS = 1e-4
@@ -235,13 +235,14 @@ class Records:
         old_logprobs = ref_logprobs = None  # the weights of weighted records hold the KL, and they have no other policy
         if self.config.triples_estimator == "policy_gradient":
             with mixed_precision(state, self.config):
-                ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, self.config.temperature)
+                how = self.config.temperature, self.config.per_device_train_batch_size
+                ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, *how)
                 old_logprobs = ref_logprobs
                 if self.config.triples_writer == "unknown":
                     begins = index % (len(self.records) // self.batch_size) == 0
                     if begins or state.old_policy is None:  # a fork may begin within a pass
                         state.old_policy = frozen_copy(state.model)
-                    old_logprobs = fixed_logprobs(state.old_policy, rollout, self.config.temperature)
+                    old_logprobs = fixed_logprobs(state.old_policy, rollout, *how)
         rewards, advantages = (torch.tensor(columns[name], device=device) for name in ("reward", "advantage"))
         return Batch(rollout, {}, rewards, advantages, old_logprobs, ref_logprobs)
 
@@ -250,7 +251,7 @@ class Records:
         rewards = state.batch.rewards
         weights = optimum_weights(rewards, self.config.beta or 1.0) / len(rewards)
         with mixed_precision(state, self.config):
-            logprobs = fixed_logprobs(state.model, state.batch.rollout)
+            logprobs = fixed_logprobs(state.model, state.batch.rollout, batch_size=self.config.per_device_train_batch_size)
             metrics = {"weighted_logprob": (weights * logprobs.sum(1)).sum().item()}
             return metrics | (fresh_metrics(state, self.config) if state.reference is not None else {})
 
@@ -267,8 +268,11 @@ def fresh_metrics(state: TrainState, config: GRPOConfig, num_prompts: int = 32) 
         num_generations=1,
         max_completion_length=min(config.max_completion_length, longest),
         generator=seeded(config.seed, 3, state.step, device=state.model.device),
+        batch_size=config.per_device_train_batch_size,
     )
+    size = config.per_device_train_batch_size or len(prompts)
+    parts = [fresh.rows(rows) for rows in in_parts(state.model, fresh, size, equal_together=False)]
     with torch.no_grad():
-        kl = kl_exact(policy_logits(state.model, fresh), policy_logits(state.reference, fresh))
+        kl = torch.cat([kl_exact(policy_logits(state.model, part), policy_logits(state.reference, part)) for part in parts])
     lengths = fresh.completion_mask.sum(1).float()
     return {"kl": masked_mean(kl, fresh.completion_mask), "completions/mean_length": lengths.mean().item()}

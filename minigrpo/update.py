@@ -1,21 +1,24 @@
 """One optimizer step on a batch: log-probs, KL, loss, backward, step."""
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
 from minigrpo.logprobs import token_entropies, token_logprobs
-from minigrpo.metrics import masked_mean
+from minigrpo.loss import GRPOLoss
+from minigrpo.recompute import recomputed_layers
 from minigrpo.rewards import short_name
 from minigrpo.sampling import Rollout
-from minigrpo.scoring import policy_logits, policy_logprobs
+from minigrpo.scoring import in_parts, policy_logits, policy_logprobs
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Batch:
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None  # (B, C) nats under the reference; None where there is no KL
 
+    def rows(self, index: Tensor) -> "Batch":
+        """A micro-batch: of some rows, all that an update needs."""
+        tensors = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, rollout=self.rollout.rows(index), scores={}, **tensors)
+
 
 @dataclass
 class TrainState:
@@ -40,6 +48,7 @@ class TrainState:
     tokenizer: PreTrainedTokenizerBase
     reference: PreTrainedModel | None  # frozen; None at beta 0
     optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler  # of the learning rate; what it makes depends on the step alone
     step: int = 0
     reference_moved: bool = False  # by sync_ref_model; else the reference is the model of the start
     batch: Batch | None = None  # the latest; updates 2..num_iterations go on with it
@@ -48,47 +57,55 @@ class TrainState:
     @classmethod
     def start(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GRPOConfig) -> "TrainState":
         """Step 0: the reference is a frozen copy of the model, which is trained in place, in eval mode (no dropout)."""
-        # fused: one pass over the weights, not ten
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True, weight_decay=0.0, **rates(config))
-        return cls(model.eval(), tokenizer, frozen_copy(model) if config.beta else None, optimizer)
+        return cls(model.eval(), tokenizer, frozen_copy(model) if config.beta else None, *start_optimizer(model, config))
+
+    def go_on(self, moments: dict, step: int) -> None:
+        """Set the step and the moments that an optimizer of this model had there; its settings stay the configuration's."""
+        self.optimizer.state = moments
+        self.step = self.scheduler.last_epoch = step
+        groups = self.optimizer.param_groups
+        for group, rate, factor in zip(groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(step)
 
     def fork(self, config: GRPOConfig) -> "TrainState":
         """A copy to be trained on with another configuration: the same weights, moments and draws, from this step on.
 
         Updates that are still to come on the latest rollout are made on it as it was drawn and scored; what the configuration
-        says of sampling and rewards holds from the next one on. Train each with a configuration of its own: a learning rate is
-        the state's, and ``train`` does not change it.
-
-        Raises:
-            BadInput: for a beta above 0 where the state has no reference.
+        says of sampling and rewards holds from the next one on. BadInput for a beta above 0 where there is no reference.
         """
         if config.beta and self.reference is None:
-            raise BadInput(
-                f"beta is {config.beta}, but the state was started with beta 0 and has no reference to measure a KL from; "
-                "start it with a beta above 0, which a fork can then lower."
-            )
-        state = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
-        for group in state.optimizer.param_groups:
-            group.update(rates(config))
+            raise BadInput(f"beta is {config.beta}, but the state was started with beta 0 and has no reference for a KL.")
+        state = copy.deepcopy(self, {id(shared): shared for shared in (self.tokenizer, self.scheduler)})
+        moments = state.optimizer.state
+        state.optimizer, state.scheduler = start_optimizer(state.model, config)
+        state.go_on(moments, self.step)
         state.reference = state.reference if config.beta else None
         state.batch = state.batch and for_further_updates(state.batch, state.reference)
         return state
 
 
-def rates(config: GRPOConfig) -> dict[str, float]:
-    """What the configuration says to the optimizer."""
-    return {"lr": config.learning_rate, "eps": config.adam_epsilon}
+def start_optimizer(model: PreTrainedModel, config: GRPOConfig) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """AdamW and the schedule of its learning rate, at step 0."""
+    rates = {"lr": config.learning_rate, "eps": config.adam_epsilon}
+    groups = parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True, **rates)  # fused: one pass over the weights, not ten
+    return optimizer, get_scheduler(config.lr_scheduler_type, optimizer, config.warmup_steps, config.max_steps)
+
+
+def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
+    """The parameters, and which of them decay: matrices, but no bias and no weight of a norm, which have a single axis."""
+    if weight_decay == 0:
+        return [{"params": list(model.parameters()), "weight_decay": 0.0}]
+    decaying = [[p for p in model.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
+    return [{"params": decaying[0], "weight_decay": weight_decay}, {"params": decaying[1], "weight_decay": 0.0}]
 
 
 def for_further_updates(batch: Batch, reference: PreTrainedModel | None) -> Batch:
     """The batch for updates under a configuration that may be another than the one it was made for: where it was drawn for a
     single update, the ratio of a second one compares with the sampler; and without a reference there is no KL."""
-    known = batch.old_logprobs is not None or not batch.rollout.logprobs.any()  # of weighted records nobody knows them
-    return replace(
-        batch,
-        old_logprobs=batch.old_logprobs if known else batch.rollout.logprobs,
-        ref_logprobs=None if reference is None else batch.ref_logprobs,
-    )
+    old, drawn_with = batch.old_logprobs, batch.rollout.logprobs
+    old = drawn_with if old is None and drawn_with.any() else old  # of records nobody knows what they were drawn with
+    return replace(batch, old_logprobs=old, ref_logprobs=None if reference is None else batch.ref_logprobs)
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -107,42 +124,63 @@ def update(
         BadInput: if one of the functions returns something that cannot be trained on, with its name.
         FloatingPointError: if the gradient is not finite; the weights are then as they were.
     """
-    batch, mask = state.batch, state.batch.rollout.completion_mask
-    with mixed_precision(state, config):
-        logprobs, entropies, logits = under_the_policy(state, config, logprobs_fn, with_logits=kl_fn is None)
-        old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        kl = penalty(state, config, kl_fn, logprobs, old_logprobs, logits)
-    result = loss_fn(
-        logprobs,
-        old_logprobs,
-        batch.advantages,
-        mask,
-        kl=kl,
-        beta=0.0 if kl is None else config.beta,
-        epsilon=config.epsilon,
-        epsilon_high=config.epsilon_high,
-        loss_type=config.loss_type,
-        importance_sampling_level=config.importance_sampling_level,
-        max_completion_length=config.max_completion_length,
-    )
-    check_loss(loss_fn, result)
-    grad_norm = descend(state, config, result.loss)
+    state.optimizer.zero_grad()
+    parts = micro_batches(state, config, logprobs_fn, kl_fn)
+    sums = [accumulate(state, part, config, logprobs_fn=logprobs_fn, kl_fn=kl_fn, loss_fn=loss_fn) for part in parts]
+    loss, clipped, entropy, tokens = map(sum, zip(*sums, strict=True))
+    learning_rate = state.optimizer.param_groups[0]["lr"]  # of this step; descend goes on to that of the next
     return {
-        "loss": result.loss.item(),
-        "clip_ratio": result.clip_fraction.item(),
-        "grad_norm": grad_norm,
-        "entropy": masked_mean(entropies, mask),
-        "learning_rate": config.learning_rate,
+        "loss": loss,
+        "clip_ratio": clipped / tokens,
+        "grad_norm": descend(state, config, loss),
+        "entropy": entropy / tokens,
+        "learning_rate": learning_rate,
     }
 
 
+def accumulate(
+    state: TrainState, part: Batch, config: GRPOConfig, *, logprobs_fn: Callable, kl_fn: Callable | None, loss_fn: Callable
+) -> tuple[float, float, float, int]:
+    """One forward and backward pass, which adds the gradient of a part of the batch to what is there.
+
+    Returns:
+        What the part adds to the loss; how many tokens the clip held back; their entropies in nats, summed; and their number.
+    """
+    mask = part.rollout.completion_mask
+    with mixed_precision(state, config), recomputed_layers(state.model, enabled=config.gradient_checkpointing):
+        logprobs, entropies, logits = under_the_policy(state, part, config, logprobs_fn, kl_fn)
+        old_logprobs = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
+        kl = penalty(state, part, config, kl_fn, logprobs, old_logprobs, logits)
+    result = share_of_loss(state.batch, part, config, loss_fn, logprobs, old_logprobs, kl)
+    result.loss.backward()
+    tokens = int(mask.sum())
+    return result.loss.item(), result.clip_fraction.item() * tokens, entropies[mask].sum().item(), tokens
+
+
+def micro_batches(state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None) -> list[Batch]:
+    """The batch in parts of per_device_train_batch_size rows, whose losses and gradients add up to those of the whole.
+
+    Equal completions that are scored once count as one row; but not with bnpo, whose mean depends on who shares a part.
+    """
+    batch, size = state.batch, config.per_device_train_batch_size
+    if size is None:
+        return [batch]
+    together = config.loss_type != "bnpo" and not needs_logits(batch, config, logprobs_fn, kl_fn)
+    return [batch.rows(rows) for rows in in_parts(state.model, batch.rollout, size, equal_together=together)]
+
+
+def needs_logits(batch: Batch, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None) -> bool:
+    """Whether a learner's function or the exact KL takes (B, C, V) logits; the fast way never holds all of them at once."""
+    exact = kl_fn is None and batch.ref_logprobs is not None and not config.kl_in_reward
+    return logprobs_fn is not token_logprobs or exact
+
+
 def under_the_policy(
-    state: TrainState, config: GRPOConfig, logprobs_fn: Callable, with_logits: bool
+    state: TrainState, batch: Batch, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Log-probs with gradient and entropies without, (B, C) nats each, of the batch's tokens; and the (B, C, V) logits where a
-    learner's function or the exact KL needs them. Otherwise the fast way is taken, which never holds all logits at once."""
-    rollout = state.batch.rollout
-    if logprobs_fn is token_logprobs and not (with_logits and state.batch.ref_logprobs is not None):
+    """Log-probs with gradient and entropies without, (B, C) nats each, of the batch's tokens; and the logits if needed."""
+    rollout = batch.rollout
+    if not needs_logits(batch, config, logprobs_fn, kl_fn):
         return *policy_logprobs(state.model, rollout, config.temperature), None
     logits = policy_logits(state.model, rollout)
     logprobs = logprobs_fn(logits, rollout.completion_ids, config.temperature)
@@ -152,6 +190,7 @@ def under_the_policy(
 
 def penalty(
     state: TrainState,
+    batch: Batch,
     config: GRPOConfig,
     kl_fn: Callable | None,
     logprobs: Tensor,
@@ -159,7 +198,6 @@ def penalty(
     logits: Tensor | None,
 ) -> Tensor | None:
     """(B, C) nats: the KL that the loss weighs; None where there is none, or the reward was charged for it."""
-    batch = state.batch
     if batch.ref_logprobs is None or config.kl_in_reward:
         return None
     if kl_fn is None:
@@ -171,19 +209,53 @@ def penalty(
     return kl
 
 
-def descend(state: TrainState, config: GRPOConfig, loss: Tensor) -> float:
-    """One optimizer step; returns the gradient's norm before it was clipped."""
-    state.optimizer.zero_grad()
-    loss.backward()
+def share_of_loss(
+    whole: Batch,
+    part: Batch,
+    config: GRPOConfig,
+    loss_fn: Callable,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    kl: Tensor | None,
+) -> GRPOLoss:
+    """The loss of a part, divided by the counts of the whole, so that the parts' losses add up.
+
+    bnpo divides by the part's own tokens, so there each part weighs as its share of the rows; TRL has it so, in even parts.
+    """
+    num_tokens = int(whole.rollout.completion_mask.sum())
+    counts = {} if part is whole else {"num_sequences": len(whole.advantages), "num_tokens": num_tokens}
+    result = loss_fn(
+        logprobs,
+        old_logprobs,
+        part.advantages,
+        part.rollout.completion_mask,
+        kl=kl,
+        beta=0.0 if kl is None else config.beta,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon_high,
+        loss_type=config.loss_type,
+        importance_sampling_level=config.importance_sampling_level,
+        max_completion_length=config.max_completion_length,
+        **counts,
+    )
+    check_loss(loss_fn, result)
+    if config.loss_type == "bnpo":
+        result = result._replace(loss=result.loss * len(part.advantages) / len(whole.advantages))
+    return result
+
+
+def descend(state: TrainState, config: GRPOConfig, loss: float) -> float:
+    """One optimizer step by the gradient that is there; returns the gradient's norm before it was clipped."""
     grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.max_grad_norm).item()
     if not math.isfinite(grad_norm):
         largest = state.batch.advantages.abs().max().item()
         cure = "a lower learning_rate" if largest < 1e3 else "smaller rewards"
         raise FloatingPointError(
-            f"The gradient norm at step {state.step + 1} is {grad_norm}, the loss {loss.item():.3g} and the largest advantage "
+            f"The gradient norm at step {state.step + 1} is {grad_norm}, the loss {loss:.3g} and the largest advantage "
             f"{largest:.3g}; the weights were left as they were. The usual cure is {cure}."
         )
     state.optimizer.step()
+    state.scheduler.step()
     return grad_norm
 
 
@@ -212,4 +284,17 @@ def check_loss(function: Callable, result) -> None:
         raise BadInput(
             f"The loss of {name} carries no gradient, so nothing would be learnt; something on the way to it is detached, "
             "such as the log-probs."
+        )
+
+
+def check_takes_counts(function: Callable, config: GRPOConfig) -> None:
+    """Raises BadInput for a learner's loss that cannot be one of several that add up."""
+    if config.per_device_train_batch_size is None:
+        return
+    takes = inspect.signature(function).parameters.values()
+    named = {"num_sequences", "num_tokens"} <= {parameter.name for parameter in takes}
+    if not named and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes):
+        raise BadInput(
+            f"{short_name(function)}, given as loss_fn, takes no num_sequences and num_tokens, the counts of a whole rollout; "
+            "divided by them the losses of its micro-batches add up. Without them leave per_device_train_batch_size out."
         )

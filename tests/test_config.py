@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigrpo.config import BadInput, GRPOConfig, first_line
+from minigrpo.config import GROUPS, BadInput, GRPOConfig, first_line
 
 pytestmark = pytest.mark.quick
 
@@ -17,6 +17,9 @@ pytestmark = pytest.mark.quick
         ({"num_generations": 1}, "num_generations must be at least 2"),
         ({"generation_batch_size": 20}, r"a positive multiple of num_generations \(8\)"),
         ({"generation_batch_size": 0}, "a positive multiple"),
+        ({"per_device_train_batch_size": 0}, r"per_device_train_batch_size must be a divisor of generation_batch_size \(64\)"),
+        ({"per_device_train_batch_size": 24}, "per_device_train_batch_size must be a divisor"),
+        ({"per_device_train_batch_size": 8.0}, "per_device_train_batch_size must be a whole number"),
         ({"beta": -0.1}, "beta must be 0 or a positive number, got -0.1"),
         ({"beta": float("nan")}, "beta must be"),
         ({"epsilon": 1.0}, "epsilon must be at least 0 and below 1"),
@@ -27,6 +30,11 @@ pytestmark = pytest.mark.quick
         ({"temperature": 1e-45}, "temperature must be at least 1e-06, got 1e-45"),
         ({"learning_rate": float("inf")}, "learning_rate must be a positive number"),
         ({"learning_rate": 0.0}, "learning_rate must be"),
+        ({"save_total_limit": 0}, "save_total_limit must be at least 1"),
+        ({"lr_scheduler_type": "sine"}, "lr_scheduler_type must be one of constant"),
+        ({"warmup_steps": 3}, "warmup_steps must be 0 with lr_scheduler_type constant; constant_with_warmup"),
+        ({"warmup_steps": -1, "lr_scheduler_type": "linear"}, "warmup_steps must be at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or a positive number"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"save_steps": 0}, "save_steps must be at least 1"),
         ({"num_iterations": 0}, "num_iterations must be"),
@@ -37,6 +45,7 @@ pytestmark = pytest.mark.quick
         ({"task": "chess"}, "task must be one of clock, sums"),
         ({"reward_weights": [1.0, float("nan")]}, "reward_weights must be finite numbers"),
         ({"reward_weights": [1e39]}, "reward_weights must be finite numbers, at most 3.4e38"),
+        ({"num_generations": 10**23}, "num_generations must be below 2147483648"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
         ({"beta": "0.1"}, "beta must be a number"),
         ({"output_dir": "r\udcff"}, "output_dir must be UTF-8"),
@@ -98,6 +107,10 @@ def test_names_are_those_of_trl_but_for_our_own():
         "engine",
         "device",
     }
+
+
+def test_every_flag_of_train_stands_in_a_group_of_its_help():
+    assert [f.name for f in dataclasses.fields(GRPOConfig) if f.metadata["group"] not in GROUPS] == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
+from minigrpo import sampling
 from minigrpo.config import LOWEST_TEMPERATURE, BadInput
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import load_policy
@@ -228,6 +229,7 @@ def test_rewards_see_special_tokens_but_for_eos_and_padding():
         ({"temperature": float("inf")}, "temperature must be 0"),
         ({"num_generations": 0}, "num_generations must be at least 1, got 0"),
         ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
+        ({"max_completion_length": 5000}, r"max_completion_length is 5000, and the model's context takes \d+ tokens"),
         ({"prompts": "1 + 1 = ?"}, "a list of texts, got a single text"),
         ({"prompts": {"prompt": ["1"], "answer": ["2"]}}, "a list of texts, got a dict of columns"),
         ({"prompts": []}, "There are no prompts"),
@@ -247,12 +249,11 @@ def test_the_lowest_temperature_is_greedy(tiny):
     assert torch.isfinite(cold.logprobs).all()
 
 
-def test_a_draw_is_the_token_whose_share_holds_the_number(monkeypatch):
+def test_a_draw_is_the_token_whose_share_holds_the_number():
     """Shares of 0, 1/4, 0, 3/4 and 0: the borders of a token of no probability are never its own."""
     logits = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).log().clamp(min=-1e4)
     for number, token in ((0.0, 1), (0.2, 1), (0.25, 3), (0.26, 3), (1 - 2**-53, 3)):
-        monkeypatch.setattr(torch, "rand", lambda *size, x=number, **kwargs: torch.full(size, x, dtype=torch.float64))
-        assert _draw(logits[None], 1.0, None).tolist() == [[token]]
+        assert _draw(logits[None], 1.0, torch.tensor([[number]], dtype=torch.float64)).tolist() == [[token]]
 
 
 def test_a_float64_model_samples_in_float64(random_model, tokenizer):
@@ -260,3 +261,18 @@ def test_a_float64_model_samples_in_float64(random_model, tokenizer):
     assert rollout.logprobs.dtype == torch.float64
     mask = rollout.completion_mask
     torch.testing.assert_close(score(random_model, rollout)[mask], rollout.logprobs[mask])
+
+
+@pytest.mark.parametrize("rows", [True, False], ids=["read once", "read anew"])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_the_draws_are_the_same_however_many_are_drawn_at_a_time(tiny, monkeypatch, batch_size, rows):
+    monkeypatch.setattr(sampling, "cache_has_rows", lambda model: rows)
+    whole = sample(*tiny)
+    read = []
+    hook = lambda module, args, inputs: read.append(len(args[0] if args else inputs["input_ids"]))  # noqa: E731
+    tiny[0].base_model.register_forward_pre_hook(hook, with_kwargs=True)
+    parts = sample(*tiny, batch_size=batch_size)
+    assert max(read) <= batch_size
+    assert parts.completions == whole.completions
+    assert torch.equal(parts.completion_ids, whole.completion_ids)
+    torch.testing.assert_close(parts.logprobs, whole.logprobs, rtol=0, atol=1e-5)

@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "advantages": {"logprobs"},
     "logprobs": set(),
     "scoring": {"logprobs", "threads"},
+    "recompute": {"config", "scoring"},
     "kl": {"logprobs"},
     "loss": {"logprobs"},
-    "update": {"config", "kl", "logprobs", "metrics", "rewards", "sampling", "scoring"},
+    "update": {"config", "kl", "logprobs", "loss", "recompute", "rewards", "sampling", "scoring"},
     "triples": {"chat", "config", "files", "kl", "metrics", "policy", "sampling", "scoring", "update"},
     "effective": {"triples"},
     "reward_model": {"config", "policy", "threads", "triples"},
@@ -55,24 +56,52 @@ MAY_IMPORT = {
     "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/rewards_by_name": {"config", "rewards"},
     "run/inputs": {"config", "triples", "run/folders", "run/rewards_by_name"},
+    "run/step_log": {
+        "config", "tasks", "run/diagnosis/doctor", "run/diagnosis/findings", "run/folders", "run/overwriting", "run/tracking",
+    },
     "run/token_log": {"config", "scoring", "threads", "update", "view/tokens"},
-    "run/report": {"config", "run/folders", "run/fork", "view/report"},
+    "run/report": {"config", "run/diagnosis/logs", "run/folders", "run/fork", "view/report"},
     "run/verdict": set(),
-    "run/summary": {"config", "tasks", "run/folders", "run/verdict", "view/plots"},
+    "run/summary": {"config", "tasks", "run/diagnosis/logs", "run/folders", "run/verdict", "view/plots"},
+    # The diagnosis: rows in, findings out; logs alone touches a file.
+    "run/diagnosis/__init__": set(),
+    "run/diagnosis/text": set(),
+    "run/diagnosis/rows": set(),
+    "run/diagnosis/curves": set(),
+    "run/diagnosis/findings": set(),
+    "run/diagnosis/evidence": {"run/diagnosis/curves"},
+    "run/diagnosis/signal": {"run/diagnosis/evidence", "run/diagnosis/findings"},
+    "run/diagnosis/motion": {"run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings"},
+    "run/diagnosis/answers": {
+        "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+    },
+    "run/diagnosis/outcome": {
+        "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+    },
+    "run/diagnosis/normal": {
+        "run/diagnosis/curves", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+    },
+    "run/diagnosis/doctor": {
+        "config", "run/diagnosis/answers", "run/diagnosis/evidence", "run/diagnosis/findings", "run/diagnosis/motion",
+        "run/diagnosis/normal", "run/diagnosis/outcome", "run/diagnosis/rows", "run/diagnosis/signal",
+    },
+    "run/diagnosis/logs": {
+        "config", "run/diagnosis/doctor", "run/diagnosis/findings", "run/diagnosis/rows", "run/diagnosis/text", "run/verdict",
+    },
     "run/processes": set(),
+    "run/tracking": {"config"},
     "run/trl_engine": {"config", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
     "run/trl_trainer": {"policy", "rewards", "sampling"},
     "run/runner": {
-        "config", "effective", "evaluation", "policy", "reward_model", "rewards", "sampling", "tasks", "training", "triples",
-        "update", "run/checkpoints", "run/folders", "run/fork", "run/inputs", "run/overwriting", "run/rewards_by_name",
-        "run/summary", "run/token_log", "run/trl_engine",
+        "config", "effective", "evaluation", "policy", "recompute", "reward_model", "rewards", "sampling", "tasks", "training",
+        "triples", "update", "run/checkpoints", "run/folders", "run/fork", "run/inputs", "run/overwriting",
+        "run/rewards_by_name", "run/step_log", "run/summary", "run/token_log", "run/tracking", "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
-        "config", "evaluation", "policy", "sampling", "tasks", "run/flags", "run/folders", "run/fork", "run/report",
-        "run/reward_model",
-        "run/runner", "run/summary", "grading",
+        "config", "evaluation", "policy", "sampling", "tasks", "run/diagnosis/doctor", "run/diagnosis/logs", "run/flags",
+        "run/folders", "run/fork", "run/report", "run/reward_model", "run/runner", "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
@@ -93,7 +122,7 @@ def imports(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            room = node.module in ("minigrpo", "minigrpo.run", "minigrpo.view", "minigrpo.grading")
+            room = node.module in ("minigrpo", "minigrpo.run", "minigrpo.run.diagnosis", "minigrpo.view", "minigrpo.grading")
             yield from ([f"{node.module}.{a.name}" for a in node.names] if room else [node.module])
 
 

@@ -463,6 +463,29 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were():
     assert torch.equal(weights(state.model), before)
 
 
+def test_the_learning_rate_logged_is_that_of_the_step():
+    settings = config(max_steps=5, lr_scheduler_type="linear", warmup_steps=2, learning_rate=1e-3, beta=0.0)
+    state, before, moved = start(settings), None, []
+    rows = []
+    for row in train(state, TASK.train, [exact_answer], settings):
+        rows.append(row["learning_rate"])
+        moved.append(before is None or not torch.equal(before, weights(state.model)))
+        before = weights(state.model)
+    assert rows == pytest.approx([0.0, 5e-4, 1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
+    assert torch.equal(weights(start(settings).model), weights(state.model)) is False
+    assert moved[1:] == [True] * 4
+
+
+def test_matrices_decay_and_biases_and_norms_do_not():
+    """Where nothing is learnt, AdamW's decay alone moves the weights: by learning rate times weight decay."""
+    settings = config(beta=0.0, max_steps=1, learning_rate=0.1, weight_decay=0.5)
+    state, _ = run(settings, reward_fns=[lambda completions, **_: [0.35] * len(completions)])
+    before = dict(start(settings).model.named_parameters())
+    for name, after in state.model.named_parameters():
+        decays = not name.endswith("bias") and "ln_" not in name
+        torch.testing.assert_close(after, before[name] * (0.95 if decays else 1.0), msg=name)
+
+
 # --- going on exactly -------------------------------------------------------------------------------------------------
 
 
@@ -474,6 +497,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were():
         {"num_iterations": 3, "learning_rate": 1e-3},
         {"sync_ref_model": True, "ref_model_sync_steps": 2, "beta": 0.1},
         {"beta": 0.0, "loss_type": "dapo"},
+        {"lr_scheduler_type": "cosine", "warmup_steps": 2, "weight_decay": 0.1, "per_device_train_batch_size": 4},
     ],
 )
 def test_a_checkpoint_goes_on_to_the_last_bit(tmp_path, changes, stop_at):

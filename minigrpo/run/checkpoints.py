@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from minigrpo.config import BadInput, first_line
 from minigrpo.policy import save_policy, whole_model
 from minigrpo.sampling import Rollout
-from minigrpo.update import Batch, TrainState, for_further_updates, frozen_copy
+from minigrpo.update import Batch, TrainState, for_further_updates, frozen_copy, parameter_groups
 
 
 def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
@@ -75,12 +75,11 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
         if old_policy is not None:
             state.old_policy = frozen_copy(state.model)
             state.old_policy.load_state_dict(old_policy)
-        rates = [{name: group[name] for name in ("lr", "eps")} for group in state.optimizer.param_groups]
-        state.optimizer.load_state_dict(saved["optimizer"])
-        for group, its_own in zip(state.optimizer.param_groups, rates, strict=True):
-            group.update(its_own)  # the configuration has the last word: a fork may have changed it
+        saved_groups = saved["optimizer"]["param_groups"]
+        then = torch.optim.AdamW(parameter_groups(state.model, saved_groups[0]["weight_decay"]), fused=True)
+        then.load_state_dict(saved["optimizer"])
+        state.go_on(then.state, saved["step"])
         state.batch = None if saved["batch"] is None else for_further_updates(_batch(saved["batch"]), state.reference)
-        state.step = saved["step"]
     except pickle.UnpicklingError as error:  # torch advises to unpickle it all the same
         raise BadInput(
             f"The checkpoint {str(folder)!r} is not used: its state.pt holds more than tensors and numbers, as no run writes."

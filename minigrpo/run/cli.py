@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import json
 import math
 import os
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from minigrpo.config import BadInput
+from minigrpo.config import BadInput, first_line
 from minigrpo.run.flags import COMMANDS, add_flag, check_prompts, fork_config, new_parser, sampling_args, seed, train_config
 
 
@@ -29,10 +30,22 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         lost = isinstance(error, ConnectionError)  # of another process, and the launcher is about to end this one
         _complain(f"minigrpo: {error.strerror or error}: {error.filename or ''}".rstrip(": ") + ".", at_once=lost)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        settings = "num_generations, generation_batch_size, max_completion_length"
+        _complain(f"minigrpo: There is too little memory for so many tokens at once: {first_line(error)} Lower {settings}.")
     except KeyboardInterrupt:
         print("\nminigrpo: stopped.", file=sys.stderr)
         return 130
     return 2
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether Python, torch on a CPU, or CUDA has run out of it."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _command(argv: list[str]) -> Callable[[list[str]], int | None]:
@@ -163,6 +176,27 @@ def _report(argv: list[str]) -> None:
         folders.check_output(output)
     report.write_report(args.runs, output)
     print(output)
+
+
+def _diagnose(argv: list[str]) -> int:
+    parser = new_parser("diagnose")
+    parser.add_argument(
+        "log",
+        metavar="RUN_OR_LOG",
+        help="a run's folder, trainer_state.json, JSON lines, a console's output, a table as Markdown or CSV; - is the input",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if something is wrong")
+    args = parser.parse_args(argv)
+    from minigrpo.run.diagnosis.doctor import examine
+    from minigrpo.run.diagnosis.logs import as_text, diagnose, parse
+
+    if args.log == "-":
+        diagnosis = examine(parse(as_text(sys.stdin.buffer.read(), "The input"), "The input"))
+    else:
+        diagnosis = diagnose(args.log)
+    print(json.dumps(diagnosis.to_dict(), indent=2) if args.format == "json" else diagnosis)
+    return int(args.strict and diagnosis.wrong)
 
 
 def _reward_model_args(argv: list[str]) -> argparse.Namespace:

@@ -1,10 +1,12 @@
 """What the command line takes: its parsers, and the configuration that the flags of ``minigrpo train`` make."""
 
 import argparse
+import dataclasses
 import difflib
 import re
+from pathlib import Path
 
-from minigrpo.config import BadInput, GRPOConfig, check_temperature, triples_defaults
+from minigrpo.config import GROUPS, BadInput, GRPOConfig, check_temperature, first_line, triples_defaults
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
@@ -12,6 +14,7 @@ COMMANDS = {
     "generate": "complete prompts",
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
+    "diagnose": "say what is wrong with a run, from its folder or from a log of TRL's",
     "report": "write one page with the findings, curves and tokens of a run, or of several",
     "reward-model": "train a reward model on scored records",
     "grade": "grade exercises, in a sandbox",
@@ -26,6 +29,16 @@ def new_parser(name: str = "", parser_class=argparse.ArgumentParser, **kwargs) -
         def parse_known_args(self, args=None, namespace=None):
             self.words = args
             return super().parse_known_args(args, namespace)
+
+        def add_argument(self, *names, group=None, **kwargs):
+            """Also for HfArgumentParser, which hands a field's metadata on."""
+            return (self.titled(group) if group else super()).add_argument(*names, **kwargs)
+
+        def titled(self, title):
+            if not any(group.title == title for group in self._action_groups):
+                for group in GROUPS:
+                    self.add_argument_group(group)
+            return next(group for group in self._action_groups if group.title == title)
 
         def error(self, message):
             raise BadInput(f"{message}{_likely_flag(self.words, self._option_string_actions)}; see {prog} --help.")
@@ -60,40 +73,76 @@ def seed(text: str) -> int:
 
 
 def train_config(argv: list[str]) -> tuple[GRPOConfig, argparse.Namespace]:
-    """The configuration of a run, and the flags that are none of its fields: resume and overwrite.
+    """The configuration of a run, and the flags that are none of its fields: config, resume and overwrite.
 
     Raises:
         BadInput: for flags that are unknown or out of range, or that a resumed run cannot take.
     """
-    from transformers import HfArgumentParser
-
-    def parse(defaults: dict) -> tuple[GRPOConfig, argparse.Namespace]:
-        parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig)
-        add_flag(parser, "resume", action="store_true", help="Go on with the run in --output_dir; its configuration is kept.")
-        add_flag(parser, "overwrite", action="store_true", help="Delete the run that is in --output_dir first.")
-        parser.set_defaults(**defaults)
-        config, flags, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-        if unknown:
-            parser.error(f"unknown: {' '.join(unknown)}")
-        return config, flags
-
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # where the defaults come from has to be known first
     early.add_argument("--resume", action="store_true")
     add_flag(early, "output_dir", nargs="?")
     early.add_argument("--triples", nargs="?", const="bundled")
+    early.add_argument("--config", nargs="?")
     known, _ = early.parse_known_args(argv)
+    in_file = read_config(known.config) if known.config else {}
     if not known.resume:
-        return parse(triples_defaults(known.triples) if known.triples else {})
+        triples = known.triples or in_file.get("triples")
+        return _parse_train(argv, (triples_defaults(triples) if triples else {}) | in_file)
+    if known.config:
+        raise BadInput("--resume goes on with the run as it was configured; leave --config out.")
     if known.output_dir is None:
         raise BadInput("--resume needs --output_dir, the folder of the run to go on with.")
     from minigrpo.run import folders
 
     saved = folders.saved_config(known.output_dir)
-    config, flags = parse({**saved, "output_dir": known.output_dir})
+    config, flags = _parse_train(argv, {**saved, "output_dir": known.output_dir})
     if flags.overwrite:
         raise BadInput("--resume goes on with the run, --overwrite deletes it; give one of the two.")
     folders.check_resumable(saved, config)
     return config, flags
+
+
+def _parse_train(argv: list[str], defaults: dict) -> tuple[GRPOConfig, argparse.Namespace]:
+    """What the flags say over these defaults."""
+    from transformers import HfArgumentParser
+
+    parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig, usage="minigrpo train [--FLAG VALUE ...]")
+    start = {"group": GROUPS[0]}
+    add_flag(parser, "config", **start, help="A file of such settings (YAML or a run's config.json); flags have the last word.")
+    add_flag(parser, "resume", **start, action="store_true", help="Go on with the run in --output_dir, as it was configured.")
+    add_flag(parser, "overwrite", **start, action="store_true", help="Delete the run that is in --output_dir first.")
+    parser.set_defaults(**defaults)
+    config, flags, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}")
+    return config, flags
+
+
+def read_config(path: str) -> dict:
+    """Fields of GRPOConfig by name, from a YAML file or the config.json of a run; of that one without its output_dir.
+
+    Raises:
+        BadInput: if it cannot be read, or has a key that is no field.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        raise BadInput(f"--config {path!r}, line {error.problem_mark.line + 1}, is not YAML: {error.problem}.") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(f"--config {path!r} cannot be read: {first_line(error)}.") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"--config {path!r} holds {values!r:.60}; wanted is a line per field, such as learning_rate: 1e-4")
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    fields = [field.name for field in dataclasses.fields(GRPOConfig)]
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise BadInput(f"--config {path!r} has {name!r}, which is no field{f'; is {near[0]} meant?' if near else '.'}")
+    if Path(path).name == "config.json":
+        values.pop("output_dir", None)
+    return values
 
 
 def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:
@@ -129,8 +178,8 @@ def sampling_args(parser: argparse.ArgumentParser, argv: list[str], *, num_gener
     add_flag(parser, "seed", type=seed, default=0, help="(default %(default)s)")
     args = parser.parse_args(argv)
     for name in ("num_generations", "max_completion_length"):
-        if getattr(args, name) < 1:
-            raise BadInput(f"{name} must be at least 1, got {getattr(args, name)}.")
+        if not 1 <= getattr(args, name) < 2**31:
+            raise BadInput(f"{name} must be at least 1 and below 2147483648, got {getattr(args, name)}.")
     check_temperature(args.temperature)
     return args
 

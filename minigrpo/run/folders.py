@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.config import FLOAT32_MAX, BadInput, GRPOConfig
 from minigrpo.run import overwriting
 
 OF_A_RUN = re.compile(
@@ -19,7 +20,7 @@ OF_A_RUN = re.compile(
     re.ASCII,
 )
 LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")  # a line a step: cut back to the step that a run goes on from
-MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "output_dir")
+MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
 OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
@@ -120,7 +121,9 @@ def saved_config(folder: str | Path) -> dict:
 def check_resumable(saved: dict, config: GRPOConfig) -> None:
     """Raises BadInput, by name, for every field that differs and would make the run another run."""
     now = config.to_dict()
-    changed = [name for name in saved if saved[name] != now[name] and name not in MAY_CHANGE_ON_RESUME]
+    falls = config.lr_scheduler_type in ("linear", "cosine")  # to 0 at max_steps, which decides every learning rate before
+    may_change = set(MAY_CHANGE_ON_RESUME) - ({"max_steps"} if falls else set())
+    changed = [name for name in saved if saved[name] != now[name] and name not in may_change]
     if changed:
         listed = ", ".join(f"{name} was {saved[name]!r}, now {now[name]!r}" for name in changed)
         raise BadInput(f"A resumed run keeps its configuration, but {listed}; start a new run for that.")
@@ -130,6 +133,14 @@ def checkpoints(folder: str | Path) -> list[Path]:
     """Finished checkpoints, latest first. One that was being written has another name."""
     found = [p for p in Path(folder).iterdir() if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name, re.ASCII)]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def keep_latest(folder: Path, count: int | None) -> None:
+    """Delete all checkpoints but the latest; None keeps them all. One that is being deleted has another name."""
+    for checkpoint in checkpoints(folder)[count:] if count else ():
+        going = checkpoint.with_name(checkpoint.name + ".tmp")
+        shutil.rmtree(going, ignore_errors=True)
+        shutil.rmtree(checkpoint.rename(going))
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -187,15 +198,10 @@ def check_unfinished(folder: Path, max_steps: int) -> None:
 
 def seconds_so_far(folder: Path) -> float:
     """The seconds of sampling and updates that a run's lines tell of; 0 before its first."""
-    return sum(row.get("sampling/seconds", 0.0) + row.get("update/seconds", 0.0) for row in _rows_so_far(folder))
+    return sum(row.get(f"{part}/seconds", 0.0) for row in rows_so_far(folder) for part in ("sampling", "update"))
 
 
-def last_step(folder: Path) -> int:
-    """The last one that has a line; 0 before the first."""
-    return max((row["step"] for row in _rows_so_far(folder)), default=0)
-
-
-def _rows_so_far(folder: Path) -> list[dict]:
+def rows_so_far(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
     return read_metrics(path) if path.exists() and path.stat().st_size else []
 
@@ -243,7 +249,7 @@ def read_metrics(run: str | Path) -> list[dict]:
         raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
-            if isinstance(value, str | dict):
+            if not (isinstance(value, list) or _is_number(value)):
                 raise BadInput(f"{str(path)!r}, line {number}, has {value!r:.60} as its {name}; wanted is a number.")
     for number, (former, row) in enumerate(pairwise(rows), 2):
         if row["step"] <= former["step"]:
@@ -251,6 +257,13 @@ def read_metrics(run: str | Path) -> list[dict]:
                 f"{str(path)!r}, line {number}, has step {row['step']} after step {former['step']}; steps must rise."
             )
     return rows
+
+
+def _is_number(value) -> bool:
+    """Null, or what a run can have written: NaN and inf too, which ended an old one."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return True
+    return isinstance(value, int | float) and abs(value) <= FLOAT32_MAX
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minigrpo.config import BadInput
 from minigrpo.run import folders, fork
+from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.view.report import Run, render
 
 MAILED = 3_000_000  # bytes
@@ -64,7 +65,7 @@ def _gather(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise BadInput(f"{str(folder)!r} is no folder; wanted is the folder of a run.")
     config, metrics = folders.saved_config(folder), folders.read_metrics(folder)
-    return Run(name, config, metrics, _kept(folder), _about(folder, config, metrics), _findings(folder))
+    return Run(name, config, metrics, _kept(folder), _about(folder, config, metrics), diagnose(folder).findings)
 
 
 def _kept(folder: Path) -> list[dict]:
@@ -90,8 +91,3 @@ def _about(folder: Path, config: dict, metrics: list[dict]) -> list[str]:
         sentences.append(str(forked._replace(run=Path(forked.run.name))))  # a page that is mailed says nothing of folders
     summary = folder / "summary.json"
     return [*sentences, folders.read_json(summary)["verdict"]] if summary.exists() else sentences
-
-
-def _findings(folder: Path) -> list:
-    """The place of ``minigrpo diagnose``: what view.report.Run says of findings is all that the page wants of them."""
-    return []

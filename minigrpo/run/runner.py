@@ -5,42 +5,35 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.effective import weight_warning
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import context_length, load_policy, save_policy
+from minigrpo.recompute import layers_to_run_again
 from minigrpo.reward_model import load_reward_model
 from minigrpo.rewards import RewardFunction, check_weights
-from minigrpo.run import folders, inputs, overwriting, token_log
+from minigrpo.run import folders, inputs, overwriting, token_log, tracking
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.run.fork import Fork, begin
 from minigrpo.run.rewards_by_name import load_reward_function, try_out
+from minigrpo.run.step_log import StepLog
 from minigrpo.run.summary import finish
-from minigrpo.sampling import encode_prompts
+from minigrpo.sampling import encode_prompts, longest_prompt
 from minigrpo.tasks import Task, load_task
 from minigrpo.training import step_prompts, train
 from minigrpo.triples import load_triples, logged_rollout, prepare
 from minigrpo.update import Batch, TrainState
 
-SAMPLES_EVERY = 10  # steps
 SAMPLES = 4  # per held-out problem
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
-SILENT_STEPS = 10
-NOTHING_TO_LEARN = (
-    f"For {SILENT_STEPS} steps all rewards of every group were equal: every advantage is 0 and there is nothing to learn "
-    "from (frac_reward_zero_std is 1 in metrics.jsonl). Look into samples.jsonl: are the prompts all too hard or all too "
-    "easy, or does the reward never tell completions apart?"
-)
 
 
 def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fork: Fork | None = None) -> int:
@@ -50,9 +43,12 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fo
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
     """
     _check_launch(config)
+    tracking.check(config)
     first = config.engine != "trl" or _trl().join(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
+    if config.gradient_checkpointing:
+        layers_to_run_again(model)  # raises if there are none
     task = _task(config, tokenizer, context_length(model))
     reward_fns, config = _reward_functions(config, task)
     if config.triples is None:
@@ -98,7 +94,7 @@ def _go_on_in(folder: Path, config: GRPOConfig, made_from: dict[str, str]) -> Pa
 
 def _worth_keeping(folder: Path, resume: bool, fork: Fork | None) -> bool:
     """Whether there is a step of its own."""
-    return resume or folders.last_step(folder) > (fork.step if fork else 0)
+    return resume or any(row["step"] > (fork.step if fork else 0) for row in folders.rows_so_far(folder))
 
 
 def _to_go_on(folder: Path) -> str:
@@ -155,11 +151,7 @@ def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config
 
 def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
     """What is trained on, problems or records, and what is scored. Raises BadInput if any of it does not fit the context."""
-    if config.max_completion_length >= context:
-        raise BadInput(
-            f"max_completion_length is {config.max_completion_length}, and the model's context takes {context} tokens, the "
-            "prompt among them; lower it."
-        )
+    longest = longest_prompt(context, config.max_completion_length)
     task = None if config.task == "records" else load_task(config.task, config.seed)
     if config.triples is not None:
         records = prepare(load_triples(config.triples), config)
@@ -167,7 +159,7 @@ def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) 
         own = Dataset.from_dict({"prompt": list(prompts)[:OWN_PROMPTS]})
         task = replace(task, train=records) if task else Task("records", records, own, reward=None)
     for dataset in (task.held_out,) if config.triples is not None else (task.train, task.held_out):
-        encode_prompts(tokenizer, dataset["prompt"], context - config.max_completion_length)
+        encode_prompts(tokenizer, dataset["prompt"], longest)
     return task
 
 
@@ -187,7 +179,9 @@ def _reward_functions(config: GRPOConfig, task: Task) -> tuple[list[RewardFuncti
 def _check_space(folder: Path, model, config: GRPOConfig) -> None:
     """A checkpoint is the weights and AdamW's two moments; better no run than one that dies at its first checkpoint."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    to_come = 1 + config.max_steps // config.save_steps - len(folders.checkpoints(folder))
+    in_all = 1 + config.max_steps // config.save_steps
+    at_a_time = min(in_all, 1 + (config.save_total_limit or in_all))  # the oldest goes when the new one is whole
+    to_come = at_a_time - len(folders.checkpoints(folder))
     needed = weights * (1 + 3 * max(1, to_come))
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -218,37 +212,7 @@ def _go_on_after(step: int, folder: Path) -> None:
     print(f"Going on after step {step}.")
 
 
-class _Log:
-    """What each step leaves behind, whichever engine trains: a line of metrics, now and then samples, a move of the bar."""
-
-    def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
-        self.folder, self.task, self.step, self.silent = folder, task, step, 0
-        self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
-        self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
-
-    def __call__(self, metrics: dict, samples: dict[str, list]) -> None:
-        """samples: prompts, completions, rewards, advantages of the rollout, B each."""
-        self.step = metrics["step"]
-        if self.task.thinks is not None:
-            metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
-        folders.append_line(self.folder / "metrics.jsonl", metrics)
-        overwriting.forget(self.folder)
-        if self.step == 1 or self.step % SAMPLES_EVERY == 0:
-            folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
-        shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
-        self.bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
-        self.bar.update()
-        self.silent = 0 if any(samples["advantages"]) else self.silent + 1
-        if self.silent == SILENT_STEPS:
-            self.bar.write(NOTHING_TO_LEARN)
-
-    def close(self) -> None:
-        """The end of training; ``seconds`` is its time, with what a resumed run had before."""
-        self.bar.close()
-        self.seconds = self.before + time.perf_counter() - self.start
-
-
-def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> _Log:
+def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> StepLog:
     """Train to the end, or until Ctrl-C; a checkpoint is there either way, and at the end the model."""
     state = TrainState.start(model, tokenizer, config)
     if resume:
@@ -260,7 +224,7 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step to end
 
     previous = signal.signal(signal.SIGINT, stop)
-    log = _Log(folder, task, config, state.step)
+    log = StepLog(folder, task, config, state.step)
     try:
         for metrics in train(state, task.train, reward_fns, config):
             log(metrics, _samples(state.batch))
@@ -268,6 +232,7 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
                 folders.append_line(folder / "tokens.jsonl", token_log.token_line(state, config), separators=(",", ":"))
             if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
                 save_checkpoint(state, folder)
+                folders.keep_latest(folder, config.save_total_limit)
             if stopping:
                 break
     finally:
@@ -284,12 +249,12 @@ def _samples(batch: Batch) -> dict[str, list]:
     return {"prompts": batch.rollout.prompts, "completions": batch.rollout.completions, **lists}
 
 
-def _train_with_trl(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> _Log:
+def _train_with_trl(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> StepLog:
     """The same by TRL, in as many processes as the launcher started; this is the first of them."""
     checkpoint, step = _trl().latest_checkpoint(folder, config) if resume else (None, 0)
     if resume:
         _go_on_after(step, folder)
-    log = _Log(folder, task, config, step)
+    log = StepLog(folder, task, config, step)
     try:
         _trl().train(config, model, tokenizer, task.train, reward_fns, folder=folder, checkpoint=checkpoint, log=log)
     finally:

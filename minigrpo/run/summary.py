@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minigrpo.config import BadInput
 from minigrpo.run import folders
+from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.run.verdict import verdict
 from minigrpo.tasks import Task
 
@@ -22,7 +23,7 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     if task.reward:
         title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
     plot_to(folder / "curves.png", [rows], title)
-    summary = {**summary, "verdict": verdict(before, after, rows, samples)}
+    summary = {**summary, "samples": samples, "verdict": verdict(before, after, rows, samples)}
     folders.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
@@ -32,7 +33,7 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     names = ("curves.png", "metrics.jsonl", "samples.jsonl", "tokens.jsonl", "summary.json", "config.json", "model")
     for name in [name for name in names if (folder / name).exists()] + ["checkpoint-*"]:
         print(f"  {folder / name}")
-    print(f"\n{summary['verdict']}\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
+    print(f"\n{summary['verdict']}\n\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
 
 
 def command_to_try(folder: Path, prompt: str) -> str:
@@ -46,6 +47,7 @@ def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
     _without_a_screen()
     from minigrpo.view.plots import plot_runs, save_figure
 
+    title = title.encode(errors="backslashreplace").decode().replace("$", r"\$")  # it holds a folder's name, and no formula
     save_figure(plot_runs(runs, title=title)[0].figure, output)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
-from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.config import BadInput, GRPOConfig, first_line
 from minigrpo.rewards import RewardFunction, reward_names
 from minigrpo.run import folders
 from minigrpo.threads import suited_threads
@@ -31,6 +31,7 @@ except ImportError as error:
 SAME_NAME = (
     "bf16", "seed", "max_steps", "save_steps", "generation_batch_size", "num_generations", "num_iterations",
     "max_completion_length", "temperature", "learning_rate", "adam_epsilon", "max_grad_norm", "beta", "ref_model_sync_steps",
+    "save_total_limit", "lr_scheduler_type", "warmup_steps", "weight_decay",
     "loss_type", "importance_sampling_level", "scale_rewards", "epsilon", "epsilon_high", "reward_weights",
 )  # fmt: skip
 # Its name in transformers from 5.23 on, which warns of the older one.
@@ -38,13 +39,9 @@ CHECKPOINTING = "activation_checkpointing"
 if CHECKPOINTING not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
     CHECKPOINTING = "gradient_checkpointing"
 OURS_ALONE = {  # what this package does and has no field for
-    "lr_scheduler_type": "constant",
-    "weight_decay": 0.0,
     "optim": "adamw_torch",
     "disable_dropout": True,  # TRL trains in train mode, where dropout would score another policy than the one that sampled
     "ref_model_mixup_alpha": 1.0,  # the new reference is the policy, not a mixture
-    "gradient_accumulation_steps": 1,
-    CHECKPOINTING: False,
     "logging_steps": 1,
     "logging_nan_inf_filter": False,
     "report_to": "none",
@@ -62,12 +59,15 @@ def to_trl(config: GRPOConfig, **changes) -> trl.GRPOConfig:
     processes = num_processes(config)
     _refuse(config, processes)
     same = {name: getattr(config, name) for name in SAME_NAME}
+    rows = config.generation_batch_size // processes  # of a rollout, in each process
+    micro = min(rows, config.per_device_train_batch_size or rows)
     translated = {
         "output_dir": config.output_dir,
         "use_cpu": config.device == "cpu",
         "dataloader_pin_memory": config.device != "cpu",
-        # A rollout is one batch, as here; TRL counts its rows in each process.
-        "per_device_train_batch_size": config.generation_batch_size // processes,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": rows // micro,  # a rollout is one batch, as here
+        CHECKPOINTING: config.gradient_checkpointing,
         "use_bias_correction_kl": config.kl_estimator == "k3_ratio",
         "sync_ref_model": config.sync_ref_model and config.beta > 0,  # at 0 there is none, here as there
     }
@@ -94,14 +94,21 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
         f"loss_type bnpo in {processes} processes, each of which would divide by its own tokens; dapo divides by those of all, "
         "and is the same where a rollout is one batch",
     )
+    rows = config.generation_batch_size // processes
     if config.generation_batch_size % processes:
         got = f"which share a rollout; got {config.generation_batch_size}"
         raise BadInput(f"generation_batch_size must be a multiple of the number of processes, {processes}, {got}.")
+    if rows % min(rows, config.per_device_train_batch_size or rows):
+        raise BadInput(f"per_device_train_batch_size must be a divisor of the {rows} completions of each process.")
 
 
 def num_processes(config: GRPOConfig) -> int:
-    """How many a launcher started; 1 without one."""
-    return PartialState(cpu=config.device == "cpu").num_processes
+    """How many a launcher started; 1 without one. Raises BadInput if they cannot meet."""
+    try:
+        return PartialState(cpu=config.device == "cpu").num_processes
+    except (ValueError, RuntimeError) as error:  # as an address or a port is missing, is none, or is taken
+        what = "accelerate launch and torchrun say where, in environment variables"
+        raise BadInput(f"The processes that were launched cannot meet: {first_line(error)} ({what}).") from error
 
 
 def join(config: GRPOConfig) -> bool:

@@ -28,7 +28,7 @@ def verdict(before: dict[str, float], after: dict[str, float], rows: list[dict],
 
 
 def _by_accuracy(before: float, after: float, rows: list[dict], samples: int) -> str:
-    noise = 2 * math.sqrt(_variance(before, samples) + _variance(after, samples))
+    *_, noise = accuracies(before, after, samples)
     went, chance = f"accuracy went from {before:.3f} to {after:.3f}", f"chance explains ± {noise:.3f}"
     first, last, wobble = _trend(rows, "reward")
     rewarded = first is not None and last - first > wobble
@@ -49,6 +49,11 @@ def _by_accuracy(before: float, after: float, rows: list[dict], samples: int) ->
     if rewarded:
         return f"It learnt, but not to be right: the reward rose from {first:.3g} to {last:.3g}; {went}, {chance}{_far(rows)}."
     return f"No change that the numbers show: {went}; {chance}{_far(rows)}."
+
+
+def accuracies(before: float, after: float, samples: int) -> tuple[float, float, float]:
+    """Both, and how far they may lie apart by chance."""
+    return before, after, 2 * math.sqrt(_variance(before, samples) + _variance(after, samples))
 
 
 def _variance(share: float, samples: int) -> float:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def plot_runs(runs: list[list[dict]] | list[dict], *, title: str | None = None, 
     for ax, (name, label, limits) in zip(axes, panels, strict=True):
         _draw(runs, name, ax)
         ax.set_title(label, fontsize=10, loc="left")
-        ax.set_ylim(*limits) if ax.lines else None
+        if ax.lines:  # else there is a sentence in the middle, and no axis
+            ax.set_ylim(*limits)
     for ax in axes[-3:]:
         ax.set_xlabel("step (optimizer updates)")
     return axes
@@ -165,8 +167,11 @@ def _check_name(name: str, runs: list[list[dict]]) -> None:
 
 def _series(rows: list[dict], name: str) -> dict[int, float]:
     """Step -> value, in the order of steps, where it was measured."""
-    measured = {row["step"]: row[name] for row in rows if row.get(name) is not None and math.isfinite(row[name])}
-    return dict(sorted(measured.items()))
+    measured = {row["step"]: row[name] for row in rows if row.get(name) is not None}
+    for step, value in measured.items():
+        if isinstance(value, str) or not hasattr(value, "__float__"):
+            raise BadInput(f"Step {step} has {value!r:.60} as its {name}; wanted is a number.")
+    return {step: measured[step] for step in sorted(measured) if math.isfinite(measured[step])}
 
 
 def _draw(runs: list[list[dict]], name: str, ax: Axes, *, color=BLUE, linestyle="-", label=None) -> Axes:
@@ -281,6 +286,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure at the resolution of a screen, and close it. Raises BadInput for an ending that is no picture's."""
     plt.close(figure)  # it can still be written; else the twentieth run in one process is warned of too many open figures
     kinds = figure.canvas.get_supported_filetypes()
-    if Path(path).suffix.lstrip(".") not in kinds:
+    if Path(path).suffix.lstrip(".").lower() not in kinds:
         raise BadInput(f"{str(path)!r} does not end like a picture; wanted is one of {', '.join(sorted(kinds))}.")
-    figure.savefig(path, dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in its place stands a box
+        figure.savefig(path, dpi=150)

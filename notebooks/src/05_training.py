@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 05 · Training: seven lines, and what happens when you repeat them
+# # 05 · Training: one step, and what happens when you repeat it
 #
 # **You will be able to** write one step of GRPO yourself, train a GPT-2 with it, read the six curves of a run, and stop a run and
 # go on with it later as if nothing had happened.
@@ -7,8 +7,8 @@
 # **You need** notebooks [01](01_logprobs.ipynb) to [04](04_loss.ipynb). **Time** 25 minutes.
 #
 # **Worth the trip:** one update on four completions makes the right digit of a *lucky* guess likelier, and thinking too. The step cannot tell
-# luck from thought. Sixty steps can: the model goes from 37 right answers in 100 to more than 90, and all the while
-# the loss says next to nothing.
+# luck from thought. A hundred and fifty steps can: sampled, the model goes from 22 right answers in 100 to about 98; greedy, from 15 to more than 99.
+# All the while the loss says next to nothing.
 
 # %%
 import copy
@@ -53,12 +53,12 @@ for completion, reward in zip(first.completions, rewards, strict=True):
     print(f"{completion:14} reward {reward:.0f}")
 
 # %% [markdown]
-# ## A step in seven lines
+# ## A step, part by part
 #
-# **Claim: a step of GRPO is seven lines, and you have written each of them already.** Sample and log-probs are notebook 01, reward and advantage 02, the KL 03, the loss
-# 04. New are only the last two, and these are plain PyTorch.
+# **Claim: a step of GRPO has seven parts, and you have written five of them already.** Sample and log-probs are notebook 01, reward and advantage 02, the KL 03, the loss
+# 04. Only the last two are new, and these are plain PyTorch.
 #
-# We cut after the first line, so that we can hand in the four completions above. `reference` is a frozen copy of the model as it was at the start.
+# We cut after the first part, so that we can hand in the four completions above. `reference` is a frozen copy of the model as it was at the start.
 
 
 # %%
@@ -112,7 +112,8 @@ plt.show()
 # pushes luck harder than thought: both have the advantage 0.866, but the thought shares it among its thirteen tokens, and the guess among two (notebook 04;
 # more on this in [07](07_failures.ipynb)).
 #
-# So why will it learn to think? Because there is a next problem, and luck does not last. Two samples of 200 problems, sorted by manner:
+# So why will it learn to think? Because there is a next problem, and luck does not last. Two samples of each of 200 problems, sorted by manner
+# (about 6 in 100 are thoughts):
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -150,7 +151,7 @@ assert grad_norm > 1
 #
 # ## The same step, by `train`
 #
-# **Claim: `minigrpo.train` does these seven lines, and nothing else.** It draws eight problems, and eight completions of each, from a generator
+# **Claim: `minigrpo.train` does these seven things, and nothing else.** It draws eight problems, and eight completions of each, from a generator
 # that depends on the seed and the step alone. We draw the same, take our step, and compare the loss and every weight.
 
 # %%
@@ -208,7 +209,7 @@ assert max(clip[1:4]) > 0
 # Each first update has exactly 0. The learning rate is five times the usual one here, to make the effect visible within four updates.
 # A "step" in the metrics is always an optimizer update, not a rollout.
 #
-# ## Sixty steps
+# ## A hundred and fifty steps
 #
 # First, where do we stand? 500 problems that are never trained on, two samples each.
 
@@ -216,14 +217,16 @@ assert max(clip[1:4]) > 0
 before = evaluate(*load_policy("tiny"), task, num_generations=2)
 for name, value in before.items():
     print(f"{name:16} {value:.2f}")
-assert 0.3 < before["accuracy"] < 0.45
+assert 0.15 < before["accuracy"] < 0.3
+assert before["accuracy_greedy"] < 0.25
 
 # %% [markdown]
-# Right in 37 of 100 samples. Now look at `accuracy_greedy`: if we always take the *likeliest* first token, it nearly always is `<`, because the other three quarters are
-# spread over ten digits. **The ability is there before training; what GRPO changes is how often it is used.** Keep this in
+# Right in 22 of 100 samples. `accuracy_greedy` is what you get if you always take the *likeliest* token: right in only 15 of 100, because the likeliest first token
+# is a digit on every one of these problems, and so the answer is a guess. How to think the model does know. Its supervised training showed it worked answers at first, and
+# then made them rare: 6 in 100 ([model card](../minigrpo/assets/tiny-gpt2/README.md)). **The ability is there before training; what GRPO changes is how often it is used.** Keep this in
 # mind when you read that reinforcement learning "taught" a model something.
 #
-# We train with a seed of our own (6), and every ten steps ask for `4*2+9+7*1*4=` again: four samples, always from the same generator.
+# We train with a seed of our own (5), and every fifteen steps ask for `4*2+9+7*1*4=` again: four samples, always from the same generator.
 
 
 # %%
@@ -239,31 +242,31 @@ def ask(model):
 
 
 # %%
-config = GRPOConfig(seed=6, max_steps=60)
+config = GRPOConfig(seed=5)  # max_steps is 150
 state = TrainState.start(*load_policy("tiny"), config)
 live = []
-print("step  0 ", ask(state.model))
+print("step   0 ", ask(state.model))
 for metrics in minigrpo.watch(
-    train(state, clock_task(6).train, [task.reward], config), ["reward", "kl"], every=10
+    train(state, clock_task(5).train, [task.reward], config), ["reward", "kl"], every=15
 ):
     completions = state.batch.rollout.completions
     live.append(metrics | {"thinking": sum(map(task.thinks, completions)) / len(completions)})
-    if metrics["step"] % 10 == 0:
-        print(f"step {metrics['step']:2} ", ask(state.model))
+    if metrics["step"] % 15 == 0:
+        print(f"step {metrics['step']:3} ", ask(state.model))
 
 # %%
 rewards = [row["reward"] for row in live]
 start, end = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
 print(f"mean reward of the first five steps {start:.2f}, of the last five {end:.2f}")
-assert start < 0.5
-assert end > 0.85
-assert live[0]["kl"] == 0
-assert max(abs(row["loss"]) for row in live) < 0.1
+assert start < 0.4
+assert end > 0.9
+assert abs(live[0]["kl"]) < 1e-6
+assert sum(abs(row["loss"]) < 0.1 for row in live) > 0.9 * len(live)
 assert ask(state.model).count("<8,7,4,4,6>6") >= 3
 
 # %% [markdown]
-# In these sixty steps nobody has shown the model a worked example, or said a word about thinking. It could think already; it was told right or wrong, at the end, and has
-# found out by itself that thinking pays.
+# In these 150 steps the model saw no worked example but its own, and the reward never looks at the thinking: it is right or wrong, at the end. What was planted
+# in 6 of 100 answers is now the habit.
 #
 # Does it hold for problems that it has never been trained on?
 
@@ -271,11 +274,13 @@ assert ask(state.model).count("<8,7,4,4,6>6") >= 3
 after = evaluate(state.model, tokenizer, task, num_generations=2)
 for name in before:
     print(f"{name:16} {before[name]:6.2f} -> {after[name]:6.2f}")
-assert after["accuracy"] > 0.9
-assert after["mean_length"] > 2 * before["mean_length"]
+assert after["accuracy"] > 0.93
+assert after["accuracy_greedy"] > 0.97
+assert after["mean_length"] > 3 * before["mean_length"]
 
 # %% [markdown]
-# Accuracy and length rise together, as DeepSeek-R1 reported of far larger models (arXiv:2501.12948). And the least change is in `accuracy_greedy`.
+# **The largest change is in `accuracy_greedy`: from 0.15 to more than 0.99.** No temperature would have got you there, not even 0: that is where we started. GRPO has changed what is likeliest.
+# Accuracy and length rise together, as DeepSeek-R1 reported of far larger models (arXiv:2501.12948).
 #
 # ## The dashboard
 #
@@ -294,9 +299,7 @@ for name in panels:
 
 # %%
 runs = [minigrpo.read_metrics(f"runs/seed-{seed}.jsonl") for seed in range(5)]
-axes = minigrpo.plot_runs(
-    [rows[:60] for rows in runs], title="seeds 0 to 4 (blue: mean and range) and this run (orange)"
-)
+axes = minigrpo.plot_runs(runs, title="seeds 0 to 4 (blue: mean and range) and this run (orange)")
 for ax, name in zip(axes, panels, strict=True):
     minigrpo.plot_metric([live], name, ax=ax, color="#D55E00", linestyle="--").autoscale(axis="y")
     ax.set_ylim(bottom=0)
@@ -305,22 +308,23 @@ plt.show()
 # %% [markdown]
 # How to read it, from top left:
 #
-# - **Reward** has risen after some thirty steps, in all five runs. If it does not, look at the last panel first.
-# - **KL** starts at exactly 0: the policy *is* the reference. It rises while the policy changes its mind, and settles when
-#   there is little left to gain. A single spike comes from one token that the policy has nearly given up and drew all the same.
+# - **Reward** is an S. In the first thirty steps little happens: with 6 thoughts in 100, most groups have none, and what they praise is luck. The more it thinks, the more thoughts there are to praise; between
+#   steps 40 and 70 it takes off, in all five runs. If it never does, look at the last panel first.
+# - **KL** starts at 0, to rounding: the policy *is* the reference. It rises while the policy changes its mind, and settles when
+#   there is little left to gain. As a mean over the tokens drawn it may dip just below 0 at first.
 # - **Length** and **thinking** tell *how* the reward was earned. Here they rise together. A length that rises while the reward does not is a warning.
 # - **Entropy** falls: the policy makes up its mind. At 0 it tries nothing new, so it should not get there before the reward is high.
 # - **Groups that agree** have advantage 0 and teach nothing. Few at the start; most of them at the end, when all eight answers are right. At 1 the run is over, whatever
 #   `max_steps` says.
 #
-# **Claim: our run is one of the family.** Seed 6 was not recorded, so it may leave the range of the five here and there, but not by much:
+# **Claim: our run is one of the family.** Seed 5 was not recorded, so it may leave the range of the five here and there, but not by much:
 
 # %%
 from minigrpo.view.plots import moving_mean  # the smoothing of the figure
 
-curves = torch.stack([torch.tensor(moving_mean([row["reward"] for row in rows[:60]])) for rows in runs])
+curves = torch.stack([torch.tensor(moving_mean([row["reward"] for row in rows])) for rows in runs])
 mine = torch.tensor(moving_mean(rewards))
-assert curves[:, 29].min() > 0.75
+assert curves[:, 29].max() < 0.5 and curves[:, 79].min() > 0.9
 outside = torch.maximum(curves.min(0).values - mine, mine - curves.max(0).values).clamp(min=0)
 print(f"largest distance from the range of the five: {outside.max():.2f}")
 assert outside.max() < 0.15
@@ -332,7 +336,7 @@ assert outside.max() < 0.15
 # NBVAL_CHECK_OUTPUT
 spread = curves.max(0).values - curves.min(0).values
 print(
-    f"largest lead of one seed over another: {spread.max():.2f} (step {int(spread.argmax()) + 1}); at step 60: {spread[-1]:.2f}"
+    f"largest lead of one seed over another: {spread.max():.2f} (step {int(spread.argmax()) + 1}); at step 150: {spread[-1]:.2f}"
 )
 print(
     "steps until the smoothed reward is above 0.9:",
@@ -340,7 +344,7 @@ print(
 )
 
 # %% [markdown]
-# Who compares two methods with one run each, and finds a difference of this size, has compared two seeds.
+# If you compare two methods with one run each and find a difference of this size, all you have compared is two seeds.
 #
 # ## Stop, and go on
 #
@@ -398,7 +402,7 @@ assert off > config.learning_rate
 #
 # ## Questions
 #
-# 1. Step 1 has loss 0 and step 30 has loss 0.01. Is the model getting worse?
+# 1. Step 1 has loss 0 and step 60 has loss 0.01. Is the model getting worse?
 #    <details><summary>Answer</summary>No. The policy's part is 0 at both, since advantages sum to 0 in each group. What has come is beta times the KL, because the policy
 #    has moved away from the reference.</details>
 # 2. A colleague reports `clip_ratio` 0 for the whole run and suspects a bug. What do you ask?
@@ -408,8 +412,8 @@ assert off > config.learning_rate
 #    <details><summary>Answer</summary>They carry no gradient: they were made without one, token by token. The new ones are equal in value and lead back to the weights.</details>
 # 4. The last panel says that 95 % of the groups agree. How many completions of a rollout of 64 still teach?
 #    <details><summary>Answer</summary>About 3: one group of eight in every second or third rollout. Only harder problems would give the run more to learn from.</details>
-# 5. Why did greedy accuracy hardly change, and is training useless then?
-#    <details><summary>Answer</summary>The likeliest first token was a thought already. But a policy is used by sampling, here as in a chat, and of its samples only a third were right.
-#    The task is made so that the ability is there; where it is not, there is no reward to learn from either.</details>
+# 5. Before training, would a lower temperature have helped as much as GRPO did?
+#    <details><summary>Answer</summary>No. It makes what is likeliest still likelier, and that was a guess: at temperature 0 only 15 in 100 were right. GRPO makes likelier what was
+#    *rewarded*, however rare. But it must be drawn at times: the task is made so that the ability is there, in 6 of 100 answers; where it never shows, there is no reward to learn from.</details>
 #
 # **Exercise:** [ex05](../exercises/ex05_training.ipynb). **Next:** [06 · Triples](06_triples.ipynb), where completions and rewards come from a file instead of the model.

@@ -329,9 +329,12 @@ ax.legend()
 plt.show()
 true = moving_mean([row[names[1]] for row in rows])
 best = max(range(len(true)), key=true.__getitem__)
-print(f"true score: {true[0]:.1f} at first, {true[best]:.1f} at step {best + 1}, {true[-1]:.1f} at the end")
+end = sum(row[names[1]] for row in rows[-10:]) / 10
+print(
+    f"true score: {true[0]:.1f} at first, {true[best]:.1f} at step {best + 1}, {end:.1f} in the last ten steps"
+)
 assert true[best] > true[0] + 1
-assert true[-1] < true[best] - 0.5
+assert end < true[best] - 1
 
 # %% [markdown]
 # At first both scores rise: the model learns to write full equations. Then the learnt score goes on rising, and the true one falls. What does the policy write? Sample the unseen questions, and look at the answers that the model scores above 4 and the rubric scores 1:

@@ -6,8 +6,8 @@
 #
 # **You need** notebooks [01](01_logprobs.ipynb) to [05](05_training.ipynb). **Time** 30 minutes.
 #
-# **Worth the trip:** one of the runs below reaches a mean reward of 0.98, as good as the best, and of its last 640 answers 9 are right.
-# Whoever guesses as this model guesses is right in more than 100.
+# **Worth the trip:** one of the runs below reaches a mean reward of 0.98, as good as the best, and of its last 640 answers not one is right.
+# Even this model's one-digit guesses would have got over 100 of those 640 right.
 
 # %%
 import matplotlib.pyplot as plt
@@ -113,7 +113,7 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for chance in (0.02, 0.38, 0.98):
+for chance in (0.02, 0.22, 0.98):
     silent = {size: chance**size + (1 - chance) ** size for size in (2, 8, 32)}
     print(
         f"p = {chance}: silent groups",
@@ -121,7 +121,7 @@ for chance in (0.02, 0.38, 0.98):
     )
 
 # %% [markdown]
-# **Cure:** problems that the model solves *sometimes*; where these are rare, a larger group. At p = 0.38 a group of 2 is wasted more than half of the time, one of 8 hardly ever. At
+# **Cure:** problems that the model solves *sometimes*; where these are rare, a larger group. At p = 0.22, where our model starts, a group of 2 is wasted two times in three, one of 8 one time in seven. At
 # p = 0.98 a high share is no illness: the problems are learnt, and only harder ones would help.
 #
 # ### EOS is not trained
@@ -146,7 +146,8 @@ for name, candidate in masks.items():
 assert at_eos.all()
 
 # %% [markdown]
-# **Symptom** to expect: lengths creep up to `max_completion_length`, `completions/clipped_ratio` rises. **Cure:** count up to and including the first EOS. The check is one line:
+# **Symptom** to expect where the model does not yet know when to stop: it never learns to, and `completions/clipped_ratio` stays high. (Ours stops already: 120 steps with this mask give the same
+# lengths as without it, so the curves cannot warn you.) **Cure:** count up to and including the first EOS. The check is one line:
 # `mask.sum(1)` must equal the lengths *with* EOS.
 #
 # ## It learns, but slanted
@@ -181,7 +182,7 @@ assert narrow == wide
 #
 # ### The temperature is missing from the log-probs
 #
-# **Claim: whoever samples at 0.7 and scores at 1 sees a mean ratio of 1, and is wrong at the one token that decides.**
+# **Claim: if you sample at 0.7 and score at 1, the mean ratio is about 1, and it is wrong at the one token that decides.**
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -201,7 +202,7 @@ for temperature in (1.0, 0.7):
     )
 
 # %% [markdown]
-# Before any update the ratio should be 1, and it is off by up to a sixth: nearly as far as the clip allows. That the mean is 1 is no comfort: the mean of p/q over draws from q is 1 for *any* p. **Cure:** one temperature, handed to both. **Check:** the sampler's
+# Before any update the ratio should be 1. At a thought's `<`, which is rare and rarer still at 0.7, it is 1.63, far outside the clip. That the mean is about 1 is no comfort: the mean of p/q over draws from q is 1 for *any* p. **Cure:** one temperature, handed to both. **Check:** the sampler's
 # log-probs and the scored ones, token by token.
 #
 # ### Left padding on a model that counts positions
@@ -272,13 +273,13 @@ for loss_type in ("grpo", "dapo", "dr_grpo"):
 #
 # ## Whole runs that go wrong
 #
-# Each of these runs has been made once, with seed 0 and one or two settings changed. One run is an anecdote (notebook 05), but what you will see is far larger than the 0.09 that lay
-# between two seeds there. The blue line is always the healthy run.
+# Each of these runs has been made once, with seed 0 and one or two settings changed. One run is an anecdote (notebook 05), but what you will see is far larger, and lasts; the lead of 0.24 that one seed had over
+# another there was gone some steps later. The blue line is always the healthy run.
 
 
 # %%
 def load(name):
-    return read_metrics(f"runs/{name}.jsonl")[:80]
+    return read_metrics(f"runs/{name}.jsonl")[:120]
 
 
 def end(name, metric):
@@ -316,8 +317,8 @@ assert end("failure-cut-off", "reward") < 0.3
 assert early > 2 * late
 
 # %% [markdown]
-# Every thought was cut off and earned 0, so the model has *learnt not to think*. And look what that does to the evidence: the share that is cut off **falls**, as if the trouble were going away.
-# **Look at it in the first steps.** Cure: a longer limit (healthy: 16).
+# One completion in twenty does not look like much, but these are the thoughts. Every one was cut off and earned 0, so the model has *learnt not to think*. And look what that does to the evidence: the share that is cut off **falls**, as if the trouble were going away.
+# **Look at it in the first steps, and read what was cut off.** Cure: a longer limit (healthy: 16).
 #
 # ### The reward rises and the answers are wrong: a leaky reward
 #
@@ -351,13 +352,13 @@ right = round(sum(row["accuracy"] * 64 for row in last))
 print(f"leaky: reward {end('failure-leaky', 'reward'):.2f}; right answers among the last 640: {right}")
 print(f"healthy: reward {end('seed-0', 'reward'):.2f}, accuracy {end('seed-0', 'accuracy'):.2f}")
 assert end("failure-leaky", "reward") > 0.95
-assert right < 20
+assert right < 10
 
 # %% [markdown]
 # The reward curve alone is perfect. The model does exactly what it was paid for: it writes its steps down, and never answers. **No metric that is made from the reward can show this.** What shows it: an accuracy that is measured
 # by another rule than the reward, a length that sticks to the limit, and above all *reading ten completions*. Cure: parse the answer strictly, and give nothing for what cannot be parsed.
 #
-# So let us read some. The first 25 steps of that run, made here and now:
+# So let us read some. The first 75 steps of that run, made here and now:
 
 
 # %%
@@ -365,23 +366,23 @@ def leaky(prompts, completions, answer):
     return answer_anywhere(completions, answer)
 
 
-config = minigrpo.GRPOConfig(max_steps=25, max_completion_length=10)
+config = minigrpo.GRPOConfig(max_steps=75, max_completion_length=10)
 state = minigrpo.TrainState.start(*load_policy("tiny"), config)
 live = [row["reward"] for row in minigrpo.train(state, task.train, [leaky], config)]
-recorded = [row["reward"] for row in load("failure-leaky")[:25]]
+recorded = [row["reward"] for row in load("failure-leaky")[:75]]
 print(state.batch.rollout.completions[:8])
 print(
-    f"mean reward of steps 16 to 25: live {sum(live[15:]) / 10:.2f}, recorded {sum(recorded[15:]) / 10:.2f}"
+    f"mean reward of steps 66 to 75: live {sum(live[65:]) / 10:.2f}, recorded {sum(recorded[65:]) / 10:.2f}"
 )
-assert abs(sum(live[15:]) - sum(recorded[15:])) / 10 < 0.1
+assert abs(sum(live[65:]) - sum(recorded[65:])) / 10 < 0.15
 
 # %% [markdown]
 # ### KL explodes
 #
-# The learning rate is 0.003, fifteen times the usual one; and beta, 0.0001, is too weak to be felt. (At beta 0 the KL would not even be measured.)
+# The learning rate is 0.002, ten times the usual one; and beta, 0.0001, is too weak to be felt. (At beta 0 the KL would not even be measured.)
 
 # %%
-names = {"healthy": "seed-0", "learning rate 0.003": "failure-high-lr", "weak beta alone": "failure-cured"}
+names = {"healthy": "seed-0", "learning rate 0.002": "failure-high-lr", "weak beta alone": "failure-cured"}
 titles = ["mean reward", "KL (nats per token)", "completions that think first", "gradient norm"]
 draw(names, ["reward", "kl", "thinking", "grad_norm"], titles)
 
@@ -391,24 +392,24 @@ for label, name in names.items():
     print(f"{label:19} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} per token")
 rows = load("failure-high-lr")
 high = [row["step"] for row in rows if row["kl"] > 1]
-print("KL above 1 in", len(high), "of 80 steps, for the first time at step", high[0])
-for step in (4, 10):
+print("KL above 1 in", len(high), "of 120 steps, for the first time at step", high[0])
+for step in (14, 30):
     reward, thinking = rows[step - 1]["reward"], rows[step - 1]["thinking"]
-    print(f"step {step:2}: reward {reward:.2f}, {thinking:.0%} think first")
+    print(f"step {step}: reward {reward:.2f}, {thinking:.0%} think first")
 assert end("failure-high-lr", "kl") > 3
 assert end("failure-cured", "reward") > 0.95
 
 # %% [markdown]
-# After three updates nine answers in ten are right, sooner than in any healthy run; six updates later it is one in ten, as if it guessed. It still thinks first, nearly every time and for forty steps, but the steps are made up. Most groups then agree that all is wrong, so
-# there is little left to learn from, and it does not come back. **The cure is the learning rate**: the third run has the same weak beta, and lies on the healthy one. The warning is a KL that climbs while the reward falls. A single spike is
-# harmless; above 1 nat a token for several steps in a row, stop.
+# At step 14 six answers in ten are right, sooner than in any healthy run; by step 30 it is one in seven, as if it guessed. It still thinks first, nearly every time, but the steps are made up. Most groups then agree that all is wrong, so
+# there is little left to learn from, and it does not come back. **The cure is the learning rate**: the third run has the same weak beta, and lies on the healthy one. The warning is a KL that climbs while the reward falls. What is too high depends on the task;
+# on this one a healthy run stays near 0.2, and above 1 nat per token for several steps in a row you should stop.
 #
 # ### Entropy collapses
 #
-# The learning rate is 0.01, fifty times the usual one, with the same weak beta. This one explodes within three steps, and then freezes.
+# The learning rate is 0.005, twenty-five times the usual one, with the same weak beta. This one explodes within ten steps, and then freezes.
 
 # %%
-names = {"healthy": "seed-0", "learning rate 0.01": "failure-collapse", "cured: 0.0002": "failure-cured"}
+names = {"healthy": "seed-0", "learning rate 0.005": "failure-collapse", "cured: 0.0002": "failure-cured"}
 titles = ["mean reward", "entropy (nats per token)", "groups that agree (share)", "length (tokens)"]
 draw(names, ["reward", "entropy", "frac_reward_zero_std", "completions/mean_length"], titles)
 
@@ -419,8 +420,8 @@ for label, name in names.items():
     agree, length = end(name, "frac_reward_zero_std"), end(name, "completions/mean_length")
     print(f"{label:20} reward {reward:.2f}, entropy {entropy:.3f}, agree {agree:.0%}, length {length:.1f}")
 assert end("failure-collapse", "entropy") < 0.05
-early = load("failure-collapse")[9:14]
-print("steps 10 to 14: agree ", [row["frac_reward_zero_std"] for row in early])
+early = load("failure-collapse")[19:24]
+print("steps 20 to 24: agree ", [row["frac_reward_zero_std"] for row in early])
 print("                reward", [round(row["reward"], 2) for row in early])
 assert end("failure-collapse", "frac_reward_zero_std") > 0.95
 assert end("failure-collapse", "reward") < 0.3
@@ -428,11 +429,11 @@ assert end("failure-collapse", "reward") < 0.3
 # %% [markdown]
 # The policy answers at once, with two tokens, and all eight answers to a problem are the same digit, right one time in ten. Nothing new is tried, so nothing is learnt, right or wrong.
 # Notice that the healthy run ends with a low entropy and groups that agree too, and that the second panel alone cannot tell the two apart! **The same numbers mean success with a high reward, and death with a low one.** What
-# gives it away early is the third panel beside the first: after ten steps most groups agree, and few of their answers are right. Cure: a lower learning rate, as the third run shows.
+# gives it away early is the third panel beside the first: after twenty steps all groups agree, and few of their answers are right. Cure: a lower learning rate, as the third run shows.
 #
 # ## First aid, as a function
 #
-# **Claim: the last ten lines of a run's metrics, and the first, name these failures.** Not every failure in the world, but the order of the questions is a good one.
+# **Claim: the last ten lines of a run's metrics, and the first ten, name these failures.** Not every failure in the world, but the order of the questions is a good one.
 
 
 # %%
@@ -446,7 +447,7 @@ def diagnose(name):
         return "KL exploded: lower the learning rate"
     if end(name, "frac_reward_zero_std") > 0.9:
         return "collapsed: all answers of a group are the same"
-    if load(name)[0]["completions/clipped_ratio"] > 0.1:
+    if sum(row["completions/clipped_ratio"] for row in load(name)[:10]) / 10 > 0.03:
         return "cut off: raise max_completion_length"
     return "unknown: read ten completions"
 
@@ -463,14 +464,14 @@ for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "
 # | `clip_ratio` is 0 | one update per rollout | none needed | `num_iterations` |
 # | `clip_ratio` is 0 with several updates | old log-probs made anew | keep those of sampling | the same |
 # | reward stands still, gradient 0 | groups agree | problems solved sometimes; larger groups | `frac_reward_zero_std`, not `reward_std` |
-# | answers grow up to the limit | EOS masked out | mask up to and including the first EOS | `completions/clipped_ratio` rises |
+# | answers never learn to end | EOS masked out | mask up to and including the first EOS | the mask's sums are the lengths with EOS |
 # | short answers learn slowly | padding in the mean | divide by the tokens that count | append padding: the loss must not change |
 # | sampler and scorer disagree | temperature, or positions | the same policy in both | log-probs token by token |
 # | other library, other advantages | sample or population std | know which | rewards 1, 0: 0.707 or 1 |
 # | wrong answers grow longer | mean over each completion's tokens | `dr_grpo`, `dapo` | length of right and of wrong answers |
 # | reward never rises, answers get short | thoughts cut off | raise `max_completion_length` | `completions/clipped_ratio` in the first steps |
 # | reward high, answers wrong | leaky reward | parse strictly | accuracy by another rule; read completions |
-# | gibberish | learning rate too high | lower it | `kl` above 1 for several steps |
+# | gibberish | learning rate too high | lower it | `kl` climbs while `reward` falls |
 # | always the same answer | collapsed before it was right | lower learning rate | groups agree, `entropy` near 0, and `reward` low |
 #
 # ## Questions
@@ -482,7 +483,7 @@ for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "
 #    bonus can show it.</details>
 # 3. Mean ratio 1.00, and still the temperature is missing. Which statistic would have shown it?
 #    <details><summary>Answer</summary>The largest difference, or the mean *absolute* difference, between the sampler's and the scored log-probs. Neither can be 0 on average by cancelling.</details>
-# 4. Your run has exploded at step 9. Does it help to go on with a lower learning rate from there?
+# 4. Your run has exploded at step 20. Does it help to go on with a lower learning rate from there?
 #    <details><summary>Answer</summary>Hardly: most groups agree that all is wrong, so there is next to no gradient but the KL's. Go back to a checkpoint from before, and lower it there.</details>
 # 5. Why does the package refuse old log-probs that carry a gradient?
 #    <details><summary>Answer</summary>The ratio would be exp(x - x): 1 in value, and with a gradient of exactly 0. The run would stand still with finite, plausible numbers.</details>

@@ -6,8 +6,8 @@
 #
 # **You need** notebook [04](04_loss.ipynb); [05](05_training.ipynb) is helpful. **Time** 30 minutes.
 #
-# **Worth the trip:** we trained the bundled model with GRPO and four of its relatives, three seeds each. One of the four seems to beat GRPO, until one counts how
-# often one has asked. And a larger learning rate does more than any of them.
+# **Worth the trip:** we trained the bundled model with GRPO and four of its relatives, three seeds each. Three of the four learn faster than GRPO, and one line that they share,
+# and that is in none of their names, explains nearly all of it. A larger learning rate does as much as any of them.
 
 # %%
 import copy
@@ -130,13 +130,14 @@ for probability in (0.01, 0.5):
 # The lower edge stays at 0.8. A wider one would let tokens be pushed to zero sooner, and what is never drawn is never learnt.
 #
 # The rest of DAPO is no line of the loss. *No KL.* *Dynamic sampling*: groups that agree are thrown away, and prompts drawn until the batch is full of groups that do
-# not. *Overlong answers*: a punishment that grows over the last stretch before the length limit (TRL has it as the reward function `get_soft_overlong_punishment`), since
-# an answer that was cut off is not wrong, only unfinished. How much would dynamic sampling have to draw here?
+# not. *Overlong answers*: those that were cut off are left out of the loss, since such an answer is not wrong, only unfinished (TRL: `mask_truncated_completions`); or a punishment grows over the last
+# stretch before the length limit, so that answers learn to be brief (TRL's reward function `get_soft_overlong_punishment`). (The paper averages over the tokens of each group, then over the prompts; over all tokens of the step is what TRL, verl and we do.)
+# How much would dynamic sampling have to draw here?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 RUNS = ("variant-grpo-", "variant-dr_grpo-", "variant-dapo-", "variant-gspo-", "variant-cispo-")
-RUNS += ("variant-grpo_fast-", "variant-cispo_fast-")
+RUNS += ("variant-by_token-", "variant-grpo_fast-", "variant-cispo_fast-")
 recorded = {
     run.split("-")[1]: [minigrpo.read_metrics(f"runs/{run}{seed}.jsonl") for seed in range(3)]
     for run in RUNS
@@ -147,7 +148,7 @@ print(f"late in the recorded GRPO runs {silent:.0%} of the groups agree")
 assert silent > 0.5
 
 # %% [markdown]
-# For every group that teaches, three are drawn in vain. DAPO pays for that with sampling and gains full batches.
+# For every group that teaches, two more are drawn in vain. DAPO pays for that with sampling and gains full batches.
 #
 # ### GSPO: one ratio per completion
 #
@@ -187,22 +188,20 @@ for r in (0.5, 1.5, 10.0):
 # %% [markdown]
 # ## Does it help? Three seeds each
 #
-# **Claim: on this task none of the four is better than GRPO by more than chance allows to the best of four.** Recorded are 60 updates for each, *four* updates per rollout so that ratios move
+# **Claim: on this task two of the four are better than GRPO by more than chance allows to the best of four, and a third may be.** Recorded are 100 updates for each, *four* updates per rollout so that ratios move
 # and clips act, all else equal: learning rate 2e-4, beta 0.04, the same problems for the same seed. The
 # [index](runs/index.json) has each configuration. Lines are means over three seeds, bands go from the lowest to the highest.
 
 # %%
-minigrpo.compare_runs(
-    {name: recorded[name] for name in NAMES[:5]}, ["reward", "completions/mean_length", "clip_ratio"]
-)
+minigrpo.compare_runs({name: recorded[name] for name in NAMES[:5]}, ["reward", "clip_ratio"])
 plt.show()
 
 # %% [markdown]
-# Four of the five curves lie close together, GSPO's below them. Eyes are not enough, so: take the mean reward of each run over all its updates, a number that is high if a run learns fast *and*
+# Three of the five curves rise some fifteen updates before the other two. Eyes are not enough, so: take the mean reward of each run over all its updates, a number that is high if a run learns fast *and*
 # ends high. Compare each run with GRPO's run of the same seed, which began with the same problems. From three differences we get a mean and a 95 % interval: 4.30 (Student's t with two degrees of freedom)
 # times the standard error.
 #
-# That is for one comparison. Of four that compare a thing with itself, at least one leaves such an interval in nearly one course in five (1 - 0.95⁴). The simplest repair shares the 5 % among the four, which makes the factor 8.86:
+# That is for one comparison. Test four methods that are identical to GRPO and there is a 19 % chance (1 - 0.95⁴) that at least one looks different. The simplest repair shares the 5 % among the four, which makes the factor 8.86:
 
 
 # %%
@@ -220,28 +219,36 @@ def compare(name, other="grpo", factor=4.30):
 for name in NAMES[1:5]:
     (difference, alone), (_, of_four) = compare(name), compare(name, factor=8.86)
     print(f"{name:8} {difference:+.3f} ± {alone:.3f} asked alone, ± {of_four:.3f} as one of four")
-    assert abs(difference) < of_four
-difference, margin = compare("grpo_fast")
-print(f"grpo_fast {difference:+.3f} ± {margin:.3f}")
-assert difference > max(margin, 0.05)
+    assert (difference > of_four) == (name in ("dr_grpo", "dapo"))
+
+# %% [markdown]
+# Dr. GRPO and DAPO learn faster than GRPO, asked in either way. CISPO's lead is nearly as large, but its seeds differ more: asked alone it counts, as one of four it does not. GSPO learns as fast as GRPO.
+#
+# What have the three in common? Not the clip, and not the missing standard deviation, but an average in which every *token* weighs the same. That suspicion can be tested: GRPO with nothing but
+# that average (`by_token`). And for comparison, GRPO with a learning rate of 5e-4 instead of 2e-4 (`grpo_fast`):
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for name in ("by_token", "grpo_fast"):
+    difference, margin = compare(name)
+    print(f"{name:9} {difference:+.3f} ± {margin:.3f}")
+    assert difference > max(margin, 0.05)
 held_back = sum(mean("gspo", "clip_ratio")) / sum(mean("grpo", "clip_ratio"))
 print(f"GSPO's clip holds back {held_back:.0f} times as many tokens as GRPO's")
 
 # %% [markdown]
-# Asked alone, DAPO is better and GSPO worse; as two of four, neither is. Is DAPO's lead chance, then? Three seeds cannot say. Dr. GRPO and CISPO lead by nearly as much, and what the three have in common is an average
-# in which every token weighs the same: a suspicion worth ten seeds. And GSPO's epsilon was *our* choice: it holds back five times as many tokens as GRPO's clip, see the right panel too. That is a fact about
-# our 0.02, hardly about GSPO. (The share counts tokens, and where a sequence is clipped all its tokens are.)
+# **The average alone explains nearly all of the lead.** And we know why: what is to be learnt here is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average it gets a thirteenth of its
+# completion's push, while the digit of a guess gets half ([04](04_loss.ipynb)). Where long answers are the good ones, that costs time. Where they are not, it may help: it is a fact about our task. Nor is GSPO refuted: its epsilon was *our* choice, and
+# it holds back five times as many tokens as GRPO's clip. (The share counts tokens, and where a sequence is clipped all its tokens are.)
 #
-# `grpo_fast` is GRPO with learning rate 5e-4 instead of 2e-4. **Turning that one knob has done more than any change of formula** (though it is near the edge: at the end one run in three falls back, below). So whoever compares two methods must tune
-# the learning rate of both. Note too what `dr_grpo` does besides: without the standard deviation the advantages are about half as large (their squares, above: 2 against 7), so the KL weighs about twice as
+# **One turn of the learning rate has done as much as the best change of formula** (though it ends lower, below). So if you compare two methods, tune
+# the learning rate of both. Do not trust its ± 0.001, though: three differences that happen to agree. A margin that is estimated from three seeds is a rough number itself. Note too what `dr_grpo` does besides: without the standard deviation the advantages are about half as large (their squares, above: 2 against 7), so the KL weighs about twice as
 # much in comparison. A name seldom changes one thing only.
 #
 # With the larger learning rate, does it matter that CISPO never stops a push?
 
 # %%
-minigrpo.compare_runs(
-    {name: recorded[name] for name in ("grpo_fast", "cispo_fast")}, ["reward", "kl", "clip_ratio"]
-)
+minigrpo.compare_runs({name: recorded[name] for name in ("grpo_fast", "cispo_fast")}, ["reward", "kl"])
 plt.show()
 difference, margin = compare("cispo_fast", "grpo_fast")
 print(f"cispo_fast minus grpo_fast: {difference:+.3f} ± {margin:.3f}")
@@ -258,24 +265,24 @@ print(f"with ten seeds the margin would be about {with_ten:.3f}")
 assert abs(difference) < margin
 
 # %% [markdown]
-# With this learning rate both fall back at the end, GRPO in one of three runs and CISPO in two, further; its KL is higher in two of the three. It is what one would expect; with three seeds it is a suspicion and no result. How many
+# With this learning rate GRPO ends below the 0.92 to 0.99 of the slower runs, and CISPO falls back further in two runs of three; its KL, averaged over the run, is higher in all three. It is what one would expect; with three seeds it is a suspicion and no result. How many
 # seeds would settle it? The margin shrinks with the root of their number, and the factor 4.30 comes down to 2.26 with ten: about ten would just do, if the difference is as large as it looks.
 #
-# Are these records true? Train one of them live, the first 20 updates of DAPO with seed 0. On another machine the last digits differ, then the draws, then the run;
+# Are these records true? Train one of them live, the first 40 updates of DAPO with seed 0. On another machine the last digits differ, then the draws, then the run;
 # so we ask for the mean reward within the recorded three, give or take 0.1.
 
 # %%
-config = GRPOConfig(loss_type="dapo", epsilon_high=0.28, num_iterations=4, max_steps=20)
+config = GRPOConfig(loss_type="dapo", epsilon_high=0.28, num_iterations=4, max_steps=40)
 task = minigrpo.clock_task(config.seed)
 state = minigrpo.TrainState.start(*load_policy("tiny"), config)
 live = [
     metrics["reward"]
     for metrics in minigrpo.watch(
-        train(state, task.train, [task.reward], config), ["reward", "clip_ratio"], every=5
+        train(state, task.train, [task.reward], config), ["reward", "clip_ratio"], every=10
     )
 ]
 
-seen = [statistics.mean(row["reward"] for row in rows[:20]) for rows in recorded["dapo"]]
+seen = [statistics.mean(row["reward"] for row in rows[:40]) for rows in recorded["dapo"]]
 assert min(seen) - 0.1 < statistics.mean(live) < max(seen) + 0.1
 
 # %% [markdown]
@@ -307,8 +314,8 @@ minigrpo.plot_tokens([[*thought, "⏎"] for thought in thoughts], per_token, lab
 plt.show()
 
 # %% [markdown]
-# In the second thought everything up to the slip has a negative advantage; what comes after it is positive again. With one reward for the answer, the whole line would have been
-# blamed alike. Two things to see before you use it: whoever has more steps has a longer sum, so length enters by the back door; and the last tokens, the answer itself, get 0
+# In the second thought everything up to the slip has a negative advantage; what comes after it is positive again. With one reward for the answer, each token would have got (0 − ⅓) / 0.58 = −0.58. So what is spared are the steps *after* the slip;
+# the two right steps before it are blamed harder than that. This is the price of the reward-to-go: a step answers for all that follows. Two more things to see before you use it: a thought with more steps has a longer sum, so length enters by the back door; and the last tokens, the answer itself, get 0
 # unless a last "step" scores it. The loss takes advantages of shape (B, C) as they are:
 
 # %%
@@ -329,10 +336,10 @@ torch.testing.assert_close(-now.grad * 3 * 13, per_token)
 # ## Iterative GRPO: a reference that follows
 #
 # The KL holds the policy near the reference. In a long run that becomes a leash. **Claim: moving the reference resets the KL, so the number then says less than it did.** DeepSeekMath makes the
-# policy the new reference at the start of each iteration, and trains the reward model on with fresh answers. Here it is `sync_ref_model`; every 8 updates for the sake of the picture.
+# policy the new reference at the start of each iteration, and trains the reward model on with fresh answers. Here it is `sync_ref_model`; every 8 updates for the sake of the picture, with five times the usual learning rate.
 
 # %%
-config = GRPOConfig(max_steps=24, sync_ref_model=True, ref_model_sync_steps=8)
+config = GRPOConfig(max_steps=24, learning_rate=1e-3, sync_ref_model=True, ref_model_sync_steps=8)
 start_model, _ = load_policy("tiny")
 state = minigrpo.TrainState.start(*load_policy("tiny"), config)
 logged, distance = [], []
@@ -344,7 +351,7 @@ for metrics in train(state, task.train, [task.reward], config):
     logged.append(metrics["kl"])
     distance.append(minigrpo.kl_exact(now, then)[batch.completion_mask].mean().item())
 assert max(logged[0], logged[8], logged[16]) < 1e-5 < distance[8]  # 0 after each new reference
-assert distance[-1] > 2 * max(logged)
+assert sum(distance[-4:]) > 2 * sum(logged[-4:])
 
 # %%
 _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
@@ -356,7 +363,7 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The saw is what the metrics show (the KL of a step is measured before its update). The dashed line is how far the model has really gone, and nothing in the loss holds it any more. A small KL in a log is good news only if you
+# The sawtooth is the KL in the log: it drops to zero each time the reference is replaced (the KL of a step is measured before its update). The dashed line is how far the model has really gone, and nothing in the loss holds it any more. A small KL in a log is good news only if you
 # know to which reference.
 #
 # ## Compute nothing twice
@@ -365,13 +372,13 @@ plt.show()
 #
 # ### Shared beginnings
 #
-# All completions of a group begin with the same prompt, and many go on alike: the surer the policy, the more. Eight answers to one problem; two are the same
-# thought, and a third slips in its last step:
+# All completions of a group begin with the same prompt, and many go on alike: the surer the policy, the more. Eight answers to one problem (drawn with a seed
+# at which more of them think than usual); two are thoughts, one of which slips in its last step, and three are the same guess:
 
 # %%
 problem = "7*3+5*8-2+9="
 eight = {"num_generations": 8, "max_completion_length": 16}
-tree = sample_completions(policy, tokenizer, [problem], **eight, generator=minigrpo.seeded(112))
+tree = sample_completions(policy, tokenizer, [problem], **eight, generator=minigrpo.seeded(791))
 tokens = minigrpo.completion_tokens(tokenizer, tree)
 minigrpo.plot_prefix_tree(problem, tokens)
 plt.show()
@@ -395,7 +402,7 @@ def tokens_read(model, run):
     return result, sum(sizes)
 
 
-draw = {**eight, "generator": minigrpo.seeded(112)}
+draw = {**eight, "generator": minigrpo.seeded(791)}
 again, read = tokens_read(policy, lambda: sample_completions(policy, tokenizer, [problem], **draw))
 assert again.completions == tree.completions
 each = sum(11 + len(row) for row in tokens)  # 11: the prompt without its "="
@@ -572,7 +579,7 @@ config = GRPOConfig(
 state = minigrpo.TrainState.start(larger, larger_tokenizer, config)
 before = copy.deepcopy(larger.state_dict())
 for metrics in train(state, prompts, [lower_case], config):
-    assert metrics["grad_norm"] > 0 and metrics["kl"] > -1e-6
+    assert metrics["grad_norm"] > 0 and abs(metrics["kl"]) < 0.01
 assert any((before[name] != weight).any() for name, weight in larger.state_dict().items())
 
 # %% [markdown]

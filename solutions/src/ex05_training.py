@@ -67,7 +67,7 @@ check(sample_step)
 # By hand: weights (0, 0), one feature 1, one token, token 0, advantage 1, learning rate 0.5. Both tokens have the probability
 # 0.5: the loss is -log 0.5 = 0.6931, the gradient (-0.5, 0.5), the new weights (0.25, -0.25). Token 0 has become likelier.
 #
-# Read: [notebook 05](../notebooks/05_training.ipynb), "A step in seven lines".
+# Read: [notebook 05](../notebooks/05_training.ipynb), "A step, part by part".
 
 
 # %%
@@ -185,11 +185,12 @@ def loss_for_train(logprobs, old_logprobs, advantages, mask, *, kl, beta, epsilo
 
 
 # %% [markdown]
-# Forty steps, some ten seconds. The model starts with some 4 right answers in 10.
+# Eighty steps, some fifteen seconds. The model starts with some 2 right answers in 10 and ends with 9, most of them gained after
+# step 30.
 
 # %% tags=["demonstration"]
 torch.set_num_threads(1)
-task, config = minigrpo.clock_task(), minigrpo.GRPOConfig(max_steps=40)
+task, config = minigrpo.clock_task(), minigrpo.GRPOConfig(max_steps=80)
 state = minigrpo.TrainState.start(*minigrpo.load_policy("tiny"), config)
 loss_fn = minigrpo.grpo_loss if my_loss is None else loss_for_train
 functions = {"advantages_fn": my_advantages, "kl_fn": my_kl, "loss_fn": loss_fn}
@@ -199,7 +200,8 @@ ax.set(xlabel="step", ylabel="reward: share of right answers", title="GPT-2 on y
 plt.show()
 
 # %% [markdown]
-# If the curve rises, you have written GRPO. Not one line of it was told that thinking step by step helps; read a few answers:
+# If the curve rises, you have written GRPO. Before, this model thought first in about 6 of 100 answers; your reward only said which ones were right. Read a few
+# answers:
 
 # %% tags=["demonstration"]
 rollout = state.batch.rollout

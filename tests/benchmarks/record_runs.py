@@ -70,11 +70,11 @@ def answer_anywhere(prompts: list[str], completions: list[str], answer: list[str
 
 
 FAILURES: dict = {  # notebook 07; beta 1e-4 is too weak to be felt, and there so that the KL is measured
-    "failure-leaky": (GRPOConfig(max_steps=150, max_completion_length=10), {"reward_fns": [answer_anywhere]}),
-    "failure-cut-off": (GRPOConfig(max_steps=150, max_completion_length=8), {}),
-    "failure-high-lr": (GRPOConfig(max_steps=150, learning_rate=3e-3, beta=1e-4), {}),
-    "failure-collapse": (GRPOConfig(max_steps=150, learning_rate=1e-2, beta=1e-4), {}),
-    "failure-cured": (GRPOConfig(max_steps=150, beta=1e-4), {}),
+    "failure-leaky": (GRPOConfig(max_steps=120, max_completion_length=10), {"reward_fns": [answer_anywhere]}),
+    "failure-cut-off": (GRPOConfig(max_steps=120, max_completion_length=8), {}),
+    "failure-high-lr": (GRPOConfig(max_steps=120, learning_rate=2e-3, beta=1e-4), {}),
+    "failure-collapse": (GRPOConfig(max_steps=120, learning_rate=5e-3, beta=1e-4), {}),
+    "failure-cured": (GRPOConfig(max_steps=120, beta=1e-4), {}),
 }
 # Notebook 08. Four updates per rollout, or the ratio is 1 and all clips agree. GSPO's paper has epsilons of 3e-4 and 4e-4,
 # for answers of thousands of tokens: the geometric mean over 2 to 13 moves further.
@@ -82,6 +82,7 @@ CHANGES = {
     "grpo": {},
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "dapo": {"loss_type": "dapo", "epsilon_high": 0.28},
+    "by_token": {"loss_type": "dapo"},  # of DAPO, and of Dr. GRPO and CISPO, nothing but that every token weighs the same
     "gspo": {"importance_sampling_level": "sequence", "epsilon": 0.02, "epsilon_high": 0.03},
     "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
 }

@@ -1,12 +1,13 @@
 """The command's own words: flags, prompts, encodings, and what is printed at the end."""
 
+import dataclasses
 import io
 import sys
 
 import pytest
 
-from minigrpo.config import BadInput
-from minigrpo.run import cli, flags, runner, summary
+from minigrpo.config import GROUPS, BadInput, GRPOConfig
+from minigrpo.run import cli, flags, folders, runner, summary
 
 
 def refused(capsys, argv, *parts):
@@ -96,6 +97,108 @@ def test_a_launchers_word_that_is_no_number_is_refused(capsys, monkeypatch, name
     monkeypatch.setenv(name, "abc")
     monkeypatch.setattr(runner, "load_policy", lambda *args: 1 / 0)
     refused(capsys, ["train"], f"{name} is 'abc' in the environment")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory.")]
+)
+def test_too_little_memory_is_one_sentence(capsys, monkeypatch, error):
+    def greedy(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "_plot", greedy)
+    refused(capsys, ["plot"], "There is too little memory", "Lower num_generations")
+
+
+def test_any_other_error_of_torch_keeps_its_traceback(monkeypatch):
+    def broken(argv):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "_plot", broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        cli.main(["plot"])
+
+
+@pytest.mark.parametrize("number", ["0", "2147483648", "9" * 30])
+def test_numbers_that_no_library_takes_are_refused(capsys, number):
+    refused(capsys, ["generate", "--num-generations", number, "1"], "num_generations must be at least 1 and below 2147483648")
+
+
+# --- train: its help, and a file of settings ----------------------------------------------------------------------------
+
+
+def test_the_help_of_train_comes_in_three_groups_and_has_every_flag(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--help"])
+    said = capsys.readouterr().out
+    places = [said.index(f"\n{group}:\n") for group in GROUPS]
+    assert places == sorted(places)
+    start = said[places[0] : places[1]]
+    assert all(f"--{name}" in start for name in ("model", "max_steps", "config", "resume", "overwrite"))
+    for field in dataclasses.fields(GRPOConfig):
+        place = said.index(f"\n  --{field.name}")
+        assert places[GROUPS.index(field.metadata["group"])] == max(p for p in places if p < place)
+
+
+def written(tmp_path, text, name="run.yaml"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def config_of(*argv):
+    return flags.train_config(list(argv))[0]
+
+
+def test_a_file_of_settings_is_read_and_flags_have_the_last_word(tmp_path):
+    text = "max-steps: 3  # a remark\nlearning_rate: 1e-5\nbf16: yes\nloss_type: dapo\nreward_funcs: [mine.a, mine.b]\n"
+    path = written(tmp_path, text)
+    config = config_of("--config", path)
+    assert (config.max_steps, config.learning_rate, config.bf16, config.loss_type) == (3, 1e-5, True, "dapo")
+    assert config.reward_funcs == ["mine.a", "mine.b"]
+    assert config_of("--max-steps", "7", "--config", path, "--loss_type=grpo") == dataclasses.replace(
+        config, max_steps=7, loss_type="grpo"
+    )
+
+
+def test_the_configuration_of_a_run_is_such_a_file(tmp_path):
+    saved = GRPOConfig.for_triples(learning_rate=2e-5, output_dir=str(tmp_path), seed=3)
+    folders.write_json(tmp_path / "config.json", saved.to_dict())
+    again = config_of("--config", str(tmp_path / "config.json"), "--output-dir", "elsewhere")
+    assert again == dataclasses.replace(saved, output_dir="elsewhere")
+    assert config_of("--config", str(tmp_path / "config.json")).output_dir is None
+
+
+def test_a_file_that_names_records_brings_their_defaults(tmp_path):
+    config = config_of("--config", written(tmp_path, "triples: bundled\nbeta: 0.7\n"))
+    assert config == GRPOConfig.for_triples(beta=0.7)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("learning_rte: 1", "has 'learning_rte', which is no field; is learning_rate meant?"),
+        ("colour: red", "has 'colour', which is no field."),
+        ("", "holds None; wanted is a line per field"),
+        ("- a\n- b", "holds ['a', 'b']; wanted is"),
+        ("beta: [", "line 1, is not YAML"),
+        ("beta: much", "invalid float value: 'much'"),
+        ("beta: -1", "beta must be 0 or a positive number, got -1"),
+        ("max_steps: null", "max_steps must be a whole number, got None"),
+        ("loss_type: [grpo]", "loss_type must be one of grpo"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(capsys, tmp_path, text, part):
+    refused(capsys, ["train", "--config", written(tmp_path, text)], part)
+
+
+def test_a_file_that_is_not_there_and_one_beside_a_resume_are_refused(capsys, tmp_path):
+    refused(capsys, ["train", "--config", str(tmp_path / "no.yaml")], "cannot be read", "No such file")
+    refused(capsys, ["train", "--config", str(tmp_path)], "cannot be read", "Is a directory")
+    argv = ["train", "--resume", "--output-dir", "run", "--config", written(tmp_path, "beta: 1")]
+    refused(capsys, argv, "leave --config out")
+    (tmp_path / "latin.yaml").write_bytes(b"task: \xe9")
+    refused(capsys, ["train", "--config", str(tmp_path / "latin.yaml")], "cannot be read", "utf-8")
 
 
 # --- files to write -----------------------------------------------------------------------------------------------------

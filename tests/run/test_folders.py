@@ -140,14 +140,14 @@ def test_a_configuration_that_was_edited_by_hand_is_another_run(tmp_path):
             inputs.check_unchanged(tmp_path, inputs.checksums(other))
 
 
-@pytest.mark.parametrize("content", ["[", "[1]", "5", "", "[" * 100_000])
+@pytest.mark.parametrize("content", ["[", "[1]", "5", "", pytest.param("[" * 100_000, id="deep")])
 def test_checksums_that_are_damaged_are_told_so(tmp_path, content):
     (tmp_path / inputs.NAME).write_text(content)
     with pytest.raises(BadInput, match=r"inputs.json', the checksums of what the run was made from, is damaged; delete it"):
         inputs.check_unchanged(tmp_path, {})
 
 
-@pytest.mark.parametrize("content", ["[1]", "5", "", '{"beta": "x"}', '{"colour": 1}', "[" * 100_000])
+@pytest.mark.parametrize("content", ["[1]", "5", "", '{"beta": "x"}', '{"colour": 1}', pytest.param("[" * 100_000, id="deep")])
 def test_a_configuration_that_is_none_is_told_so(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(BadInput, match=r"config.json' is not the configuration of a run: "):
@@ -195,7 +195,11 @@ def test_a_last_line_without_a_break_counts(tmp_path):
         ('{"step": 1}\n{"step": 1}\n', "line 2, has step 1 after step 1"),
         ('{"step": true}\n', "line 1, is"),
         ('{"step": 1, "reward": "high"}\n', "line 1, has 'high' as its reward"),
+        ('{"step": 1, "kl": 1e39}\n', r"line 1, has 1e\+39 as its kl; wanted is a number"),
+        ('{"step": 1, "kl": 1' + "0" * 400 + "}\n", "line 1, has 10{57,} as its kl; wanted is a number"),
+        ('{"step": 1' + "0" * 400 + "}\n", "line 1, has 10{57,} as its step; wanted is a number"),
         ('{"step": 1}\n{"st\n', "line 2, is not JSON"),
+        pytest.param("[" * 100_000 + "\n", "line 1, is not JSON: maximum recursion depth", id="deep"),
         ('{"st', "has not finished a step"),
     ],
 )

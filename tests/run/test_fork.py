@@ -251,6 +251,22 @@ def test_a_copy_learns_at_its_own_rate_and_a_checkpoint_does_too(random_model, t
     assert state.optimizer.param_groups[0]["lr"] == slow.learning_rate
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_copy_follows_the_schedule_of_its_own_configuration(random_model, tokenizer, tmp_path, weight_decay):
+    """And whichever weights decay, each keeps its own moments."""
+    plain = settings(max_steps=2)
+    falling = settings(max_steps=4, learning_rate=1e-2, lr_scheduler_type="linear", weight_decay=weight_decay)
+    state = TrainState.start(random_model, tokenizer, plain)
+    rows(state, plain)
+    loaded = load_checkpoint(save_checkpoint(state, tmp_path), TrainState.start(state.fork(plain).model, tokenizer, falling))
+    copied = state.fork(falling)
+    moments = {name: state.optimizer.state[p]["exp_avg"] for name, p in state.model.named_parameters()}
+    for other in (copied, loaded):
+        for name, p in other.model.named_parameters():
+            assert torch.equal(other.optimizer.state[p]["exp_avg"], moments[name])
+        assert [row["learning_rate"] for row in rows(other, falling)] == pytest.approx([5e-3, 2.5e-3])
+
+
 def test_a_rollout_drawn_for_one_update_is_compared_with_its_sampler_in_a_second(random_model, tokenizer):
     once = settings(max_steps=2, learning_rate=1e-2)
     state = TrainState.start(random_model, tokenizer, once)

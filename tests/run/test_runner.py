@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections import namedtuple
@@ -106,6 +107,42 @@ def test_the_same_command_works_twice(tmp_path, monkeypatch):
     for _ in range(2):
         names.append(folders.new_run(GRPOConfig(seed=3)).as_posix())
     assert names == ["runs/clock-3", "runs/clock-3-2"]
+
+
+def test_only_the_latest_checkpoints_are_kept(tmp_path):
+    assert train(tmp_path / "run", "--save-total-limit", "1") == 0
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-12"]
+
+
+def test_a_run_whose_learning_rate_falls_to_0_is_made_no_longer(capsys):
+    saved = GRPOConfig(lr_scheduler_type="linear", max_steps=10)
+    with pytest.raises(BadInput, match="max_steps was 10, now 12; start a new run"):
+        folders.check_resumable(saved.to_dict(), GRPOConfig(lr_scheduler_type="linear", max_steps=12))
+
+
+def test_what_is_reported_to_trackio_is_what_stands_in_the_lines_and_stays_here(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    for name in [name for name in sys.modules if name.split(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "dashboard"))  # read when it is imported
+    connected = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: connected.append(address))
+    folder, flags = tmp_path / "mine", ("--report-to", "trackio", "--save-steps", "2", "--max-steps", "2")
+    assert train(folder, *flags) == 0
+    assert cli.main(["train", "--resume", "--output-dir", str(folder), "--max-steps", "3"]) == 0
+    from trackio.sqlite_storage import SQLiteStorage
+
+    logged, lines = SQLiteStorage.get_logs("minigrpo", "mine"), folders.read_metrics(folder)
+    assert [row["step"] for row in logged] == [1, 2, 3]
+    assert [{name: row[name] for name in line} for row, line in zip(logged, lines, strict=True)] == lines
+    assert connected == []
+
+
+def test_without_trackio_one_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    monkeypatch.setattr(runner, "load_policy", lambda *args: 1 / 0)
+    refused(capsys, ["train", "--report-to", "trackio", "--output-dir", str(tmp_path / "run")], 'pip install -e ".[trackio]"')
+    assert not (tmp_path / "run").exists()
 
 
 # --- killed, and gone on ----------------------------------------------------------------------------------------------
@@ -349,8 +386,10 @@ def test_a_run_with_nothing_to_learn_from_says_so(tmp_path, monkeypatch, capsys)
     (tmp_path / "flat.py").write_text("def same(prompts, completions, **columns):\n    return [0.5] * len(completions)\n")
     assert train(tmp_path / "run", "--reward-funcs", "flat.same") == 0
     said = capsys.readouterr()
-    assert "there is nothing to learn from" in said.out + said.err
-    assert "frac_reward_zero_std" in said.out + said.err
+    assert (said.out + said.err).count(
+        "Every answer scores 0.5: the reward does not tell them apart. The rewards of all groups"
+    ) == 1
+    assert "1. Every answer scores 0.5: the reward does not tell them apart. (certain, wrong)" in said.out
     assert folders.read_json(tmp_path / "run" / "summary.json")["verdict"].startswith("There was nothing to learn from")
     assert "There was nothing to learn from" in said.out
 

@@ -50,23 +50,30 @@ TRANSLATED = {  # field: (value that is not the default, TRL's field, TRL's valu
     "kl_estimator": ("k3", "use_bias_correction_kl", False),
     "sync_ref_model": (True, "sync_ref_model", True),
     "output_dir": ("there", "output_dir", "there"),
+    "per_device_train_batch_size": (16, "gradient_accumulation_steps", 4),
+    "gradient_checkpointing": (True, trl_engine.CHECKPOINTING, True),
 }
 OTHER_VALUES = {
     "bf16": True, "seed": 7, "max_steps": 3, "save_steps": 2, "generation_batch_size": 24, "num_generations": 4,
     "num_iterations": 3, "max_completion_length": 9, "temperature": 0.7, "learning_rate": 1e-3, "adam_epsilon": 1e-5,
     "max_grad_norm": 0.5, "beta": 0.1, "ref_model_sync_steps": 11, "loss_type": "dr_grpo",
     "importance_sampling_level": "sequence", "scale_rewards": "none", "epsilon": 0.1, "epsilon_high": 0.28,
-    "reward_weights": [2.0],
+    "reward_weights": [2.0], "save_total_limit": 2, "lr_scheduler_type": "cosine", "warmup_steps": 2, "weight_decay": 0.1,
 }  # fmt: skip
+NEEDS = {"importance_sampling_level": {"beta": 0.0}, "warmup_steps": {"lr_scheduler_type": "linear"}}
 REFUSED = {
     "triples": ({"triples": "bundled"}, "no training on records"),
     "triples_estimator": ({"triples": "bundled", "triples_estimator": "policy_gradient"}, "no training on records"),
+    "triples_writer": (
+        {"triples": "bundled", "triples_estimator": "policy_gradient", "triples_writer": "reference"},
+        "no training on records",
+    ),
     "kl_in_reward": ({"kl_in_reward": True}, "no kl_in_reward"),
     "kl_estimator": ({"kl_estimator": "k1"}, "no kl_estimator k1: k3 or k3_ratio"),
     "importance_sampling_level": ({"importance_sampling_level": "sequence"}, "take k3 or beta 0"),
     "device": ({"device": "cuda:1"}, "accelerate gives each process its own"),
 }
-HANDED_OVER = {"model", "task", "reward_funcs", "reward_model", "engine"}  # to the trainer, by the runner
+HANDED_OVER = {"model", "task", "reward_funcs", "reward_model", "engine", "report_to"}  # to the trainer, by the runner
 
 
 def test_no_field_is_forgotten():
@@ -78,8 +85,7 @@ def test_no_field_is_forgotten():
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_a_field_that_has_its_name_there_arrives(name):
     assert getattr(GRPOConfig(), name) != OTHER_VALUES[name]
-    extra = {"beta": 0.0} if name == "importance_sampling_level" else {}
-    assert getattr(to_trl(GRPOConfig(**{name: OTHER_VALUES[name]}, **extra)), name) == OTHER_VALUES[name]
+    assert getattr(to_trl(GRPOConfig(**{name: OTHER_VALUES[name]}, **NEEDS.get(name, {}))), name) == OTHER_VALUES[name]
     assert getattr(to_trl(GRPOConfig()), name) == getattr(GRPOConfig(), name)
 
 
@@ -99,8 +105,6 @@ def test_a_field_that_trl_has_nothing_for_is_refused_in_a_sentence(name):
 
 def test_what_has_no_field_here_is_what_this_package_does():
     args = to_trl(GRPOConfig())
-    assert args.lr_scheduler_type == "constant"
-    assert args.warmup_steps == args.weight_decay == 0
     assert (args.adam_beta1, args.adam_beta2) == (0.9, 0.999)  # torch's
     assert args.disable_dropout
     assert (args.top_p, args.top_k, args.min_p, args.repetition_penalty) == (1.0, 0, None, 1.0)
@@ -121,6 +125,7 @@ def test_trls_own_fields_have_the_last_word():
     [
         ({}, "a multiple of the number of processes, 3,"),
         ({"loss_type": "bnpo", "generation_batch_size": 24}, "dapo divides by"),
+        ({"generation_batch_size": 24, "per_device_train_batch_size": 6}, "a divisor of the 8 completions of each"),
     ],
 )
 def test_what_three_processes_cannot_share_is_refused(monkeypatch, change, sentence):
@@ -227,11 +232,17 @@ def test_a_policy_that_nothing_can_change_ends_the_run(trainer_of, random_model,
 # --- one update, three ways ---------------------------------------------------------------------------------------------------
 
 
-def settings(loss_type):
+def settings(loss_type, **changes):
     """Two updates on one rollout, so that ratio and KL count; an epsilon under which AdamW does not blow up rounding."""
     sizes = {"generation_batch_size": 16, "num_generations": 4, "num_iterations": 2, "max_steps": 2, "save_steps": 100}
     high = 5.0 if loss_type == "cispo" else None
-    return GRPOConfig(loss_type=loss_type, epsilon_high=high, learning_rate=1e-2, adam_epsilon=1e-3, **sizes)
+    rates = {"learning_rate": 1e-2, "adam_epsilon": 1e-3, "temperature": 2.0}  # at 1 hardly any completion is a long one
+    return GRPOConfig(loss_type=loss_type, epsilon_high=high, **sizes | rates | changes)
+
+
+# Three updates: the first while the learning rate is still 0, the last on its way down again.
+SCHEDULED = {"lr_scheduler_type": "linear", "warmup_steps": 1, "weight_decay": 0.1, "num_iterations": 3, "max_steps": 3}
+IN_PARTS = {"per_device_train_batch_size": 4, "gradient_checkpointing": True}
 
 
 def replay(folder: Path):
@@ -244,14 +255,14 @@ def replay(folder: Path):
         return [next(answers[tuple(ids)]) for ids in prompt_ids], None
 
     trl_engine.Trainer._generate_single_turn = written_before
-    config = settings(rollout["loss_type"])
+    config = settings(rollout["loss_type"], **rollout["changes"])
     out = folder / f"processes-{trl_engine.num_processes(config)}"
     trl_engine.train(config, model, tokenizer, clock_task().train.select(range(4)), [exact_answer], folder=out)
 
 
-def written(folder: Path, loss_type: str) -> dict[str, torch.Tensor]:
+def written(folder: Path, loss_type: str, **changes) -> dict[str, torch.Tensor]:
     """A rollout of ours into ``folder``; the weights after our own updates on it."""
-    config = settings(loss_type)
+    config = settings(loss_type, **changes)
     state = TrainState.start(*load_policy("tiny"), config)
     for _ in train(state, clock_task().train.select(range(4)), [exact_answer], config):
         pass
@@ -260,7 +271,8 @@ def written(folder: Path, loss_type: str) -> dict[str, torch.Tensor]:
         completions.setdefault(prompt, []).append(ids[counts].tolist())
     assert len({len(ids) for group in completions.values() for ids in group}) > 1  # so the processes have unlike many tokens
     folder.mkdir(exist_ok=True)
-    (folder / "rollout.json").write_text(json.dumps({"loss_type": loss_type, "completions": completions}))
+    rollout = {"loss_type": loss_type, "changes": changes, "completions": completions}
+    (folder / "rollout.json").write_text(json.dumps(rollout))
     return state.model.state_dict()
 
 
@@ -277,6 +289,16 @@ def assert_the_same_step(one: dict, other: dict):
 def test_trls_update_is_ours(loss_type, tmp_path, monkeypatch):
     monkeypatch.setattr(trl_engine.Trainer, "_generate_single_turn", None)  # put back at the end
     ours = written(tmp_path, loss_type)
+    replay(tmp_path)
+    assert_the_same_step(ours, load_file(tmp_path / "processes-1" / "model" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo"])
+def test_trls_updates_in_parts_with_a_schedule_and_weight_decay_are_ours(loss_type, tmp_path, monkeypatch):
+    """A part is a prompt's completions here and there, once TRL does not shuffle them; only bnpo depends on it."""
+    monkeypatch.setattr(trl_engine.Trainer, "_generate_single_turn", None)  # put back at the end
+    monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", lambda batch: batch)
+    ours = written(tmp_path, loss_type, **SCHEDULED, **IN_PARTS)
     replay(tmp_path)
     assert_the_same_step(ours, load_file(tmp_path / "processes-1" / "model" / "model.safetensors"))
 
@@ -435,6 +457,16 @@ if __name__ == "__main__":
     Accelerator.end_training = lambda self: None  # it parts the processes, and there is more than one training here
     for folder in sys.argv[1:]:
         replay(Path(folder))
+
+
+@pytest.mark.parametrize("error", [ValueError("MASTER_ADDR expected, but not set"), RuntimeError("address already in use")])
+def test_processes_that_cannot_meet_are_told_so(monkeypatch, error):
+    def alone(**kwargs):
+        raise error
+
+    monkeypatch.setattr(trl_engine, "PartialState", alone)
+    with pytest.raises(BadInput, match=f"cannot meet: {error} .accelerate launch"):
+        to_trl(GRPOConfig())
 
 
 def test_a_device_that_accelerate_does_not_find_is_refused():

@@ -195,6 +195,12 @@ def test_panels_and_groups_that_do_not_fit_are_refused():
         plots.plot_shares({})
 
 
+@pytest.mark.parametrize("value", ["high", [1.0], {}])
+def test_what_is_no_number_is_not_drawn(value):
+    with pytest.raises(BadInput, match=r"Step 1 has .* as its reward; wanted is a number"):
+        plot_metric([{"step": 1, "reward": value}], "reward")
+
+
 def test_watch_says_at_once_what_it_cannot_draw():
     for settings in ({"every": 0}, {"names": []}):
         with pytest.raises(BadInput, match="watch wants"):
