@@ -87,6 +87,7 @@ from .run.checkpoints import (
     save_checkpoint as save_checkpoint,
 )
 from .run.diagnosis.logs import diagnose as diagnose
+from .run.report import show_report as show_report
 from .run.trl_engine import to_trl as to_trl
 from .view.plots import (
     compare_runs as compare_runs,

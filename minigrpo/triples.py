@@ -239,7 +239,8 @@ class Records:
                 ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, *how)
                 old_logprobs = ref_logprobs
                 if self.config.triples_writer == "unknown":
-                    if index % (len(self.records) // self.batch_size) == 0:
+                    begins = index % (len(self.records) // self.batch_size) == 0
+                    if begins or state.old_policy is None:  # a fork may begin within a pass
                         state.old_policy = frozen_copy(state.model)
                     old_logprobs = fixed_logprobs(state.old_policy, rollout, *how)
         rewards, advantages = (torch.tensor(columns[name], device=device) for name in ("reward", "advantage"))

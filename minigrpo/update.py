@@ -59,19 +59,53 @@ class TrainState:
     @classmethod
     def start(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GRPOConfig) -> "TrainState":
         """Step 0: the reference is a frozen copy of the model, which is trained in place, in eval mode (no dropout)."""
-        rates = {"lr": config.learning_rate, "eps": config.adam_epsilon}
-        groups = parameter_groups(model, config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, fused=True, **rates)  # fused: one pass over the weights, not ten
-        scheduler = get_scheduler(config.lr_scheduler_type, optimizer, config.warmup_steps, config.max_steps)
-        return cls(model.eval(), tokenizer, frozen_copy(model) if config.beta else None, optimizer, scheduler)
+        return cls(model.eval(), tokenizer, frozen_copy(model) if config.beta else None, *start_optimizer(model, config))
+
+    def go_on(self, moments: dict, step: int) -> None:
+        """Set the step and the moments that an optimizer of this model had there; its settings stay the configuration's."""
+        self.optimizer.state = moments
+        self.step = self.scheduler.last_epoch = step
+        groups = self.optimizer.param_groups
+        for group, rate, factor in zip(groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(step)
+
+    def fork(self, config: GRPOConfig) -> "TrainState":
+        """A copy to be trained on with another configuration: the same weights, moments and draws, from this step on.
+
+        Updates that are still to come on the latest rollout are made on it as it was drawn and scored; what the configuration
+        says of sampling and rewards holds from the next one on. BadInput for a beta above 0 where there is no reference.
+        """
+        if config.beta and self.reference is None:
+            raise BadInput(f"beta is {config.beta}, but the state was started with beta 0 and has no reference for a KL.")
+        state = copy.deepcopy(self, {id(shared): shared for shared in (self.tokenizer, self.scheduler)})
+        moments = state.optimizer.state
+        state.optimizer, state.scheduler = start_optimizer(state.model, config)
+        state.go_on(moments, self.step)
+        state.reference = state.reference if config.beta else None
+        state.batch = state.batch and for_further_updates(state.batch, state.reference)
+        return state
+
+
+def start_optimizer(model: PreTrainedModel, config: GRPOConfig) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """AdamW and the schedule of its learning rate, at step 0."""
+    groups, rates = parameter_groups(model, config.weight_decay), {"lr": config.learning_rate, "eps": config.adam_epsilon}
+    optimizer = torch.optim.AdamW(groups, fused=True, **rates)  # fused: one pass over the weights, not ten
+    return optimizer, get_scheduler(config.lr_scheduler_type, optimizer, config.warmup_steps, config.max_steps)
 
 
 def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
     """The parameters, and which of them decay: matrices, but no bias and no weight of a norm, which have a single axis."""
     if weight_decay == 0:
         return [{"params": list(model.parameters()), "weight_decay": 0.0}]
-    decaying = [[p for p in model.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
-    return [{"params": decaying[0], "weight_decay": weight_decay}, {"params": decaying[1], "weight_decay": 0.0}]
+    parts = [[p for p in model.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
+    return [{"params": parts[0], "weight_decay": weight_decay}, {"params": parts[1], "weight_decay": 0.0}]
+
+
+def for_further_updates(batch: Batch, reference: PreTrainedModel | None) -> Batch:
+    """The batch under another configuration: a second update compares with the sampler; without a reference there is no KL."""
+    drawn_with = batch.rollout.logprobs if batch.rollout.logprobs.any() else None  # of records nobody knows them
+    old = drawn_with if batch.old_logprobs is None else batch.old_logprobs
+    return replace(batch, old_logprobs=old, ref_logprobs=None if reference is None else batch.ref_logprobs)
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -23,7 +23,8 @@ MODULES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in F
 # The front room in the order in which data flow, then the rooms behind it. What stands behind a module is all that it may
 # import of ours.
 MAY_IMPORT = {
-    "config": set(),
+    "defaults": set(),
+    "config": {"defaults"},
     "files": {"config"},
     "tasks": {"config"},
     "prompts": {"chat", "config", "files", "sampling", "tasks"},
@@ -51,7 +52,8 @@ MAY_IMPORT = {
     "evaluation": {"config", "metrics", "protocol", "rewards", "sampling", "tasks", "threads"},
     # run knows the front room and view.
     "run/__init__": set(),
-    "run/flags": {"config", "run/folders"},
+    "run/flags": {"config", "defaults", "run/folders"},
+    "run/fork": {"config", "run/folders"},
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},
@@ -60,8 +62,13 @@ MAY_IMPORT = {
         "chat", "config", "effective", "prompts", "protocol", "reward_model", "rewards", "sampling", "tasks", "triples",
         "run/folders", "run/rewards_by_name",
     },
+    "run/step_log": {
+        "config", "tasks", "run/diagnosis/doctor", "run/diagnosis/findings", "run/folders", "run/overwriting", "run/tracking",
+    },
+    "run/token_log": {"config", "scoring", "threads", "update", "view/tokens"},
+    "run/report": {"config", "run/diagnosis/logs", "run/folders", "run/fork", "view/report"},
     "run/verdict": set(),
-    "run/summary": {"chat", "tasks", "run/diagnosis/logs", "run/folders", "run/verdict", "view/plots"},
+    "run/summary": {"chat", "config", "tasks", "run/diagnosis/logs", "run/folders", "run/verdict", "view/plots"},
     # The diagnosis: rows in, findings out; logs alone touches a file.
     "run/diagnosis/__init__": set(),
     "run/diagnosis/text": set(),
@@ -92,15 +99,15 @@ MAY_IMPORT = {
     "run/trl_engine": {"config", "policy", "protocol", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
     "run/trl_trainer": {"policy", "protocol", "rewards", "sampling"},
     "run/runner": {
-        "config", "evaluation", "policy", "recompute", "tasks", "training", "update", "run/checkpoints", "run/diagnosis/doctor",
-        "run/diagnosis/findings", "run/folders", "run/inputs", "run/overwriting", "run/summary", "run/tracking",
+        "config", "evaluation", "policy", "recompute", "tasks", "training", "update", "run/checkpoints", "run/folders",
+        "run/fork", "run/inputs", "run/overwriting", "run/step_log", "run/summary", "run/token_log", "run/tracking",
         "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
         "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/flags",
-        "run/folders", "run/inputs", "run/reward_model", "run/runner", "run/summary", "grading",
+        "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
@@ -108,6 +115,7 @@ MAY_IMPORT = {
     "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
     "view/rating": {"config"},
+    "view/report": {"advantages", "config", "kl", "metrics"},
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip

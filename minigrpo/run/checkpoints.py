@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from minigrpo.config import BadInput, first_line
 from minigrpo.policy import save_policy, whole_model
 from minigrpo.sampling import Rollout
-from minigrpo.update import Batch, TrainState, frozen_copy
+from minigrpo.update import Batch, TrainState, for_further_updates, frozen_copy, parameter_groups
 
 
 def save_checkpoint(state: TrainState, folder: str | Path) -> Path:
@@ -55,7 +55,8 @@ def whole_or_nothing(folder: Path) -> Iterator[None]:
 
 
 def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
-    """Bring a state that TrainState.start made to where ``folder`` (a ``checkpoint-N``) left off.
+    """Bring a state that TrainState.start made to where ``folder`` (a ``checkpoint-N``) left off; what the configuration
+    says to the optimizer stays.
 
     Raises:
         BadInput: if a file is missing, damaged, or of another model; ``state`` may then be half changed, and another
@@ -67,16 +68,18 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
     try:
         saved = torch.load(folder / "state.pt", map_location=state.model.device, weights_only=True)
         state.model.load_state_dict(whole_model(type(state.model), folder).state_dict())
-        if saved["reference"] is not None:
+        if saved["reference"] is not None and state.reference is not None:
             state.reference.load_state_dict(saved["reference"])
             state.reference_moved = True
         old_policy = saved.get("old_policy", saved.get("pass_start"))  # its name in the first edition
         if old_policy is not None:
             state.old_policy = frozen_copy(state.model)
             state.old_policy.load_state_dict(old_policy)
-        state.optimizer.load_state_dict(saved["optimizer"])
-        state.batch = None if saved["batch"] is None else _batch(saved["batch"])
-        state.step = state.scheduler.last_epoch = saved["step"]
+        saved_groups = saved["optimizer"]["param_groups"]
+        then = torch.optim.AdamW(parameter_groups(state.model, saved_groups[0]["weight_decay"]), fused=True)
+        then.load_state_dict(saved["optimizer"])
+        state.go_on(then.state, saved["step"])
+        state.batch = None if saved["batch"] is None else for_further_updates(_batch(saved["batch"]), state.reference)
     except pickle.UnpicklingError as error:  # torch advises to unpickle it all the same
         raise BadInput(
             f"The checkpoint {str(folder)!r} is not used: its state.pt holds more than tensors and numbers, as no run writes."
@@ -87,7 +90,5 @@ def load_checkpoint(folder: str | Path, state: TrainState) -> TrainState:
 
 
 def _batch(saved: dict) -> Batch:
-    rollout = Rollout(**saved["rollout"])
-    # The first edition kept no old_logprobs beside the rollout's own, which were zeros where nobody knew them.
-    old_logprobs = saved.get("old_logprobs", rollout.logprobs if rollout.logprobs.any() else None)
-    return Batch(**{**saved, "rollout": rollout, "old_logprobs": old_logprobs})
+    # The first edition kept no old_logprobs beside the rollout's own.
+    return Batch(**{"old_logprobs": None, **saved, "rollout": Rollout(**saved["rollout"])})

@@ -12,7 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minigrpo.config import BadInput, first_line
-from minigrpo.run.flags import COMMANDS, add_flag, check_prompts, evaluation_args, new_parser, sampling_args, seed, train_config
+from minigrpo.run.flags import (
+    COMMANDS,
+    add_flag,
+    check_prompts,
+    evaluation_args,
+    fork_config,
+    new_parser,
+    sampling_args,
+    seed,
+    train_config,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,6 +100,19 @@ def _train(argv: list[str]) -> int:
     return run(config, resume=flags.resume, overwrite=flags.overwrite)
 
 
+def _fork(argv: list[str]) -> int:
+    saved, config, flags = fork_config(argv)
+    from minigrpo.run import fork
+
+    planned = fork.plan(Path(flags.run), flags.at, saved, config)
+    if planned.step != flags.at:
+        print(f"There is no checkpoint of step {flags.at}; the nearest before it is that of step {planned.step}.")
+    _quiet()
+    from minigrpo.run.runner import run
+
+    return run(config, fork=planned)
+
+
 # --- the other commands -------------------------------------------------------------------------------------------
 
 
@@ -155,15 +178,32 @@ def _plot(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     inside = len(args.runs) == 1 and Path(args.runs[0]).is_dir()
     output = Path(args.output or (Path(args.runs[0]) / "curves.png" if inside else "curves.png"))
-    from minigrpo.run import folders
-    from minigrpo.run.summary import plot_to
+    from minigrpo.run import folders, fork
+    from minigrpo.run.summary import plot_forks_to, plot_to
 
     folders.check_output(output)
     rows = [folders.read_metrics(run) for run in args.runs]
-    folders.check_same_task(args.runs)
     name = Path(args.runs[0]).resolve().name
-    title = name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest"
-    plot_to(output, rows, title)
+    if (parted := fork.parting([Path(run) for run in args.runs])) is not None:
+        plot_forks_to(output, dict(zip(args.runs, rows, strict=True)), parted)
+    else:
+        folders.check_same_task(args.runs)
+        plot_to(output, rows, name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest")
+    print(output)
+
+
+def _report(argv: list[str]) -> None:
+    parser = new_parser("report")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run; several are shown side by side")
+    parser.add_argument("--output", help="the page; by default report.html, in the run's folder if there is one run")
+    args = parser.parse_args(argv)
+    folder = Path(args.runs[0]) if len(args.runs) == 1 else Path()
+    output = Path(args.output or folder / "report.html")
+    from minigrpo.run import folders, report
+
+    if args.output or folder.is_dir():
+        folders.check_output(output)
+    report.write_report(args.runs, output)
     print(output)
 
 

@@ -6,23 +6,17 @@ import difflib
 import re
 from pathlib import Path
 
-from minigrpo.config import (
-    GROUPS,
-    BadInput,
-    GRPOConfig,
-    check_temperature,
-    dataset_defaults,
-    first_line,
-    task_defaults,
-    triples_defaults,
-)
+from minigrpo.config import GROUPS, BadInput, GRPOConfig, check_temperature, first_line
+from minigrpo.defaults import dataset_defaults, task_defaults, triples_defaults
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
+    "fork": "train on from a step of a run, with settings changed",
     "generate": "complete prompts",
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
     "diagnose": "say what is wrong with a run, from its folder or from a log of TRL's",
+    "report": "write one page with the findings, curves and tokens of a run, or of several",
     "reward-model": "train a reward model on scored records",
     "grade": "grade exercises, in a sandbox",
 }
@@ -155,6 +149,27 @@ def read_config(path: str) -> dict:
     if Path(path).name == "config.json":
         values.pop("output_dir", None)
     return values
+
+
+def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:
+    """The configuration of the run that is forked, that of the fork, and ``run`` and ``at``.
+
+    Raises:
+        BadInput: for flags that are unknown or out of range, or a folder that holds no run.
+    """
+    from transformers import HfArgumentParser
+
+    parser = new_parser("fork", HfArgumentParser, dataclass_types=GRPOConfig)
+    parser.add_argument(
+        "run", metavar="RUN", help="The folder of the run; its configuration is kept but for what is named here."
+    )
+    add_flag(parser, "at", type=int, required=True, help="The step to go on from: the latest checkpoint up to it is taken.")
+    from minigrpo.run import folders
+
+    saved = folders.saved_config(parser.parse_args(argv).run)
+    parser.set_defaults(**{**saved, "output_dir": None})
+    config, flags = parser.parse_args_into_dataclasses(argv)
+    return saved, config, flags
 
 
 # --- generate and evaluate ----------------------------------------------------------------------------------------

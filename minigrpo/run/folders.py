@@ -16,16 +16,18 @@ from minigrpo.config import FLOAT32_MAX, BadInput, GRPOConfig
 from minigrpo.run import overwriting
 
 OF_A_RUN = re.compile(
-    r"(config|summary|inputs)\.json|(metrics|samples)\.jsonl|curves\.png|model|checkpoint-\d+|.*\.tmp|\.lock", re.ASCII
+    r"(config|summary|inputs|fork)\.json|(metrics|samples|tokens)\.jsonl|curves\.png|report\.html|model|checkpoint-\d+|.*\.tmp|\.lock",
+    re.ASCII,
 )
+LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")  # a line a step: cut back to the step that a run goes on from
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
 OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
-def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
+def new_run(config: GRPOConfig, *, overwrite: bool = False, default: Path | None = None) -> Path:
     """Make the folder of a new run, write ``config.json`` into it, and return it.
 
-    Without ``config.output_dir`` it is runs/TASK-SEED (runs/triples-SEED; of a data set runs/NAME-SEED), then
+    Without ``config.output_dir`` it is ``default``, or else runs/TASK-SEED (runs/triples-SEED, runs/DATASET-SEED), then
     runs/TASK-SEED-2 ... A run that is to be overwritten is set aside first, until ``overwriting.forget``.
 
     Raises:
@@ -35,7 +37,8 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
     kind = "triples" if config.triples else config.task
     if config.dataset_name:  # a name for a folder is what is left of prompts.jsonl, org/name and reasoning_gym:chain_sum
         kind = re.split(r"[/\\:]", config.dataset_name.removesuffix(Path(config.dataset_name).suffix))[-1] or kind
-    folder = Path(config.output_dir) if config.output_dir else _free_folder(f"{kind}-{config.seed}")
+    default = default or Path("runs") / f"{kind}-{config.seed}"
+    folder = Path(config.output_dir) if config.output_dir else free_folder(default)
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"output_dir {str(folder)!r} is a file; a folder is wanted.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -48,9 +51,7 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False) -> Path:
         saved_config(folder)  # raises if it is not a run's
         foreign = sorted(path.name for path in folder.iterdir() if not OF_A_RUN.fullmatch(path.name))
         if foreign:
-            raise BadInput(
-                f"The folder {str(folder)!r} holds {foreign[0]!r}, no part of a run, which --overwrite would delete."
-            )
+            raise BadInput(f"{str(folder)!r} holds {foreign[0]!r}, no part of a run, which --overwrite would delete.")
         with locked(folder):  # raises while that run is still going on
             overwriting.set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ def locked(folder: Path) -> Iterator[None]:
 def new_folder(output_dir: str | None, name: str) -> Path:
     """``output_dir``, made, or runs/NAME (-2 ...). Raises BadInput if ``output_dir`` is a file or not empty."""
     if output_dir is None:
-        return _free_folder(name)
+        return free_folder(Path("runs") / name)
     folder = Path(output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"output_dir {output_dir!r} is there and not an empty folder; name a new one.")
@@ -87,16 +88,16 @@ def new_folder(output_dir: str | None, name: str) -> Path:
     return folder
 
 
-def _free_folder(name: str) -> Path:
-    """runs/NAME, or the first of runs/NAME-2 ... that is not there; made at once, so that two runs never share one."""
-    folder, count = Path("runs") / name, 1
+def free_folder(wanted: Path) -> Path:
+    """``wanted``, or the first of wanted-2, wanted-3 ... that is not there; made at once, so that two runs never share one."""
+    folder, count = wanted, 1
     while True:
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
             count += 1
-            folder = Path("runs") / f"{name}-{count}"
+            folder = wanted.with_name(f"{wanted.name}-{count}")
 
 
 def saved_config(folder: str | Path) -> dict:
@@ -197,12 +198,15 @@ def check_unfinished(folder: Path, max_steps: int) -> None:
 
 def seconds_so_far(folder: Path) -> float:
     """The seconds of sampling and updates that a run's lines tell of; 0 before its first."""
+    return sum(row.get(f"{part}/seconds", 0.0) for row in rows_so_far(folder) for part in ("sampling", "update"))
+
+
+def rows_so_far(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
-    rows = read_metrics(path) if path.exists() and path.stat().st_size else []
-    return sum(row.get("sampling/seconds", 0.0) + row.get("update/seconds", 0.0) for row in rows)
+    return read_metrics(path) if path.exists() and path.stat().st_size else []
 
 
-def append_line(path: Path, value: dict) -> None:
+def append_line(path: Path, value: dict, *, separators: tuple[str, str] = (", ", ": ")) -> None:
     """One line of JSON, flushed. NaN becomes null: JSON has no NaN."""
 
     def clean(x):
@@ -210,7 +214,8 @@ def append_line(path: Path, value: dict) -> None:
             return [clean(item) for item in x]
         return None if isinstance(x, float) and not math.isfinite(x) else x
 
-    line = json.dumps({key: clean(x) for key, x in value.items()}, ensure_ascii=False, allow_nan=False)
+    cleaned = {key: clean(x) for key, x in value.items()}
+    line = json.dumps(cleaned, ensure_ascii=False, allow_nan=False, separators=separators)
     with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(line + "\n")
 
@@ -239,10 +244,7 @@ def read_metrics(run: str | Path) -> list[dict]:
     path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise BadInput(f"{str(run)!r} holds no metrics.jsonl; name the folder of a run.")
-    *lines, last = path.read_bytes().split(b"\n")
-    if last.rstrip().endswith(b"}"):
-        lines.append(last)
-    rows = [_row(line, path, number) for number, line in enumerate(lines, 1)]
+    rows = read_lines(path)
     if not rows:
         raise BadInput(f"{str(path)!r} is empty: the run has not finished a step.")
     for number, row in enumerate(rows, 1):
@@ -262,6 +264,18 @@ def _is_number(value) -> bool:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return True
     return isinstance(value, int | float) and abs(value) <= FLOAT32_MAX
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The lines of one of a run's files; a last one that is cut off is left out: a run that is going on may be writing it.
+
+    Raises:
+        BadInput: if a line is not an object with a step.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    if last.rstrip().endswith(b"}"):
+        lines.append(last)
+    return [_row(line, path, number) for number, line in enumerate(lines, 1)]
 
 
 def check_same_task(runs: list[str]) -> None:

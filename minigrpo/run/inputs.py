@@ -24,6 +24,7 @@ from minigrpo.sampling import longest_prompt, prompt_tokens
 from minigrpo.tasks import Task, load_task
 from minigrpo.triples import BUNDLED, load_triples, logged_rollout, prepare
 
+CONFIG = "its config.json"
 NAME = "inputs.json"  # not in config.json, whose fields are GRPOConfig's
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 COMPLETED = 100  # prompts of a data set at most, by the command generate
@@ -135,7 +136,7 @@ def checksums(config: GRPOConfig, loaded_from: str = "") -> dict[str, str]:
     Args:
         loaded_from: the policy's name_or_path: what "smollm2" stood for, a file or a name on the hub.
     """
-    found = {"its config.json": hashlib.sha256(_settings(config).encode()).hexdigest()}
+    found = {CONFIG: _of_settings(config)}
     if config.model == "smollm2":
         found["what smollm2 stands for"] = _of_file(Path(loaded_from)) if Path(loaded_from).is_file() else loaded_from
     if config.triples is not None:
@@ -169,11 +170,17 @@ def check_unchanged(folder: Path, now: dict[str, str]) -> None:
         )
 
 
-def _settings(config: GRPOConfig) -> str:
-    """What differs from the defaults, so that a field that a later version brings makes no other run of it."""
+def check_forkable(folder: Path, now: dict[str, str]) -> None:
+    """check_unchanged for a fork, whose configuration is another one: that of the run has to be as it was all the same."""
+    check_unchanged(folder, {**now, CONFIG: _of_settings(GRPOConfig(**folders.saved_config(folder)))})
+
+
+def _of_settings(config: GRPOConfig) -> str:
+    """Of what differs from the defaults, so that a field that a later version brings makes no other run of it."""
     defaults = GRPOConfig().to_dict()
     fixed = {name: value for name, value in config.to_dict().items() if name not in folders.MAY_CHANGE_ON_RESUME}
-    return json.dumps({name: value for name, value in fixed.items() if value != defaults[name]}, sort_keys=True)
+    changed = json.dumps({name: value for name, value in fixed.items() if value != defaults[name]}, sort_keys=True)
+    return hashlib.sha256(changed.encode()).hexdigest()
 
 
 def _of_file(path: Path) -> str:

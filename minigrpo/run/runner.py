@@ -5,32 +5,29 @@ import shlex
 import shutil
 import signal
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
 from transformers import TrainerState
 
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import context_length, load_policy, save_policy
 from minigrpo.recompute import layers_to_run_again
-from minigrpo.run import folders, inputs, overwriting, tracking
+from minigrpo.run import folders, inputs, overwriting, token_log, tracking
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
-from minigrpo.run.diagnosis.doctor import examine
-from minigrpo.run.diagnosis.findings import WRONG
+from minigrpo.run.fork import Fork, begin
+from minigrpo.run.step_log import StepLog
 from minigrpo.run.summary import finish
 from minigrpo.tasks import Task
 from minigrpo.training import step_prompts, train
 from minigrpo.update import Batch, TrainState
 
-SAMPLES_EVERY = 10  # steps
 SAMPLES = 4  # per held-out problem
-EXAMINE_EVERY = 10  # steps, later a tenth of those so far: a look at all rows takes longer the more there are
 
 
-def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) -> int:
-    """The command ``minigrpo train``. Returns 0, or 130 where Ctrl-C stopped it.
+def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fork: Fork | None = None) -> int:
+    """The commands ``minigrpo train`` and ``minigrpo fork``. Returns 0, or 130 where Ctrl-C stopped it.
 
     Raises:
         BadInput, OSError: for what cannot be used or written; where it can be known, before anything is written.
@@ -51,33 +48,43 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False) ->
         _trl().train(config, model, tokenizer, task.train, reward_fns)
         return 0
     made_from = inputs.checksums(config, model.name_or_path)
+    if fork:
+        inputs.check_forkable(fork.run, made_from)
     if resume:
-        folder = Path(config.output_dir)
-        folders.check_unfinished(folder, config.max_steps)
-        inputs.check_unchanged(folder, made_from)
-        with folders.locked(folder):  # raises while that run is still going on
-            folders.write_json(folder / "config.json", config.to_dict())
+        folder = _go_on_in(Path(config.output_dir), config, made_from)
     else:
-        folder = folders.new_run(config, overwrite=overwrite)
+        folder = folders.new_run(config, overwrite=overwrite, default=fork and fork.folder)
+    keep = partial(_worth_keeping, folder, resume, fork)
     try:
         with folders.locked(folder):
+            if fork:
+                print(fork)
+                begin(fork, folder)
             folders.write_json(folder / inputs.NAME, made_from)
             _check_space(folder, model, config)
             notes = inputs.notes(config, asked, task, tokenizer)
-            return _run_in(folder, model, tokenizer, task, reward_fns, config, resume, notes)
+            return _run_in(folder, model, tokenizer, task, reward_fns, config, resume or fork is not None, notes)
     except KeyboardInterrupt:
-        if _worth_keeping(folder, resume):
-            print(f"\nStopped. Go on with: {_to_go_on(folder)}")
-        else:
-            print("\nStopped before the first step; nothing was kept.")
+        kept = f"Stopped. Go on with: {_to_go_on(folder)}"
+        print(f"\n{kept}" if keep() else "\nStopped before the first step; nothing was kept.")
         return 130
     finally:
-        if not _worth_keeping(folder, resume):
+        if not keep():
             overwriting.undo(folder)
 
 
-def _worth_keeping(folder: Path, resume: bool) -> bool:
-    return resume or (folder / "metrics.jsonl").exists()
+def _go_on_in(folder: Path, config: GRPOConfig, made_from: dict[str, str]) -> Path:
+    """The folder of the run that is resumed. Raises BadInput if it is finished, made from something else, or still going on."""
+    folders.check_unfinished(folder, config.max_steps)
+    inputs.check_unchanged(folder, made_from)
+    with folders.locked(folder):
+        folders.write_json(folder / "config.json", config.to_dict())
+    return folder
+
+
+def _worth_keeping(folder: Path, resume: bool, fork: Fork | None) -> bool:
+    """Whether there is a step of its own."""
+    return resume or any(row["step"] > (fork.step if fork else 0) for row in folders.rows_so_far(folder))
 
 
 def _to_go_on(folder: Path) -> str:
@@ -178,57 +185,12 @@ def _load_latest(folder: Path, state: TrainState) -> None:
 
 
 def _go_on_after(step: int, folder: Path) -> None:
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in folders.LINES:
         folders.forget_after(folder / name, step)
     print(f"Going on after step {step}.")
 
 
-class _Log:
-    """What each step leaves behind, whichever engine trains: a line of metrics, now and then samples, a move of the bar."""
-
-    def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
-        self.folder, self.task, self.step, self.config = folder, task, step, config.to_dict()
-        self.rows = folders.read_metrics(folder) if step else []
-        self.examine_at = step + EXAMINE_EVERY
-        self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
-        self.tracked = tracking.start(config, folder, step)
-        self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
-
-    def __call__(self, metrics: dict, samples: dict[str, list]) -> None:
-        """samples: prompts, completions, rewards, advantages of the rollout, B each."""
-        self.step = metrics["step"]
-        if self.task.thinks is not None:
-            metrics["thinking"] = sum(map(self.task.thinks, samples["completions"])) / len(samples["completions"])
-        folders.append_line(self.folder / "metrics.jsonl", metrics)
-        if self.tracked:
-            self.tracked.log({name: value for name, value in metrics.items() if name != "step"}, step=self.step)
-        overwriting.forget(self.folder)
-        if self.step == 1 or self.step % SAMPLES_EVERY == 0:
-            folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
-        shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
-        self.bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
-        self.bar.update()
-        self.rows.append(metrics)
-        if self.step == self.examine_at:
-            self._examine()
-
-    def _examine(self) -> None:
-        """Say the first finding, once, as soon as it is certain; the end of the run says all."""
-        self.examine_at = self.step + max(EXAMINE_EVERY, self.step // 10)
-        first = examine(self.rows, config=self.config).first
-        if first.kind == WRONG and first.sure == "certain":
-            self.bar.write(f"{first.title} {first.seen}\n{first.do}")
-            self.examine_at = 0
-
-    def close(self) -> None:
-        """The end of training; ``seconds`` is its time, with what a resumed run had before."""
-        self.bar.close()
-        if self.tracked:
-            self.tracked.finish()
-        self.seconds = self.before + time.perf_counter() - self.start
-
-
-def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> _Log:
+def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> StepLog:
     """Train to the end, or until Ctrl-C; a checkpoint is there either way, and at the end the model."""
     state = TrainState.start(model, tokenizer, config)
     if resume:
@@ -240,13 +202,15 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the step to end
 
     previous = signal.signal(signal.SIGINT, stop)
-    log = _Log(folder, task, config, state.step)
+    log = StepLog(folder, task, config, state.step)
     try:
         for metrics in train(state, task.train, reward_fns, config):
             if config.eval_steps and state.step % config.eval_steps == 0:
                 held_out = _scored(model, tokenizer, task, reward_fns, config, state.step)
                 metrics |= {f"eval_{name}": held_out[name] for name in ("reward", "accuracy") if name in held_out}
             log(metrics, _samples(state.batch))
+            if token_log.due(state.step, config.num_iterations):
+                folders.append_line(folder / "tokens.jsonl", token_log.token_line(state, config), separators=(",", ":"))
             if stopping or state.step % config.save_steps == 0 or state.step == config.max_steps:
                 save_checkpoint(state, folder)
                 folders.keep_latest(folder, config.save_total_limit)
@@ -266,12 +230,12 @@ def _samples(batch: Batch) -> dict[str, list]:
     return {"prompts": batch.rollout.prompts, "completions": batch.rollout.completions, **lists, **batch.extra}
 
 
-def _train_with_trl(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> _Log:
+def _train_with_trl(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> StepLog:
     """The same by TRL, in as many processes as the launcher started; this is the first of them."""
     checkpoint, step = _trl().latest_checkpoint(folder, config) if resume else (None, 0)
     if resume:
         _go_on_after(step, folder)
-    log = _Log(folder, task, config, step)
+    log = StepLog(folder, task, config, step)
     try:
         _trl().train(config, model, tokenizer, task.train, reward_fns, folder=folder, checkpoint=checkpoint, log=log)
     finally:

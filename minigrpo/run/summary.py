@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from minigrpo.chat import Prompt, last_words
+from minigrpo.config import BadInput
 from minigrpo.run import folders
 from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.run.verdict import verdict
@@ -33,7 +34,8 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     for line in aligned([[text if len(text) <= SHOWN else text[: SHOWN - 3] + "..." for text in row] for row in rows_of_text]):
         print(f"  {line}")
     print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
-    for name in ("curves.png", "metrics.jsonl", "samples.jsonl", "summary.json", "config.json", "model", "checkpoint-*"):
+    names = ("curves.png", "metrics.jsonl", "samples.jsonl", "tokens.jsonl", "summary.json", "config.json", "model")
+    for name in [name for name in names if (folder / name).exists()] + ["checkpoint-*"]:
         print(f"  {folder / name}")
     if "best" in summary:
         (_, step), (name, value) = summary["best"].items()
@@ -61,17 +63,33 @@ def command_to_try(folder: Path, prompt: Prompt) -> str:
 
 
 def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
-    """Draw runs into a file, also where there is no screen. BadInput for a file that is no picture's."""
+    """Draw runs into a file. BadInput for a file that is no picture's."""
+    _without_a_screen()
+    from minigrpo.view.plots import plot_runs, save_figure
+
+    title = title.encode(errors="backslashreplace").decode().replace("$", r"\$")  # it holds a folder's name, and no formula
+    save_figure(plot_runs(runs, title=title)[0].figure, output)
+
+
+def plot_forks_to(output: Path, runs: dict[str, list[dict]], parted: int) -> None:
+    """Draw runs that share their steps up to ``parted`` into a file, a line each, from there on. BadInput as for plot_to."""
+    _without_a_screen()
+    from minigrpo.view.plots import plot_apart, save_figure
+
+    after = {name: [row for row in rows if row["step"] > parted] for name, rows in runs.items()}
+    for name, rows in after.items():
+        if not rows:
+            raise BadInput(f"{name!r} has no step after step {parted}, where these runs part.")
+    save_figure(plot_apart(after, title=f"After step {parted}, where the runs part")[0].figure, output)
+
+
+def _without_a_screen() -> None:
     named = os.environ.pop("MPLBACKEND", None)  # matplotlib does not even load with a name there that it does not know
     import matplotlib
 
     if named is not None:
         os.environ["MPLBACKEND"] = named  # for what this process starts, such as a JupyterLab
     matplotlib.use("agg")
-    from minigrpo.view.plots import plot_runs, save_figure
-
-    title = title.encode(errors="backslashreplace").decode().replace("$", r"\$")  # it holds a folder's name, and no formula
-    save_figure(plot_runs(runs, title=title)[0].figure, output)
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

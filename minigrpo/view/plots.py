@@ -82,6 +82,14 @@ def _mark_held_out(runs: list[list[dict]], ax: Axes) -> None:
         ax.legend(fontsize=8, frameon=False)
 
 
+def plot_apart(runs: dict[str, list[dict]], *, title: str | None = None) -> np.ndarray:
+    """The six panels of plot_runs, with a line of its own for each run: name -> rows. Returns the six Axes."""
+    panels = RECORD_PANELS if any("weighted_logprob" in row for rows in runs.values() for row in rows) else PANELS
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.7), layout="constrained")
+    figure.suptitle(title)
+    return compare_runs({name: [rows] for name, rows in runs.items()}, [name for name, _, _ in panels], axes=axes)
+
+
 def compare_runs(groups: dict[str, list[list[dict]]], names: Iterable[str], *, axes=None) -> np.ndarray:
     """A panel for each metric, a line (and band) for each group of runs, with the groups' names in a legend.
 

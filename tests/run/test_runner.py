@@ -493,7 +493,7 @@ def test_plot_draws_one_run_and_several(uninterrupted, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        (["generate", ""], ["is empty"]),
+        (["generate", ""], ["empty prompt"]),
         (["generate", "9" * 300], ["has 300 tokens"]),
         (["generate", "1+1", "--temperature", "-1"], ["temperature must be 0"]),
         (["generate", "1+1", "--temperature", "nan"], ["temperature must be 0"]),

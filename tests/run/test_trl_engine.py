@@ -524,8 +524,8 @@ def test_two_processes_learn_one_is_killed_and_the_run_goes_on(tmp_path):
     assert [row["step"] for row in folders.read_metrics(folder)] == list(range(1, 61))
     summary = folders.read_json(folder / "summary.json")
     assert summary["steps"] == 60
-    assert summary["before"]["accuracy"] < 0.5
-    assert summary["after"]["accuracy"] >= 0.90
+    assert summary["before"]["accuracy"] < 0.3
+    assert summary["after"]["accuracy"] >= 0.75
     assert (folder / "curves.png").stat().st_size > 10_000
 
 
