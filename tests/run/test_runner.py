@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import namedtuple
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +18,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from minigrpo import tasks
 from minigrpo.config import BadInput, GRPOConfig
@@ -39,6 +41,7 @@ def started(folder, *flags, until, out=os.devnull):
 
     def command():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.set_lock(threading.RLock())  # the one it has is shared with this process, and a kill would never give it back
         with Path(out).open("w", encoding="utf-8") as said, redirect_stdout(said), redirect_stderr(said):
             sys.exit(train(folder, *flags))
 
