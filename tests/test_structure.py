@@ -23,7 +23,8 @@ MODULES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in F
 # The front room in the order in which data flow, then the rooms behind it. What stands behind a module is all that it may
 # import of ours.
 MAY_IMPORT = {
-    "config": set(),
+    "config": {"defaults"},
+    "defaults": set(),
     "files": {"config"},
     "tasks": {"config"},
     "prompts": {"chat", "config", "files", "sampling", "tasks"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "evaluation": {"config", "metrics", "protocol", "rewards", "sampling", "tasks", "threads"},
     # run knows the front room and view.
     "run/__init__": set(),
-    "run/flags": {"config", "run/folders"},
+    "run/flags": {"config", "defaults", "run/folders"},
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},

@@ -6,16 +6,8 @@ import difflib
 import re
 from pathlib import Path
 
-from minigrpo.config import (
-    GROUPS,
-    BadInput,
-    GRPOConfig,
-    check_temperature,
-    dataset_defaults,
-    first_line,
-    task_defaults,
-    triples_defaults,
-)
+from minigrpo.config import GROUPS, BadInput, GRPOConfig, check_temperature, first_line
+from minigrpo.defaults import dataset_defaults, task_defaults, triples_defaults
 
 COMMANDS = {
     "train": "train a policy with GRPO and show what it learnt",
