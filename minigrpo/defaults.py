@@ -1,4 +1,4 @@
-"""What some kinds of runs set differently from GRPOConfig's defaults, and why. Imports nothing."""
+"""What a task sets differently from the defaults of GRPOConfig, and why. Imports nothing."""
 
 
 def task_defaults(task: str) -> dict:

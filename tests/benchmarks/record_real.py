@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from minigrpo.chat import as_texts
 from minigrpo.config import GRPOConfig
 from minigrpo.evaluation import evaluate
 from minigrpo.policy import load_policy
@@ -41,7 +40,7 @@ def run(config: GRPOConfig) -> tuple[list[dict], list[dict], dict]:
     """Train on one thread; the rows of metrics, those of samples, and what goes into the index."""
     torch.set_num_threads(1)
     model, tokenizer = load_policy(config.model)
-    task = as_texts(tokenizer, load_task(config.task, config.seed))
+    task = load_task(config.task, config.seed)
     loaded, before = time.process_time(), held_out(model, tokenizer, task, config)
     rows, samples, taken = [], [], []
     state = TrainState.start(model, tokenizer, config)

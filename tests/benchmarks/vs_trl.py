@@ -62,11 +62,10 @@ def load(setting: Setting):
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from minigrpo import addition_task, clock_task, load_policy
-    from minigrpo.chat import as_texts
 
     if setting.model is not None:
         model, tokenizer = load_policy(setting.model)
-        task = as_texts(tokenizer, addition_task())
+        task = addition_task()
         return model, tokenizer, task.train, task.reward
     if setting.vocabulary is None:
         task = clock_task()
@@ -248,9 +247,11 @@ def unavoidable(setting: Setting, begun: list[int], threads: int) -> float:
     """
     import torch
 
+    from minigrpo.sampling import prompt_tokens
+
     torch.set_num_threads(threads)
     model, tokenizer, dataset, _ = load(setting)
-    prompts = tokenizer(dataset["prompt"][: setting.num_prompts])["input_ids"]
+    prompts = prompt_tokens(tokenizer, dataset["prompt"][: setting.num_prompts], sys.maxsize)
     matrices = [m.weight.T if isinstance(m, torch.nn.Linear) else m.weight for m in model.modules() if is_product(m)]
     *layers, head = [tuple(matrix.shape) for matrix in matrices]  # (in, out), in the order in which a text goes through them
     head, read = [head], sum(len(ids) - 1 for ids in prompts)
