@@ -181,6 +181,8 @@ def test_runs_part_after_the_last_step_that_any_two_share(tmp_path):
     d, e = made(tmp_path / "d", "b", 60), made(tmp_path / "e", "b", 10)
     assert [fork.parting(runs) for runs in ([a, b], [a, c], [b, c], [a, d], [b, d], [a, e])] == [20, 40, 20, 20, 60, 10]
     assert fork.parting([a, c, d]) == 20
+    assert fork.parting([a / "metrics.jsonl", b / "metrics.jsonl"]) == 20
+    assert fork.parting([a / "one.jsonl", a / "two.jsonl"]) is None
     assert fork.parting([b, c, d, e]) == 10
     assert [fork.parting(runs) for runs in ([a], [a, a], [a, other], [a, b, other])] == [None] * 4
 
