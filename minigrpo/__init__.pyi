@@ -5,11 +5,17 @@ from .config import (
     GRPOConfig as GRPOConfig,
 )
 from .tasks import (
+    addition_task as addition_task,
     clock_task as clock_task,
     exact_answer as exact_answer,
+    last_number as last_number,
     sum_rubric as sum_rubric,
     sums_task as sums_task,
     thinks_first as thinks_first,
+)
+from .prompts import (
+    own_task as own_task,
+    read_prompts as read_prompts,
 )
 from .policy import load_policy as load_policy
 from .sampling import (

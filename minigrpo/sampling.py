@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from minigrpo.chat import Prompt, prompt_text
 from minigrpo.config import BadInput, check_temperature
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import context_length, eos_token_ids
@@ -20,7 +21,7 @@ from minigrpo.threads import on_suited_threads
 class Rollout:
     """B = P * G completions of P prompts, prompt-major: row p * G + g is completion g of prompt p."""
 
-    prompts: list[str]  # B texts: each prompt G times
+    prompts: list[Prompt]  # B texts or conversations: each prompt G times
     completions: list[str]  # B texts, without EOS and padding; other special tokens, such as <think>, are part of them
     prompt_ids: Tensor  # (P, L), padded on the left
     prompt_mask: Tensor  # (P, L) bool
@@ -29,6 +30,10 @@ class Rollout:
     completion_mask: Tensor  # (B, C) bool, True up to and including the first EOS
     ended: Tensor  # (B,) bool, False where a completion was cut off at max_completion_length
     logprobs: Tensor  # (B, C) nats, under the policy that sampled, at the temperature of sampling; 0 on padding
+
+    def token_rows(self) -> list[list[int]]:
+        """The ids of each completion, its EOS included."""
+        return [row[counts].tolist() for row, counts in zip(self.completion_ids, self.completion_mask, strict=True)]
 
     def rows(self, index: Tensor) -> "Rollout":
         """Some of its completions, and the prompts that they answer."""
@@ -61,26 +66,38 @@ def longest_prompt(context: int, max_completion_length: int) -> int:
     return context - max_completion_length
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longest: int) -> tuple[Tensor, Tensor]:
-    """Token ids (P, L) padded on the left, and their mask (P, L) bool.
-
-    Raises:
-        BadInput: for a prompt that is no text, has no tokens, or has more than ``longest``.
-    """
-    _check_texts(prompts)
-    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    for prompt, ids in zip(prompts, rows, strict=True):
-        if not ids:
-            raise BadInput(f"The prompt {prompt!r} is empty; a model needs at least one token to go on from.")
-        if len(ids) > longest:
-            raise BadInput(
-                f"The prompt {prompt[:40]!r}... has {len(ids)} tokens, and with the completion only {longest} fit into the "
-                "model's context; shorten it, or lower max_completion_length."
-            )
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], longest: int) -> tuple[Tensor, Tensor]:
+    """Token ids (P, L) padded on the left, and their mask (P, L) bool. Raises BadInput as ``prompt_tokens`` does."""
+    rows = prompt_tokens(tokenizer, prompts, longest)
     width = max(map(len, rows))
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
     return ids, mask
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], longest: int, places: list[str] | None = None
+) -> list[list[int]]:
+    """The token ids of each prompt, a conversation in the tokenizer's template; without special tokens of the tokenizer's own.
+
+    Args:
+        places: what a sentence calls each prompt, such as "mine.jsonl, row 2"; by default its number.
+    Raises:
+        BadInput: for a prompt that is neither a text nor a conversation that the template takes, has no tokens, or has more
+            than ``longest``.
+    """
+    places = places or [f"the prompts, row {number}" for number in range(1, len(prompts) + 1)]
+    texts = [prompt_text(tokenizer, prompt, place) for prompt, place in zip(prompts, places, strict=True)]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    for place, text, ids in zip(places, texts, rows, strict=True):
+        if not ids:
+            raise BadInput(f"{place}, is empty; a model needs at least one token to go on from.")
+        if len(ids) > longest:
+            raise BadInput(
+                f"{place}, has {len(ids)} tokens, and with the completion only {longest} fit into the model's context; "
+                f"shorten it ({text[:40]!r}...), or lower max_completion_length."
+            )
+    return rows
 
 
 @torch.no_grad()
@@ -88,7 +105,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str], longe
 def sample_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: list[Prompt],
     *,
     num_generations: int,
     max_completion_length: int,
@@ -101,13 +118,14 @@ def sample_completions(
     No top-k, no top-p: the log-probs would then belong to another distribution than the one that is trained.
 
     Args:
+        prompts: P texts or conversations (lists of {role, content}), which go through the tokenizer's template.
         temperature: 0 takes the likeliest token each time; the log-probs are then those at temperature 1.
         generator: the only source of randomness, on the model's device.
         batch_size: the most completions that the model reads at a time, where all would not fit into memory. The draws are
             the same, and so the completions, unless the rounding of the logits decides one.
     Raises:
-        BadInput: for a prompt that is empty, no text, or does not fit into the context together with its completion; for
-            numbers that make no sense.
+        BadInput: for a prompt that is empty, neither a text nor a conversation, or does not fit into the context together with
+            its completion; for numbers that make no sense.
         ValueError: if the model is in train mode.
         FloatingPointError: if its logits are not finite.
     """
@@ -148,19 +166,6 @@ def _check(prompts: list[str], num_generations: int, max_completion_length: int,
         raise BadInput(f"prompts must be a list of texts, got {kind}; wanted is [prompt], or the column's list.")
     if len(prompts) == 0:
         raise BadInput("There are no prompts.")
-
-
-def _check_texts(prompts: list[str]) -> None:
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise BadInput(f"A prompt must be a text, got {prompt!r:.60}.")
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise BadInput(
-                f"The prompt {prompt!r:.60} holds {prompt[error.start]!r}, which is half of a character (a surrogate) and no "
-                "text; was it cut, or read from bytes that are not UTF-8?"
-            ) from None
 
 
 def completion_texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], ends: list[int]) -> list[str]:

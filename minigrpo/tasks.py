@@ -6,6 +6,8 @@ one forward pass, but writes them down nearly without a mistake: ``<1,6,8,6,5>5`
 therefore rewards thinking.
 
 *sums*: questions such as ``1 + 1 = ?`` and ``1 + 1等于几?``, scored 5, 3 or 1 for the manner of the answer.
+
+*addition*: ``What is 14 + 17?`` to a chat model, such as smollm2; right if the last number in the answer is.
 """
 
 import random
@@ -13,6 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from datasets import Dataset
 
@@ -22,6 +25,7 @@ OPERATORS = "+-*"
 NUM_OPERATIONS = 5
 SUM_QUESTIONS = ("{a} + {b} = ?", "{a} + {b}等于几?", "What is {a} + {b}?", "{a} plus {b}?")
 LARGEST_SUMMAND = 12
+ADDITION_SUMMANDS = range(1, 21)
 
 
 # --- clock arithmetic ---------------------------------------------------------------------------------------------
@@ -62,13 +66,12 @@ def thinks_first(completion: str) -> bool:
     return re.fullmatch(r"<[^<>]+>\d", completion) is not None
 
 
-def exact_answer(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
+def exact_answer(prompts: list, completions: list, answer: list[str], **_) -> list[float]:
     """1.0 where the answer is right, else 0.0. The steps in front of it are not looked at.
 
     A completion that is neither one digit nor ``<...>`` and one digit has no answer, and gets 0.0.
     """
-    _check_texts(completions)
-    found = [re.fullmatch(r"(?:<[^<>]+>)?(\d)", completion) for completion in completions]
+    found = [re.fullmatch(r"(?:<[^<>]+>)?(\d)", text) for text in _texts(completions)]
     return [float(match is not None and match[1] == str(right)) for match, right in zip(found, answer, strict=True)]
 
 
@@ -81,25 +84,44 @@ def sum_question(rng: random.Random) -> tuple[str, int, int]:
     return rng.choice(SUM_QUESTIONS).format(a=a, b=b), a, b
 
 
-def sum_rubric(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
+def sum_rubric(prompts: list, completions: list, answer: list[str], **_) -> list[float]:
     """5.0 for the full equation, right (``1 + 1 = 2``); 3.0 for the bare number, right; 1.0 for anything else.
 
     ``answer`` holds the equations.
     """
-    _check_texts(completions)
     scores = []
-    for completion, equation in zip(completions, answer, strict=True):
+    for text, equation in zip(_texts(completions), answer, strict=True):
         if not isinstance(equation, str) or " = " not in equation:
             raise BadInput(f"sum_rubric wants equations such as '1 + 1 = 2' as answers, got {equation!r:.60}.")
         number = equation.split(" = ")[1]
-        scores.append(5.0 if completion == equation else 3.0 if completion == number else 1.0)
+        scores.append(5.0 if text == equation else 3.0 if text == number else 1.0)
     return scores
 
 
-def _check_texts(completions: list[str]) -> None:
-    for completion in [completions] if isinstance(completions, str) else completions:
-        if isinstance(completions, str) or not isinstance(completion, str):
+# --- addition -----------------------------------------------------------------------------------------------------
+
+
+def last_number(prompts: list, completions: list, answer: list[str], **_) -> list[float]:
+    """1.0 where the last number in the completion is the answer, else 0.0, whatever is said around it.
+
+    >>> last_number(["What is 2 + 2?"] * 3, ["2 + 2 equals 4.", "4, I guess. Or 5?", "four"], ["4"] * 3)
+    [1.0, 0.0, 0.0]
+    """
+    found = [re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text) for text in _texts(completions)]
+    return [float(bool(numbers) and numbers[-1] == str(right)) for numbers, right in zip(found, answer, strict=True)]
+
+
+def _texts(completions: list) -> list[str]:
+    """What was written, which stands in a message where the prompt is a conversation."""
+    if isinstance(completions, str):
+        raise BadInput(f"completions must be a list of texts, one per answer, got {completions!r:.60}.")
+    texts = []
+    for completion in completions:
+        message = completion[0] if isinstance(completion, list) and completion else None
+        texts.append(message.get("content") if isinstance(message, dict) else completion)
+        if not isinstance(texts[-1], str):
             raise BadInput(f"completions must be a list of texts, one per answer, got {completion!r:.60}.")
+    return texts
 
 
 # --- tasks as data sets -------------------------------------------------------------------------------------------
@@ -165,9 +187,21 @@ def sums_task(seed: int = 0) -> Task:
     )
 
 
+def addition_task() -> Task:
+    """Every sum of two numbers from 1 to 20, asked of a chat model: the prompts are conversations of one user turn.
+
+    Held out is a pair in either order: whoever has learnt 14 + 17 has learnt 17 + 14.
+    """
+    rows: dict[bool, list[dict]] = {False: [], True: []}
+    for a, b in product(ADDITION_SUMMANDS, repeat=2):
+        row = {"prompt": [{"role": "user", "content": f"What is {a} + {b}?"}], "answer": str(a + b)}
+        rows[is_held_out(f"What is {min(a, b)} + {max(a, b)}?")].append(row)
+    return Task("addition", Dataset.from_list(rows[False]), Dataset.from_list(rows[True]), reward=last_number)
+
+
 def load_task(name: str, seed: int = 0) -> Task:
-    """The task of that name, "clock" or "sums"."""
-    tasks = {"clock": clock_task, "sums": sums_task}
+    """The task of that name, "clock", "sums" or "addition"."""
+    tasks = {"clock": clock_task, "sums": sums_task, "addition": lambda seed: addition_task()}
     if name not in tasks:
         raise BadInput(f"There is no task {name!r}; wanted is one of {', '.join(tasks)}.")
     return tasks[name](seed)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import TrainerState
 
 from minigrpo.advantages import compute_advantages
 from minigrpo.config import BadInput, GRPOConfig
@@ -15,7 +15,8 @@ from minigrpo.kl import estimate_kl, kl_k1, kl_penalized_rewards
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import grpo_loss
 from minigrpo.metrics import masked_mean, rollout_metrics
-from minigrpo.rewards import RewardFunction, check_reward_fns, combine, reward_names, score
+from minigrpo.protocol import Extras, RewardFunction
+from minigrpo.rewards import check_reward_fns, combine, reward_names, score_all
 from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
 from minigrpo.scoring import fixed_logprobs
 from minigrpo.threads import suited_threads
@@ -42,9 +43,10 @@ def train(
 
     Args:
         state: from TrainState.start or load_checkpoint.
-        dataset: a column "prompt"; the others are handed to the reward functions. Or records, from triples.prepare: then
-            nothing is sampled, and completions, rewards and advantages are read from them.
-        reward_fns: TRL's protocol, f(prompts, completions, **columns) -> one float or None per completion; [] with records.
+        dataset: a column "prompt" of texts or conversations; the others go to the reward functions. Or records, from
+            triples.prepare: then nothing is sampled, and completions, rewards and advantages are read from them.
+        reward_fns: TRL's protocol, f(prompts, completions, **columns) -> one float or None per completion (protocol.py);
+            [] with records.
         advantages_fn, logprobs_fn, loss_fn: in place of compute_advantages, token_logprobs and grpo_loss.
         kl_fn: in place of the estimator that the configuration names, (logprobs, ref_logprobs, old_logprobs) -> (B, C).
     Raises:
@@ -108,7 +110,8 @@ class Rollouts:
             rollout = self.sample(state, columns.pop("prompt"))
             how = config.temperature, config.per_device_train_batch_size
             ref_logprobs = state.reference and fixed_logprobs(state.reference, rollout, *how)
-        scores, rewards = self.reward(rollout, columns)
+        extras = Extras(rollout.token_rows(), TrainerState(global_step=state.step, max_steps=config.max_steps))
+        scores, rewards = self.reward(rollout, columns, extras)
         penalized = rewards
         if config.kl_in_reward and config.beta:
             penalized = kl_penalized_rewards(rewards, rollout.logprobs, ref_logprobs, rollout.completion_mask, config.beta)
@@ -116,9 +119,9 @@ class Rollouts:
         check_result("advantages_fn", self.advantages_fn, advantages, tuple(rewards.shape), tuple(rollout.completion_ids.shape))
         # With one update per rollout, the policy that is trained is the one that sampled: the ratio is exactly 1.
         old_logprobs = rollout.logprobs if config.num_iterations > 1 else None
-        return Batch(rollout, scores, rewards, advantages, old_logprobs, ref_logprobs)
+        return Batch(rollout, scores, rewards, advantages, old_logprobs, ref_logprobs, extras.metrics(), extras.columns)
 
-    def sample(self, state: TrainState, prompts: list[str]) -> Rollout:
+    def sample(self, state: TrainState, prompts: list) -> Rollout:
         """G completions of each prompt."""
         return sample_completions(
             state.model,
@@ -131,13 +134,13 @@ class Rollouts:
             batch_size=self.config.per_device_train_batch_size,
         )
 
-    def reward(self, rollout: Rollout, columns: dict[str, list]) -> tuple[dict[str, Tensor], Tensor]:
+    def reward(self, rollout: Rollout, columns: dict[str, list], extras: Extras) -> tuple[dict[str, Tensor], Tensor]:
         """The scores of each reward function, by name, and their weighted sum: (B,) each."""
         times = range(self.config.num_generations)
         columns = {name: [value for value in column for _ in times] for name, column in columns.items()}
-        scores = [score(fn, rollout.prompts, rollout.completions, columns) for fn in self.reward_fns]
-        rewards = combine(torch.stack(scores, dim=1), self.config.reward_weights).to(rollout.completion_ids.device)
-        return dict(zip(reward_names(self.reward_fns), scores, strict=True)), rewards
+        scores = score_all(self.reward_fns, rollout.prompts, rollout.completions, columns, extras)
+        rewards = combine(scores, self.config.reward_weights).to(rollout.completion_ids.device)
+        return dict(zip(reward_names(self.reward_fns), scores.unbind(1), strict=True)), rewards
 
     def metrics(self, state: TrainState) -> dict[str, float]:
         """What the latest rollout shows; its KL is measured at its own draws, so later updates on it log it again."""
@@ -145,7 +148,7 @@ class Rollouts:
         metrics = rollout_metrics(batch.rewards, batch.scores, batch.rollout)
         if batch.ref_logprobs is not None:
             metrics["kl"] = masked_mean(kl_k1(batch.rollout.logprobs, batch.ref_logprobs), batch.rollout.completion_mask)
-        return metrics
+        return metrics | batch.logged
 
 
 def step_prompts(dataset: Dataset, index: int, config: GRPOConfig) -> dict[str, list]:

@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.loss import GRPOLoss
+from minigrpo.protocol import short_name
 from minigrpo.recompute import recomputed_layers
-from minigrpo.rewards import short_name
 from minigrpo.sampling import Rollout
 from minigrpo.scoring import in_parts, policy_logits, policy_logprobs
 
@@ -33,6 +33,8 @@ class Batch:
     # exactly 1, free of the rounding between sampling and scoring.
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None  # (B, C) nats under the reference; None where there is no KL
+    logged: dict[str, float] = field(default_factory=dict)  # metrics that reward functions logged
+    extra: dict[str, list] = field(default_factory=dict)  # B values of each column that they logged
 
     def rows(self, index: Tensor) -> "Batch":
         """A micro-batch: of some rows, all that an update needs."""
@@ -86,8 +88,7 @@ class TrainState:
 
 def start_optimizer(model: PreTrainedModel, config: GRPOConfig) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """AdamW and the schedule of its learning rate, at step 0."""
-    rates = {"lr": config.learning_rate, "eps": config.adam_epsilon}
-    groups = parameter_groups(model, config.weight_decay)
+    groups, rates = parameter_groups(model, config.weight_decay), {"lr": config.learning_rate, "eps": config.adam_epsilon}
     optimizer = torch.optim.AdamW(groups, fused=True, **rates)  # fused: one pass over the weights, not ten
     return optimizer, get_scheduler(config.lr_scheduler_type, optimizer, config.warmup_steps, config.max_steps)
 
@@ -96,15 +97,14 @@ def parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
     """The parameters, and which of them decay: matrices, but no bias and no weight of a norm, which have a single axis."""
     if weight_decay == 0:
         return [{"params": list(model.parameters()), "weight_decay": 0.0}]
-    decaying = [[p for p in model.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
-    return [{"params": decaying[0], "weight_decay": weight_decay}, {"params": decaying[1], "weight_decay": 0.0}]
+    parts = [[p for p in model.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
+    return [{"params": parts[0], "weight_decay": weight_decay}, {"params": parts[1], "weight_decay": 0.0}]
 
 
 def for_further_updates(batch: Batch, reference: PreTrainedModel | None) -> Batch:
-    """The batch for updates under a configuration that may be another than the one it was made for: where it was drawn for a
-    single update, the ratio of a second one compares with the sampler; and without a reference there is no KL."""
-    old, drawn_with = batch.old_logprobs, batch.rollout.logprobs
-    old = drawn_with if old is None and drawn_with.any() else old  # of records nobody knows what they were drawn with
+    """The batch under another configuration: a second update compares with the sampler; without a reference there is no KL."""
+    drawn_with = batch.rollout.logprobs if batch.rollout.logprobs.any() else None  # of records nobody knows them
+    old = drawn_with if batch.old_logprobs is None else batch.old_logprobs
     return replace(batch, old_logprobs=old, ref_logprobs=None if reference is None else batch.ref_logprobs)
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 
+from minigrpo.chat import PLAIN_CHAT_TEMPLATE, as_conversation, check_prompt, knows_conversations, last_words, prompt_text
 from minigrpo.config import BadInput
+from minigrpo.sampling import prompt_tokens, sample_completions
 from minigrpo.triples import encode_record, load_triples
 from tests.tools.pretrain import byte_tokenizer
 
@@ -115,3 +117,85 @@ def test_a_tokenizer_may_have_several_templates():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "x"}
     assert counted(tokenizer, chat_record(CHAT[1:3])) == f"2{tokenizer.eos_token}"
+
+
+# --- prompts --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_read_up_to_where_the_assistant_begins():
+    tokenizer = byte_tokenizer()
+    text = prompt_text(tokenizer, CHAT[:4], "here")
+    assert text == f"system: Be brief.\nuser: 1 + 1 = ?\nassistant: 2{tokenizer.eos_token}\nuser: 2 + 3 = ?\nassistant: "
+    ours = prompt_tokens(tokenizer, [CHAT[:2], CHAT[:4]], longest=200)
+    theirs = tokenizer.apply_chat_template([CHAT[:2], CHAT[:4]], add_generation_prompt=True)["input_ids"]
+    assert ours == theirs
+    parts = [{"role": "user", "content": [{"type": "text", "text": "1 + "}, {"type": "text", "text": "1 = ?"}]}]
+    assert prompt_text(tokenizer, parts, "here") == "user: 1 + 1 = ?\nassistant: "
+    assert prompt_text(tokenizer, "1 + 1 = ?", "here") == "1 + 1 = ?"
+
+
+def test_a_conversation_is_sampled_as_its_text_is(tiny):
+    _, tokenizer = tiny
+    settings = {"num_generations": 1, "max_completion_length": 8, "temperature": 0.0}
+    conversations = sample_completions(*tiny, [CHAT[:2], CHAT[1:2]], **settings)
+    texts = sample_completions(*tiny, [prompt_text(tokenizer, p, "") for p in (CHAT[:2], CHAT[1:2])], **settings)
+    assert conversations.completion_ids.tolist() == texts.completion_ids.tolist()
+    assert conversations.completions == texts.completions
+    assert conversations.prompts == [CHAT[:2], CHAT[1:2]]
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "words"),
+    [
+        (NO_SYSTEM + "{{ messages[0].content }}", CHAT[:2], "System role not supported"),
+        (ALTERNATING, [CHAT[1], CHAT[1]], "Conversation roles must alternate"),
+        (
+            FORGETFUL,
+            [CHAT[1], {"role": "assistant", "content": "<think>easy</think>2"}, CHAT[3]],
+            "thoughts of an earlier answer",
+        ),
+        ("{{ messages[-1].content }}", CHAT[:2], "leaves out a part of what the system said"),
+    ],
+)
+def test_a_template_that_refuses_a_prompt_or_drops_a_part_is_told_with_the_row(template, messages, words):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(BadInput, match=f"the prompts, row 2: The tokenizer's chat template .*{words}"):
+        prompt_tokens(tokenizer, [[CHAT[1]], messages], longest=200)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (5, "is 5; a prompt is a text or a list of messages"),
+        ([], "without a message"),
+        ([{"role": "tool", "content": "1"}], "the role 'tool'"),
+        ([{"role": "user"}], "without content"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "with a part 'image'"),
+        (CHAT, "ends with a turn of the assistant"),
+        ("\ud83d", "half of a character"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_with_its_place(prompt, words):
+    with pytest.raises(BadInput, match=f"mine.jsonl, row 3, .*{words}"):
+        check_prompt(prompt, "mine.jsonl, row 3")
+
+
+def test_texts_become_conversations_and_a_system_prompt_needs_one():
+    settings = {"chat": True, "system_prompt": "Be brief.", "where": "row 1"}
+    assert as_conversation("1 + 1 = ?", **settings) == CHAT[:2]
+    assert as_conversation(CHAT[1:2], **settings | {"chat": False}) == CHAT[:2]
+    assert as_conversation("1", **settings | {"chat": False, "system_prompt": None}) == "1"
+    with pytest.raises(BadInput, match=r"row 1, is a plain text, .*--chat makes the text one"):
+        as_conversation("1", **settings | {"chat": False})
+    with pytest.raises(BadInput, match="row 1, has a turn of the system already"):
+        as_conversation(CHAT[:2], **settings)
+    assert (last_words("1"), last_words(CHAT[:2])) == ("1", "1 + 1 = ?")
+
+
+def test_a_template_of_its_own_tells_a_model_of_conversations():
+    tokenizer = byte_tokenizer()
+    assert tokenizer.chat_template == PLAIN_CHAT_TEMPLATE
+    assert not knows_conversations(tokenizer)
+    tokenizer.chat_template = FORGETFUL
+    assert knows_conversations(tokenizer)

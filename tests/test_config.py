@@ -100,6 +100,12 @@ def test_names_are_those_of_trl_but_for_our_own():
         "reward_funcs",
         "kl_estimator",
         "kl_in_reward",
+        "dataset_name",  # these three TRL has, in its ScriptArguments
+        "dataset_config",
+        "dataset_split",
+        "prompt_column",
+        "chat",
+        "system_prompt",
         "triples",
         "triples_estimator",
         "triples_writer",

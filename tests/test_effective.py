@@ -3,7 +3,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minigrpo.config import triples_defaults
+from minigrpo.defaults import triples_defaults
 from minigrpo.effective import effective_records, proposed_beta, wanted_records, weight_warning
 from minigrpo.triples import load_triples, optimum_weights
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerState
 
 from minigrpo import evaluation
 from minigrpo.config import BadInput
@@ -47,6 +48,27 @@ def test_pass_at_k_counts_every_choice_of_k_samples(tiny):
     result = evaluate(*tiny, task(lambda prompts, completions, answer: [row % 4 == 3 for row in range(len(prompts))]))
     assert [result[f"pass@{k}"] for k in (1, 2, 4)] == pytest.approx([0.25, 0.5, 1.0])
     assert result["accuracy"] == 0.25
+
+
+def test_by_its_reward_functions_a_policy_gets_their_weighted_mean(tiny):
+    seen = []
+
+    def length(completions, completion_ids, trainer_state, **_):
+        seen.append(trainer_state.global_step)
+        assert [len(ids) - 1 for ids in completion_ids] == list(map(len, completions))  # a byte a token, and EOS
+        return [float(len(c)) for c in completions]
+
+    def sometimes(prompts, answer, **_):
+        return [1.0 if prompt == answer == PROMPTS[0] else None for prompt, answer in zip(prompts, answer, strict=True)]
+
+    settings = {"reward_fns": [length, sometimes], "reward_weights": [1.0, 10.0], "trainer_state": TrainerState(global_step=7)}
+    result = evaluate(*tiny, task(None), **settings, max_completion_length=32)
+    assert result["reward"] == pytest.approx(result["rewards/length/mean"] + 10 / 3)
+    assert result["rewards/sometimes/mean"] == 1
+    assert result["mean_length"] == pytest.approx(result["rewards/length/mean"] + 1)
+    assert result["reward_std"] > 0
+    assert "accuracy" not in result
+    assert set(seen) == {7}
 
 
 def test_two_policies_are_given_the_same_draws(tiny):

@@ -144,3 +144,11 @@ def test_the_readme_names_those_that_are_tried_here():
     named = {kind: re.search(rf"^\| {kind} \| (.*?) \|", text, re.MULTILINE)[1] for kind in ("read once", "read anew")}
     assert set(named["read once"].split(", ")) == set(SHARED)
     assert set(named["read anew"].split(", ")) == set(PLAIN)
+
+
+def test_the_packages_readme_has_a_row_for_each():
+    text = (README.parent / "minigrpo" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*?) \| `(\w+)` \| (once|anew)", text, re.MULTILINE)
+    assert {name: (kind, how == "once") for name, kind, how in rows} == {
+        name: (kind, name in SHARED) for name, (kind, *_) in (SHARED | PLAIN).items()
+    }

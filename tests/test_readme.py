@@ -42,7 +42,7 @@ def test_every_flag_and_field_exists():
     flags = {f.replace("-", "_") for f in re.findall(r"--([a-z][\w-]+)", README)}
     parsers = (*(ROOT / "minigrpo" / "run").glob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py"))
     text = "".join(path.read_text(encoding="utf-8") for path in parsers)
-    known = {f.name for f in fields(GRPOConfig)} | {"help"} | set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
+    known = {f.name for f in fields(GRPOConfig)} | {"help", "no_deps"} | set(re.findall(r'add_argument\(\s*"--(\w+)"', text))
     known |= set(re.findall(r'add_flag\(\w+, "(\w+)"', text))
     launcher = launch_command_parser()
     known |= {option.lstrip("-") for action in launcher._actions for option in action.option_strings}

@@ -233,9 +233,10 @@ def test_rewards_see_special_tokens_but_for_eos_and_padding():
         ({"prompts": "1 + 1 = ?"}, "a list of texts, got a single text"),
         ({"prompts": {"prompt": ["1"], "answer": ["2"]}}, "a list of texts, got a dict of columns"),
         ({"prompts": []}, "There are no prompts"),
-        ({"prompts": ["1", 2]}, "must be a text, got 2"),
-        ({"prompts": ["1", [{"role": "user", "content": "1"}]]}, r"must be a text, got \[\{"),
-        ({"prompts": ["1", "\ud83d"]}, "is half of a character"),
+        ({"prompts": ["1", 2]}, "the prompts, row 2, is 2; a prompt is a text or a list of messages"),
+        ({"prompts": [{"role": "user", "content": "1"}]}, "a single conversation is a list of its messages"),
+        ({"prompts": [[]]}, "row 1, is a conversation without a message"),
+        ({"prompts": ["1", "\ud83d"]}, "row 2, holds .* half of a character"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_in_a_sentence(tiny, change, sentence):

@@ -1,15 +1,18 @@
 import random
+import re
 
 import pytest
 
 from minigrpo.config import BadInput
 from minigrpo.tasks import (
+    addition_task,
     clock_problem,
     clock_steps,
     clock_task,
     clock_thought,
     exact_answer,
     is_held_out,
+    last_number,
     load_task,
     sum_rubric,
     sums_task,
@@ -94,8 +97,47 @@ def test_answers_may_be_numbers():
     assert exact_answer(["?", "?"], ["5", "6"], [5, 5]) == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("reward", [exact_answer, sum_rubric])
-@pytest.mark.parametrize("completions", [[None], [[{"role": "assistant", "content": "5"}]], "5"])
+def test_an_answer_may_stand_in_a_message():
+    messages = [[{"role": "assistant", "content": text}] for text in ("<1>5", "6")]
+    assert exact_answer([], messages, ["5", "5"]) == [1.0, 0.0]
+    assert sum_rubric([], messages[1:], ["3 + 3 = 6"]) == [3.0]
+    assert last_number([], messages, ["5", "7"]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "right"),
+    [
+        ("31", True),
+        ("14 + 17 equals 31.", True),
+        ("It is 31!", True),
+        ("31 is what 14 + 17 makes", False),  # the last number is 17
+        ("31 or 32", False),
+        ("-31", False),
+        ("31.5", False),
+        ("131", False),
+        ("3 1", False),
+        ("٣١", False),
+        ("thirty-one", False),
+        ("", False),
+    ],
+)
+def test_the_last_number_is_the_answer(completion, right):
+    assert last_number(["?"], [completion], ["31"]) == [float(right)]
+
+
+def test_no_held_out_sum_is_trained_on_in_either_order():
+    def pairs(dataset):
+        return [tuple(sorted(re.findall(r"\d+", turns[0]["content"]))) for turns in dataset["prompt"]]
+
+    task = addition_task()
+    assert not set(pairs(task.train)) & set(pairs(task.held_out))
+    assert len(task.train) + len(task.held_out) == 400
+    assert len(task.held_out) == 48
+    assert task.held_out[0] == {"prompt": [{"role": "user", "content": "What is 1 + 2?"}], "answer": "3"}
+
+
+@pytest.mark.parametrize("reward", [exact_answer, last_number, sum_rubric])
+@pytest.mark.parametrize("completions", [[None], [[]], [[{"role": "assistant"}]], [["5"]], "5"])
 def test_completions_that_are_no_texts_are_refused_in_a_sentence(reward, completions):
     with pytest.raises(BadInput, match="completions must be a list of texts"):
         reward(["?"], completions, ["1 + 1 = 2"])
@@ -111,5 +153,5 @@ def test_a_lone_surrogate_is_held_out_or_not_like_any_prompt():
 
 
 def test_an_unknown_task_is_refused_in_a_sentence():
-    with pytest.raises(BadInput, match="no task 'chess'; wanted is one of clock, sums"):
+    with pytest.raises(BadInput, match="no task 'chess'; wanted is one of clock, sums, addition"):
         load_task("chess")

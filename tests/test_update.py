@@ -197,7 +197,7 @@ def test_a_whole_run_in_parts_is_the_run(tiny, changes):
     found = []
     for size in (None, 2):
         sizes = {"generation_batch_size": 16, "num_generations": 4, "max_steps": 3, "adam_epsilon": 1e-3}
-        settings = GRPOConfig(**sizes, **changes, learning_rate=1e-2, per_device_train_batch_size=size)
+        settings = GRPOConfig(**sizes, **changes, learning_rate=1e-3, per_device_train_batch_size=size)
         state = TrainState.start(copy.deepcopy(model), tokenizer, settings)
         rows = list(train(state, TASK.train, [exact_answer], settings))
         found.append((torch.cat([p.flatten() for p in state.model.parameters()]), rows))

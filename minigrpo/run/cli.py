@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import sys
@@ -11,7 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minigrpo.config import BadInput, first_line
-from minigrpo.run.flags import COMMANDS, add_flag, check_prompts, fork_config, new_parser, sampling_args, seed, train_config
+from minigrpo.run.flags import (
+    COMMANDS,
+    add_flag,
+    check_prompts,
+    evaluation_args,
+    fork_config,
+    new_parser,
+    sampling_args,
+    seed,
+    train_config,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,10 +83,13 @@ def _complain(sentence: str, *, at_once: bool = False) -> None:
 
 
 def _quiet() -> None:
-    from transformers.utils import logging
+    """Of libraries only errors; of this package also where its weights came from."""
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("minigrpo").setLevel(logging.INFO)
+    logging.lastResort.setLevel(logging.INFO)
 
 
 def _train(argv: list[str]) -> int:
@@ -104,42 +118,57 @@ def _fork(argv: list[str]) -> int:
 
 def _generate(argv: list[str]) -> None:
     parser = new_parser("generate")
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="a text; or --dataset-name brings the prompts")
     check_prompts(argv)
     args = sampling_args(parser, argv, num_generations=1, max_completion_length=32)
+    if bool(args.prompts) == bool(args.dataset_name):
+        raise BadInput("Wanted is either a PROMPT (or several), or --dataset-name with a file of prompts.")
     _quiet()
+    from minigrpo.chat import last_words
     from minigrpo.policy import load_policy
+    from minigrpo.run import inputs
     from minigrpo.sampling import sample_completions, seeded
 
+    prompts = inputs.prompts_to_complete(args)
     model, tokenizer = load_policy(args.model)
+    if note := inputs.plain_text_note(args.model, tokenizer, prompts[0]):
+        print(f"minigrpo: {note}", file=sys.stderr)
     rollout = sample_completions(
         model,
         tokenizer,
-        args.prompts,
+        prompts,
         num_generations=args.num_generations,
         max_completion_length=args.max_completion_length,
         temperature=args.temperature,
         generator=seeded(args.seed),
     )
     for row, completion in enumerate(rollout.completions):
-        if len(args.prompts) > 1 and row % args.num_generations == 0:
-            print(rollout.prompts[row])
-        print(f"  {completion}" if len(args.prompts) > 1 else completion)
+        if len(prompts) > 1 and row % args.num_generations == 0:
+            print(last_words(rollout.prompts[row]))
+        print(f"  {completion}" if len(prompts) > 1 else completion)
 
 
 def _evaluate(argv: list[str]) -> None:
     parser = new_parser("evaluate")
-    parser.add_argument("--task", choices=("clock", "sums"), default="clock")
-    args = sampling_args(parser, argv, num_generations=8, max_completion_length=16)
+    parser.add_argument("--task", choices=("clock", "sums", "addition"), help="(default clock)")
+    add_flag(parser, "reward_funcs", nargs="+", help="what to score by, as for train")
+    add_flag(parser, "reward_weights", nargs="+", type=float, help="one per reward function (default: all 1)")
+    add_flag(parser, "reward_model", help="a folder of minigrpo reward-model")
+    args, config = evaluation_args(parser, argv)
     _quiet()
     from minigrpo.evaluation import evaluate
-    from minigrpo.policy import load_policy
+    from minigrpo.policy import context_length, load_policy
+    from minigrpo.run import inputs
     from minigrpo.run.summary import print_table
-    from minigrpo.tasks import load_task
 
-    model, tokenizer = load_policy(args.model)
+    rows = inputs.own_rows(config)
+    model, tokenizer = load_policy(config.model)
+    task = inputs.load_problems(config, rows, tokenizer, context_length(model))
+    reward_fns, config = inputs.reward_functions(config, task)
     settings = {k: getattr(args, k) for k in ("num_generations", "temperature", "max_completion_length", "seed")}
-    print_table({args.task: evaluate(model, tokenizer, load_task(args.task), **settings)})
+    if config.dataset_name or config.reward_funcs or config.reward_model:
+        settings |= {"reward_fns": reward_fns, "reward_weights": config.reward_weights}
+    print_table({"held out" if config.dataset_name else task.name: evaluate(model, tokenizer, task, **settings)})
 
 
 def _plot(argv: list[str]) -> None:

@@ -21,13 +21,13 @@ OF_A_RUN = re.compile(
 )
 LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")  # a line a step: cut back to the step that a run goes on from
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
-OF_A_TASK = ("task", "reward_funcs", "reward_model")  # runs that differ in these have no mean
+OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
 def new_run(config: GRPOConfig, *, overwrite: bool = False, default: Path | None = None) -> Path:
     """Make the folder of a new run, write ``config.json`` into it, and return it.
 
-    Without ``config.output_dir`` it is ``default``, which is runs/TASK-SEED (runs/triples-SEED) if not given, then
+    Without ``config.output_dir`` it is ``default``, or else runs/TASK-SEED (runs/triples-SEED, runs/DATASET-SEED), then
     runs/TASK-SEED-2 ... A run that is to be overwritten is set aside first, until ``overwriting.forget``.
 
     Raises:
@@ -35,6 +35,8 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False, default: Path | None
         OSError: if it cannot be written.
     """
     kind = "triples" if config.triples else config.task
+    if config.dataset_name:  # a name for a folder is what is left of prompts.jsonl, org/name and reasoning_gym:chain_sum
+        kind = re.split(r"[/\\:]", config.dataset_name.removesuffix(Path(config.dataset_name).suffix))[-1] or kind
     default = default or Path("runs") / f"{kind}-{config.seed}"
     folder = Path(config.output_dir) if config.output_dir else free_folder(default)
     if folder.exists() and not folder.is_dir():
@@ -49,9 +51,7 @@ def new_run(config: GRPOConfig, *, overwrite: bool = False, default: Path | None
         saved_config(folder)  # raises if it is not a run's
         foreign = sorted(path.name for path in folder.iterdir() if not OF_A_RUN.fullmatch(path.name))
         if foreign:
-            raise BadInput(
-                f"The folder {str(folder)!r} holds {foreign[0]!r}, no part of a run, which --overwrite would delete."
-            )
+            raise BadInput(f"{str(folder)!r} holds {foreign[0]!r}, no part of a run, which --overwrite would delete.")
         with locked(folder):  # raises while that run is still going on
             overwriting.set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,32 +1,155 @@
-"""What a run learns from besides its configuration, as checksums: a resumed run goes on with the same, or says what changed."""
+"""What a run learns from: its problems and its reward functions; and as checksums, so that a resumed run goes on with the same,
+or says what changed."""
 
 import hashlib
 import json
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from minigrpo.chat import Prompt, knows_conversations
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.effective import weight_warning
+from minigrpo.prompts import Rows, in_conversations, own_task, prompts_of, read_prompts
+from minigrpo.protocol import RewardFunction
+from minigrpo.reward_model import load_reward_model
+from minigrpo.rewards import check_weights
 from minigrpo.run import folders
-from minigrpo.run.rewards_by_name import source_file
-from minigrpo.triples import BUNDLED
+from minigrpo.run.rewards_by_name import load_reward_function, source_file, try_out
+from minigrpo.sampling import longest_prompt, prompt_tokens
+from minigrpo.tasks import Task, load_task
+from minigrpo.triples import BUNDLED, load_triples, logged_rollout, prepare
 
 CONFIG = "its config.json"
 NAME = "inputs.json"  # not in config.json, whose fields are GRPOConfig's
+OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
+COMPLETED = 100  # prompts of a data set at most, by the command generate
 OF_A_MODEL = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
 
-def checksums(config: GRPOConfig) -> dict[str, str]:
+# --- problems and rewards -----------------------------------------------------------------------------------------------
+
+
+def own_rows(config: GRPOConfig | Namespace) -> Rows | None:
+    """What ``dataset_name`` names, if it names anything. Raises BadInput if it cannot be read."""
+    if config.dataset_name is None:
+        return None
+    return read_prompts(
+        config.dataset_name,
+        split=config.dataset_split,
+        subset=config.dataset_config,
+        prompt_column=config.prompt_column,
+        seed=config.seed,
+    )
+
+
+def prompts_to_complete(args: Namespace) -> list[Prompt]:
+    """Of the command ``generate``: those that were typed, or the first of a data set. Raises BadInput with the row."""
+    rows = own_rows(args) or Rows("", [(f"prompt {n}", {"prompt": text}) for n, text in enumerate(args.prompts, 1)])
+    return prompts_of(rows._replace(rows=rows.rows[:COMPLETED]), chat=args.chat, system_prompt=args.system_prompt)
+
+
+def load_problems(config: GRPOConfig, rows: Rows | None, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
+    """What is trained on, prompts or records, and what is scored. Raises BadInput if any of it does not fit the context."""
+    longest = longest_prompt(context, config.max_completion_length)
+    if rows is not None:
+        return own_task(rows, tokenizer, longest, chat=config.chat, system_prompt=config.system_prompt)
+    task = None if config.task == "records" else load_task(config.task, config.seed)
+    if config.triples is not None:
+        records = prepare(load_triples(config.triples), config)
+        prompts = dict.fromkeys(logged_rollout(tokenizer, records[:], context).prompts)
+        own = Dataset.from_dict({"prompt": list(prompts)[:OWN_PROMPTS]})
+        task = replace(task, train=records) if task else Task("records", records, own, reward=None)
+    elif config.chat or config.system_prompt:
+        task = in_conversations(task, chat=config.chat, system_prompt=config.system_prompt)
+    for dataset in (task.held_out,) if config.triples is not None else (task.train, task.held_out):
+        prompt_tokens(tokenizer, dataset["prompt"], longest)
+    return task
+
+
+def reward_functions(config: GRPOConfig, task: Task) -> tuple[list[RewardFunction], GRPOConfig]:
+    """Those that the configuration names, else the task's own; with a reward model, also the weights that make it the one that
+    counts. What is named is tried out. Raises BadInput for what is not there or does not work."""
+    named = [load_reward_function(name) for name in config.reward_funcs or []]
+    try_out(named, task.train, config.num_generations)
+    reward_fns = named or [task.reward] * (task.reward is not None)
+    if config.reward_model:
+        reward_fns = [load_reward_model(config.reward_model), *reward_fns]
+        config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
+    check_weights(config.reward_weights, len(reward_fns))
+    return reward_fns, config
+
+
+def fit_to(config: GRPOConfig, task: Task) -> GRPOConfig:
+    """With rollouts of fewer prompts where your own are few."""
+    few, part = task.train.num_rows * config.num_generations, config.per_device_train_batch_size
+    if not config.dataset_name or few >= config.generation_batch_size:
+        return config
+    part = part if part and few % part == 0 else None
+    return replace(config, generation_batch_size=few, per_device_train_batch_size=part)
+
+
+def description(config: GRPOConfig, task: Task) -> str:
+    """What is trained on, in a few words."""
+    if config.dataset_name:
+        return f"{task.train.num_rows} prompts of {task.name}"
+    everything = ", all of them in each batch" if task.train.num_rows < config.generation_batch_size else ""
+    return f"{task.train.num_rows} records{everything}" if config.triples else task.name
+
+
+def notes(config: GRPOConfig, asked: GRPOConfig, task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a person should know of a run before it begins. ``asked``: the configuration before it was made to fit."""
+    found = []
+    if config.generation_batch_size < asked.generation_batch_size:
+        found.append(
+            f"There are {task.train.num_rows} prompts to train on: a rollout takes all of them, {config.generation_batch_size} "
+            f"completions and not {asked.generation_batch_size}."
+        )
+    if config.triples is None:
+        found.append(plain_text_note(config.model, tokenizer, task.held_out[0]["prompt"]))
+    if config.triples is not None and config.triples_estimator == "weighted":
+        found.append(weight_warning(torch.tensor(task.train["reward"]), config.beta))
+    return [note for note in found if note]
+
+
+def plain_text_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """What to say where a model of conversations is given a plain text; nothing elsewhere."""
+    if not isinstance(prompt, str) or not knows_conversations(tokenizer):
+        return ""
+    return (
+        f"The prompts are plain texts, and {model!r} has a chat template: it was trained on conversations. --chat makes each "
+        "text a user's turn."
+    )
+
+
+# --- checksums ----------------------------------------------------------------------------------------------------------
+
+
+def checksums(config: GRPOConfig, loaded_from: str = "") -> dict[str, str]:
     """What it is -> SHA-256, of the files that the configuration names (records, reward functions, reward model, model), and of
-    the configuration: an editor may change in config.json what a flag may not."""
+    the configuration: an editor may change in config.json what a flag may not.
+
+    Args:
+        loaded_from: the policy's name_or_path: what "smollm2" stood for, a file or a name on the hub.
+    """
     found = {CONFIG: _of_settings(config)}
+    if config.model == "smollm2":
+        found["what smollm2 stands for"] = _of_file(Path(loaded_from)) if Path(loaded_from).is_file() else loaded_from
     if config.triples is not None:
         records = BUNDLED if config.triples == "bundled" else Path(config.triples)
         found[f"the records {config.triples!r}"] = _of_file(records)
+    if config.dataset_name is not None and Path(config.dataset_name).is_file():
+        found[f"the prompts {config.dataset_name!r}"] = _of_file(Path(config.dataset_name))
     for name in config.reward_funcs or []:
         if path := source_file(name):
             found[f"the file of the reward function {name!r}"] = _of_file(path)
     for what, name in (("reward model", config.reward_model), ("model", config.model)):
-        if name is not None and Path(name).is_dir():
-            found[f"the {what} {name!r}"] = _of_model(Path(name))
+        if name is not None and Path(name).exists():
+            found[f"the {what} {name!r}"] = _of_model(Path(name)) if Path(name).is_dir() else _of_file(Path(name))
     return found
 
 

@@ -1,27 +1,34 @@
 """Reward functions by name, as --reward-funcs has them: found, or why not; and tried out before anything is written."""
 
+import ast
 import difflib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
 from datasets import Dataset
+from transformers import TrainerState
 
 from minigrpo.config import BadInput, first_line
-from minigrpo.rewards import RewardFunction, check_reward_fns, score, short_name
+from minigrpo.protocol import Extras, RewardFunction, is_async, short_name
+from minigrpo.rewards import check_reward_fns, score
 
 SPELLING = "wanted is module.function, such as brief.brief for the function brief in the file brief.py of this folder"
+CALLED = re.compile(r"(.*?)\((.*)\)", re.DOTALL)
 
 
 def load_reward_function(name: str) -> RewardFunction:
     """The function that ``module.function`` or ``FILE.py:function`` names; what it raises becomes a sentence.
+
+    With arguments behind the name, what that function makes of them: trl.rewards.get_soft_overlong_punishment(64, 16).
 
     Raises:
         BadInput: if there is no such module or function, the module cannot be imported, or it is no reward function.
@@ -33,21 +40,48 @@ def load_reward_function(name: str) -> RewardFunction:
         near = difflib.get_close_matches(function, own, n=1)
         hint = f"is {near[0]!r} meant?" if near else f"{SPELLING}."
         raise BadInput(f"No reward function {name!r}: there is no {function!r} in {_file(module)}; {hint}")
-    fn = check_reward_fns([getattr(module, function)])[0]
+    fn = check_reward_fns([_made(getattr(module, function), name)])[0]
 
     def told(**given):
-        try:
-            with chdir(os.getcwd()):  # wherever it goes, the run stays where it was started
-                values = fn(**given)
-                # A generator does its work here, and one that never ends no more than tells of it.
-                return list(islice(values, len(given["completions"]) + 1)) if isinstance(values, Iterator) else values
-        except (KeyboardInterrupt, SystemExit):
-            raise  # a user's, and one that score refuses
-        except BaseException as error:  # GeneratorExit and its like are no Exception
-            raise BadInput(f"The reward function {name} raised {_says(error)}.") from error
+        with _told(name):
+            values = fn(**given)
+            # A generator does its work here, and one that never ends no more than tells of it.
+            return list(islice(values, len(given["completions"]) + 1)) if isinstance(values, Iterator) else values
 
+    async def told_later(**given):
+        with _told(name):
+            return await fn(**given)
+
+    told = told_later if is_async(fn) else told
     told.__name__, told.__module__, told.__wrapped__ = short_name(fn), Path(place).stem if ".py" in place else place, fn
     return told
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        with chdir(os.getcwd()):  # wherever it goes, the run stays where it was started
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        raise  # a user's, and one that score refuses
+    except BaseException as error:  # GeneratorExit and its like are no Exception
+        raise BadInput(f"The reward function {name} raised {_says(error)}.") from error
+
+
+def _made(fn, name: str):
+    """The function itself, or what it makes of the arguments in its name, which are numbers, texts and the like."""
+    called = CALLED.fullmatch(name)
+    if called is None:
+        return fn
+    try:
+        call = ast.parse(f"f({called[2]})", mode="eval").body
+        if not isinstance(call, ast.Call):
+            raise ValueError("one call is wanted")
+        arguments = [ast.literal_eval(argument) for argument in call.args]
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return fn(*arguments, **named)
+    except Exception as error:  # no arguments, or ones that it does not take
+        raise BadInput(f"The reward function {name!r} cannot be made: {_says(error)}.") from error
 
 
 def source_file(name: str) -> Path | None:
@@ -66,12 +100,14 @@ def try_out(reward_fns: list[RewardFunction], dataset: Dataset, num_generations:
     texts = [str(row.get("answer", "1")), "?", ""]
     completions = [texts[k % len(texts)] for k in range(num_generations)]
     columns = {name: [value] * num_generations for name, value in row.items() if name != "prompt"}
+    extras = Extras([list(text.encode()) for text in completions], TrainerState())  # tokens that are made up, too
     for fn in reward_fns:
-        score(fn, [row["prompt"]] * num_generations, completions, columns)
+        score(fn, [row["prompt"]] * num_generations, completions, columns, extras)
 
 
 def _parts(name: str) -> tuple[str, str]:
     """Module or file, and function. Raises BadInput for any other spelling."""
+    name = called[1] if (called := CALLED.fullmatch(name)) else name
     module, colon, function = name.rpartition(":") if ".py:" in name else name.rpartition(".")
     path = colon == ":" or all(part.isidentifier() for part in module.split("."))
     if not path or not function.isidentifier():

@@ -5,35 +5,25 @@ import shlex
 import shutil
 import signal
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import TrainerState
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.effective import weight_warning
 from minigrpo.evaluation import evaluate, example_completions
 from minigrpo.policy import context_length, load_policy, save_policy
 from minigrpo.recompute import layers_to_run_again
-from minigrpo.reward_model import load_reward_model
-from minigrpo.rewards import RewardFunction, check_weights
 from minigrpo.run import folders, inputs, overwriting, token_log, tracking
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint, whole_or_nothing
 from minigrpo.run.fork import Fork, begin
-from minigrpo.run.rewards_by_name import load_reward_function, try_out
 from minigrpo.run.step_log import StepLog
 from minigrpo.run.summary import finish
-from minigrpo.sampling import encode_prompts, longest_prompt
-from minigrpo.tasks import Task, load_task
+from minigrpo.tasks import Task
 from minigrpo.training import step_prompts, train
-from minigrpo.triples import load_triples, logged_rollout, prepare
 from minigrpo.update import Batch, TrainState
 
 SAMPLES = 4  # per held-out problem
-OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 
 
 def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fork: Fork | None = None) -> int:
@@ -45,18 +35,19 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fo
     _check_launch(config)
     tracking.check(config)
     first = config.engine != "trl" or _trl().join(config)
+    rows = inputs.own_rows(config)
     # TRL's processes each have a device of their own, which accelerate gives them.
     model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
     if config.gradient_checkpointing:
         layers_to_run_again(model)  # raises if there are none
-    task = _task(config, tokenizer, context_length(model))
-    reward_fns, config = _reward_functions(config, task)
+    task, asked = inputs.load_problems(config, rows, tokenizer, context_length(model)), config
+    reward_fns, config = inputs.reward_functions(inputs.fit_to(config, task), task)
     if config.triples is None:
         step_prompts(task.train, 0, config)  # raises if there are too few
     if not first:  # of several processes; the first alone has a folder and writes
         _trl().train(config, model, tokenizer, task.train, reward_fns)
         return 0
-    made_from = inputs.checksums(config)
+    made_from = inputs.checksums(config, model.name_or_path)
     if fork:
         inputs.check_forkable(fork.run, made_from)
     if resume:
@@ -71,12 +62,11 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fo
                 begin(fork, folder)
             folders.write_json(folder / inputs.NAME, made_from)
             _check_space(folder, model, config)
-            return _run_in(folder, model, tokenizer, task, reward_fns, config, resume or fork is not None)
+            notes = inputs.notes(config, asked, task, tokenizer)
+            return _run_in(folder, model, tokenizer, task, reward_fns, config, resume or fork is not None, notes)
     except KeyboardInterrupt:
-        if keep():
-            print(f"\nStopped. Go on with: {_to_go_on(folder)}")
-        else:
-            print("\nStopped before the first step; nothing was kept.")
+        kept = f"Stopped. Go on with: {_to_go_on(folder)}"
+        print(f"\n{kept}" if keep() else "\nStopped before the first step; nothing was kept.")
         return 130
     finally:
         if not keep():
@@ -118,18 +108,18 @@ def _trl():
     return trl_engine
 
 
-def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> int:
-    what = f"{len(task.train)} records" if config.triples else task.name
-    what += ", all of them in each batch" if len(task.train) < config.generation_batch_size and config.triples else ""
-    kind = "held-out problems" if task.reward else "prompts of their own"
+def _run_in(
+    folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool, notes: list[str]
+) -> int:
+    what = inputs.description(config, task)
+    kind = "prompts of their own" if config.task == "records" else "held-out problems"
     by = f" by TRL, processes: {_trl().num_processes(config)}" if config.engine == "trl" else ""
     print(f"{config.model} on {what}{by}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
-    if config.triples is not None and config.triples_estimator == "weighted":
-        warning = weight_warning(torch.tensor(task.train["reward"]), config.beta)
-        if warning:
-            print(warning, flush=True)
+    for note in notes:
+        print(note, flush=True)
     settings = {"temperature": config.temperature, "max_completion_length": config.max_completion_length}
-    before = evaluate(model, tokenizer, task, num_generations=SAMPLES, **settings)
+    by_reward = reward_fns if config.dataset_name else []  # of the other tasks it is known what is right
+    before = _scored(model, tokenizer, task, by_reward, config, step=0)
     first = example_completions(model, tokenizer, task, **settings)
     engine = _train_with_trl if config.engine == "trl" else _train
     log = engine(folder, model, tokenizer, task, reward_fns, config, resume)
@@ -138,7 +128,7 @@ def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config
         return 130
     if config.engine == "trl":
         model, tokenizer = load_policy(str(folder))  # it may have been trained in shards; the first process's copy is of no use
-    after = evaluate(model, tokenizer, task, num_generations=SAMPLES, **settings)
+    after = _scored(model, tokenizer, task, by_reward, config, step=config.max_steps)
     last = example_completions(model, tokenizer, task, **settings)
     examples = [
         {"prompt": prompt, "before": old, "after": new}
@@ -149,31 +139,19 @@ def _run_in(folder: Path, model, tokenizer, task: Task, reward_fns: list, config
     return 0
 
 
-def _task(config: GRPOConfig, tokenizer: PreTrainedTokenizerBase, context: int) -> Task:
-    """What is trained on, problems or records, and what is scored. Raises BadInput if any of it does not fit the context."""
-    longest = longest_prompt(context, config.max_completion_length)
-    task = None if config.task == "records" else load_task(config.task, config.seed)
-    if config.triples is not None:
-        records = prepare(load_triples(config.triples), config)
-        prompts = dict.fromkeys(logged_rollout(tokenizer, records[:], context).prompts)
-        own = Dataset.from_dict({"prompt": list(prompts)[:OWN_PROMPTS]})
-        task = replace(task, train=records) if task else Task("records", records, own, reward=None)
-    for dataset in (task.held_out,) if config.triples is not None else (task.train, task.held_out):
-        encode_prompts(tokenizer, dataset["prompt"], longest)
-    return task
-
-
-def _reward_functions(config: GRPOConfig, task: Task) -> tuple[list[RewardFunction], GRPOConfig]:
-    """Those that the configuration names, else the task's own; with a reward model, also the weights that make it the one that
-    counts. What is named is tried out. Raises BadInput for what is not there or does not work."""
-    named = [load_reward_function(name) for name in config.reward_funcs or []]
-    try_out(named, task.train, config.num_generations)
-    reward_fns = named or [task.reward]
-    if config.reward_model:
-        reward_fns = [load_reward_model(config.reward_model), *reward_fns]
-        config = replace(config, reward_weights=config.reward_weights or [1.0] + [0.0] * (len(reward_fns) - 1))
-    check_weights(config.reward_weights, len(reward_fns))
-    return reward_fns, config
+def _scored(model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, step: int) -> dict[str, float]:
+    """What ``evaluate`` says of the held-out problems, by the run's own reward functions too where they are given."""
+    return evaluate(
+        model,
+        tokenizer,
+        task,
+        reward_fns=reward_fns,
+        reward_weights=config.reward_weights,
+        num_generations=SAMPLES,
+        temperature=config.temperature,
+        max_completion_length=config.max_completion_length,
+        trainer_state=TrainerState(global_step=step, max_steps=config.max_steps),
+    )
 
 
 def _check_space(folder: Path, model, config: GRPOConfig) -> None:
@@ -227,6 +205,9 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
     log = StepLog(folder, task, config, state.step)
     try:
         for metrics in train(state, task.train, reward_fns, config):
+            if config.eval_steps and state.step % config.eval_steps == 0:
+                held_out = _scored(model, tokenizer, task, reward_fns, config, state.step)
+                metrics |= {f"eval_{name}": held_out[name] for name in ("reward", "accuracy") if name in held_out}
             log(metrics, _samples(state.batch))
             if token_log.due(state.step, config.num_iterations):
                 folders.append_line(folder / "tokens.jsonl", token_log.token_line(state, config), separators=(",", ":"))
@@ -246,7 +227,7 @@ def _train(folder: Path, model, tokenizer, task: Task, reward_fns: list, config:
 
 def _samples(batch: Batch) -> dict[str, list]:
     lists = {"rewards": batch.rewards.tolist(), "advantages": batch.advantages.tolist()}
-    return {"prompts": batch.rollout.prompts, "completions": batch.rollout.completions, **lists}
+    return {"prompts": batch.rollout.prompts, "completions": batch.rollout.completions, **lists, **batch.extra}
 
 
 def _train_with_trl(folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool) -> StepLog:

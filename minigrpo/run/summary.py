@@ -5,11 +5,14 @@ import shlex
 import unicodedata
 from pathlib import Path
 
+from minigrpo.chat import Prompt, last_words
 from minigrpo.config import BadInput
 from minigrpo.run import folders
 from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.run.verdict import verdict
 from minigrpo.tasks import Task
+
+SHOWN = 60  # characters of a prompt or completion in the table at the end; samples.jsonl has all of them
 
 
 def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
@@ -20,26 +23,43 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     """
     before, after, examples = summary["before"], summary["after"], summary["examples"]
     title, rows = task.name, folders.read_metrics(folder)
-    if task.reward:
-        title += f": accuracy {before['accuracy']:.2f} before, {after['accuracy']:.2f} after"
+    if known := [name for name in ("accuracy", "reward") if name in before and name in after]:
+        title += f": {known[0]} {before[known[0]]:.2f} before, {after[known[0]]:.2f} after"
     plot_to(folder / "curves.png", [rows], title)
-    summary = {**summary, "samples": samples, "verdict": verdict(before, after, rows, samples)}
+    summary = {**summary, "samples": samples, "verdict": verdict(before, after, rows, samples), **_best(rows)}
     folders.write_json(folder / "summary.json", summary)
 
     print_table({"before": before, "after": after})
-    for line in aligned([[example["prompt"], example["before"], " -> ", example["after"]] for example in examples]):
+    rows_of_text = [[last_words(example["prompt"]), example["before"], " -> ", example["after"]] for example in examples]
+    for line in aligned([[text if len(text) <= SHOWN else text[: SHOWN - 3] + "..." for text in row] for row in rows_of_text]):
         print(f"  {line}")
     print(f"\n{summary['steps']} steps, {summary['seconds']:.1f} s of training. Written to {folder}:")
     names = ("curves.png", "metrics.jsonl", "samples.jsonl", "tokens.jsonl", "summary.json", "config.json", "model")
     for name in [name for name in names if (folder / name).exists()] + ["checkpoint-*"]:
         print(f"  {folder / name}")
+    if "best" in summary:
+        (_, step), (name, value) = summary["best"].items()
+        print(f"Best on the held-out problems: step {step}, {name} {value:.3f}.")
     print(f"\n{summary['verdict']}\n\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
 
 
-def command_to_try(folder: Path, prompt: str) -> str:
-    """A command that a shell takes as it stands."""
-    words = ["minigrpo", "generate", "--model", str(folder), *(["--"] if prompt.startswith("-") else []), prompt]
-    return shlex.join(words)
+def _best(rows: list[dict]) -> dict[str, dict]:
+    """Where --eval-steps was given, the step that did best on the held-out problems, and how well."""
+    for name in ("eval_accuracy", "eval_reward"):
+        if scored := [row for row in rows if row.get(name) is not None]:
+            best = max(scored, key=lambda row: row[name])
+            return {"best": {"step": best["step"], name: best[name]}}
+    return {}
+
+
+def command_to_try(folder: Path, prompt: Prompt) -> str:
+    """A command that a shell takes as it stands; of a longer conversation with its last turn alone."""
+    words = ["minigrpo", "generate", "--model", str(folder)]
+    if not isinstance(prompt, str):
+        words += ["--chat"]
+        words += ["--system-prompt", prompt[0]["content"]] if prompt[0]["role"] == "system" else []
+    text = last_words(prompt)
+    return shlex.join([*words, *(["--"] if text.startswith("-") else []), text])
 
 
 def plot_to(output: Path, runs: list[list[dict]], title: str) -> None:
@@ -91,10 +111,13 @@ def print_table(columns: dict[str, dict[str, float]]) -> None:
         "accuracy": "accuracy, sampled",
         "accuracy_greedy": "accuracy, greedy",
         "thinking": "thinks first",
+        "reward": "reward, sampled",
+        "reward_greedy": "reward, greedy",
         "mean_length": "mean length (tokens)",
     }
     print("\n" + " " * 22 + "".join(f"{title:>9}" for title in columns))
-    for key in next(iter(columns.values())):
-        if key != "pass@1":
-            print(f"{names.get(key, key):22}" + "".join(f"{numbers[key]:9.3f}" for numbers in columns.values()))
+    for key in dict.fromkeys(key for numbers in columns.values() for key in numbers):
+        if key not in ("pass@1", "reward_std"):
+            cells = [f"{numbers[key]:9.3f}" if key in numbers else f"{'-':>9}" for numbers in columns.values()]
+            print(f"{names.get(key, key):22}" + "".join(cells))
     print()

@@ -14,7 +14,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 
 from minigrpo.config import BadInput, GRPOConfig, first_line
-from minigrpo.rewards import RewardFunction, reward_names
+from minigrpo.policy import with_a_folder
+from minigrpo.protocol import RewardFunction
+from minigrpo.rewards import reward_names
 from minigrpo.run import folders
 from minigrpo.threads import suited_threads
 
@@ -24,7 +26,7 @@ try:
     from accelerate.utils import broadcast_object_list
 
     from minigrpo.run.processes import one_sentence_if_another_process_ends
-    from minigrpo.run.trl_trainer import Trainer, follow_padding, in_trls_protocol
+    from minigrpo.run.trl_trainer import Trainer, follow_padding
 except ImportError as error:
     raise BadInput(f'TRL and accelerate are needed, and {error}; python -m pip install -e ".[scale]" brings them.') from error
 
@@ -80,6 +82,7 @@ def _refuse(config: GRPOConfig, processes: int) -> None:
             raise BadInput(f"The engine trl has no {what}.")
 
     penalty = config.beta > 0
+    refuse(config.eval_steps is not None, "eval_steps: a run by it is scored before and after training")
     refuse(config.triples is not None, "training on records (triples): it samples; the engine minigrpo learns from records")
     refuse(penalty and config.kl_in_reward, "kl_in_reward: its KL is in the loss")
     refuse(penalty and config.kl_estimator not in ("k3", "k3_ratio"), f"kl_estimator {config.kl_estimator}: k3 or k3_ratio")
@@ -170,14 +173,15 @@ def train(
     args = to_trl(config, output_dir=str(folder), log_level_replica="passive", ddp_find_unused_parameters=False)
     with one_sentence_if_another_process_ends(folder):
         follow_padding(model)
-        trainer = Trainer(
-            model=model,
-            args=args,
-            train_dataset=dataset,
-            reward_funcs=list(map(in_trls_protocol, reward_fns, reward_names(reward_fns))),
-            processing_class=tokenizer,
-        )
-        trainer.to_runner = log
+        with with_a_folder(model):
+            trainer = Trainer(
+                model=model,
+                args=args,
+                train_dataset=dataset,
+                reward_funcs=list(reward_fns),  # to be counted; _calculate_rewards calls them
+                processing_class=tokenizer,
+            )
+        trainer.reward_fns, trainer.reward_func_names, trainer.to_runner = reward_fns, reward_names(reward_fns), log
         if trainer.ref_model is not None:
             follow_padding(trainer.accelerator.unwrap_model(trainer.ref_model))
         for callback in (PrinterCallback, ProgressCallback):

@@ -5,16 +5,19 @@ What is overridden was read in TRL 1.16.
 
 import inspect
 import math
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 import trl
+from accelerate.utils import gather
 from torch import nn
 
 from minigrpo.policy import share_weights
-from minigrpo.rewards import RewardFunction, combine, score
-from minigrpo.sampling import completion_texts
+from minigrpo.protocol import Extras, in_trls_form
+from minigrpo.rewards import combine, score_all
+from minigrpo.sampling import completion_texts, prompt_tokens
 
 
 class Trainer(trl.GRPOTrainer):
@@ -23,6 +26,7 @@ class Trainer(trl.GRPOTrainer):
     to_runner: Callable[[dict, dict], None] | None = None
     _start = _sampling_seconds = 0.0
     _rollout: dict = {}  # noqa: RUF012 - replaced, never changed
+    _own_metrics: frozenset[str] = frozenset()  # the names of what reward functions logged
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """A checkpoint's model, or the one at the end, which others may read like all that a run writes."""
@@ -33,16 +37,29 @@ class Trainer(trl.GRPOTrainer):
     def create_model_card(self, *args, **kwargs) -> None:
         """A run's folder has no README of TRL's."""
 
-    def _tokenize_prompts(self, prompts: list[str]):
-        """Without the tokenizer's special tokens, as here: a BOS would make the prompt another than the one that is scored."""
-        return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
+    def _tokenize_prompts(self, prompts: list):
+        """As here: without the tokenizer's special tokens (a BOS would make the prompt another than the one that is scored),
+        and conversations in its template."""
+        return prompt_tokens(self.processing_class, prompts, sys.maxsize), None, {}
 
     def _generate(self, prompts: list):
         """With the texts that rewards see here: TRL would drop every special token, and not EOS and padding alone."""
-        prompt_ids, completion_ids, tool_mask, completions, *rest = super()._generate(prompts)
-        if isinstance(completions[0], str):
-            completions = completion_texts(self.processing_class, completion_ids, self.eos_token_ids)
+        prompt_ids, completion_ids, tool_mask, _, *rest = super()._generate(prompts)
+        completions = in_trls_form(prompts, completion_texts(self.processing_class, completion_ids, self.eos_token_ids))
         return prompt_ids, completion_ids, tool_mask, completions, *rest
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids):
+        """(B, F) rewards, called and checked as here; what the functions log goes TRL's way."""
+        columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
+        extras = Extras(completion_ids, self.state)
+        scores = score_all(self.reward_fns, prompts, completions, columns, extras)
+        for name, values in extras.logged.items():
+            for value in values:
+                self._log_metric(name, value)
+        for column, values in extras.columns.items():
+            self._log_completion_extra(column, values)
+        self._own_metrics = self._own_metrics | extras.logged.keys()
+        return gather(scores.to(self.accelerator.device))
 
     def _generate_and_score_completions(self, inputs):
         start = time.perf_counter()
@@ -74,9 +91,10 @@ class Trainer(trl.GRPOTrainer):
         """metrics.METRICS from what TRL logged. What TRL tells of a rollout only once holds for all updates on it."""
         fresh = "reward" in logs
         if fresh:
-            rewards = {name: logs[name] for name in logs if name.startswith("rewards/") and name.endswith("/mean")}
+            own = {name: logs[name] for name in logs if name.startswith("rewards/") and name.endswith("/mean")}
+            own |= {name: logs[name] for name in logs if name in self._own_metrics}
             names = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio")
-            self._rollout = {name: logs[name] for name in names} | rewards
+            self._rollout = {name: logs[name] for name in names} | own
         tokens = round(self._rollout["completions/mean_length"] * self.args.generation_batch_size)
         clip = "cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"
         seconds = time.perf_counter() - self._start
@@ -97,20 +115,11 @@ class Trainer(trl.GRPOTrainer):
         scores = torch.tensor(list(self._logs["rewards"].values())).T
         return {
             "prompts": list(self._logs["prompt"]),
-            "completions": list(self._logs["completion"]),
+            "completions": [text if isinstance(text, str) else text[0]["content"] for text in self._logs["completion"]],
             "rewards": combine(scores, self.args.reward_weights).tolist(),
             "advantages": list(self._logs["advantages"]),
+            **{column: list(values) for column, values in self._logs["extra"].items()},
         }
-
-
-def in_trls_protocol(fn: RewardFunction, name: str) -> RewardFunction:
-    """A reward function that is called and checked as here, with the data set's columns alone; TRL logs it by ``name``."""
-
-    def reward(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, **columns):
-        return score(fn, prompts, completions, columns).tolist()
-
-    reward.__name__ = name
-    return reward
 
 
 def follow_padding(model: nn.Module) -> None:

@@ -16,6 +16,8 @@ def verdict(before: dict[str, float], after: dict[str, float], rows: list[dict],
     """
     if "accuracy" in before:
         return _by_accuracy(before["accuracy"], after["accuracy"], rows, samples)
+    if "reward" in before and "reward" in after:
+        return _by_reward(before, after, rows, samples)
     name = "weighted_logprob" if "weighted_logprob" in rows[-1] else "reward"
     what = "the log-prob of what was scored high" if name == "weighted_logprob" else "the reward"
     first, last, noise = _trend(rows, name)
@@ -27,13 +29,29 @@ def verdict(before: dict[str, float], after: dict[str, float], rows: list[dict],
     return f"{word.format(what)} from {first:.3g} to {last:.3g}{_far(rows)}."
 
 
+def _by_reward(before: dict[str, float], after: dict[str, float], rows: list[dict], samples: int) -> str:
+    """Of your own prompts, whose best reward nobody knows."""
+    noise = 2 * math.sqrt((before["reward_std"] ** 2 + after["reward_std"] ** 2) / samples)
+    went = f"the reward on held-out prompts went from {before['reward']:.3g} to {after['reward']:.3g}"
+    if _always_silent(rows):
+        return f"There was nothing to learn from: at every step the rewards of each group were all equal; {went}."
+    change = after["reward"] - before["reward"]
+    word = "It learnt" if change > noise else "It got worse" if -change > noise else "No change that the numbers show"
+    return f"{word}: {went}; chance explains ± {noise:.2g}{_far(rows)}."
+
+
+def _always_silent(rows: list[dict]) -> bool:
+    """Whether no group ever had two rewards."""
+    silent = _values(rows, "frac_reward_zero_std")
+    return bool(silent) and min(silent) == 1
+
+
 def _by_accuracy(before: float, after: float, rows: list[dict], samples: int) -> str:
     *_, noise = accuracies(before, after, samples)
     went, chance = f"accuracy went from {before:.3f} to {after:.3f}", f"chance explains ± {noise:.3f}"
     first, last, wobble = _trend(rows, "reward")
     rewarded = first is not None and last - first > wobble
-    silent = [row["frac_reward_zero_std"] for row in rows if row.get("frac_reward_zero_std") is not None]
-    if silent and min(silent) == 1:
+    if _always_silent(rows):
         return f"There was nothing to learn from: at every step the rewards of each group were all equal; {went}."
     if after - before > noise:
         return f"It learnt: {went}; {chance}."

@@ -64,6 +64,8 @@ def plot_runs(runs: list[list[dict]] | list[dict], *, title: str | None = None, 
     axes = _axes(axes, len(panels))
     for ax, (name, label, limits) in zip(axes, panels, strict=True):
         _draw(runs, name, ax)
+        if name == "reward":
+            _mark_held_out(runs, ax)
         ax.set_title(label, fontsize=10, loc="left")
         if ax.lines:  # else there is a sentence in the middle, and no axis
             ax.set_ylim(*limits)
@@ -72,15 +74,20 @@ def plot_runs(runs: list[list[dict]] | list[dict], *, title: str | None = None, 
     return axes
 
 
+def _mark_held_out(runs: list[list[dict]], ax: Axes) -> None:
+    """The reward on held-out problems, as points where it was measured."""
+    points = [(row["step"], row["eval_reward"]) for rows in runs for row in rows if row.get("eval_reward") is not None]
+    if points:
+        ax.plot(*zip(*points, strict=True), "o", color=ORANGE, markersize=4, label="held-out problems")
+        ax.legend(fontsize=8, frameon=False)
+
+
 def plot_apart(runs: dict[str, list[dict]], *, title: str | None = None) -> np.ndarray:
     """The six panels of plot_runs, with a line of its own for each run: name -> rows. Returns the six Axes."""
     panels = RECORD_PANELS if any("weighted_logprob" in row for rows in runs.values() for row in rows) else PANELS
     figure, axes = plt.subplots(2, 3, figsize=(10, 5.7), layout="constrained")
     figure.suptitle(title)
-    compare_runs({name: [rows] for name, rows in runs.items()}, [name for name, _, _ in panels], axes=axes)
-    for ax in axes[0]:
-        ax.set_xlabel("")
-    return axes.ravel()
+    return compare_runs({name: [rows] for name, rows in runs.items()}, [name for name, _, _ in panels], axes=axes)
 
 
 def compare_runs(groups: dict[str, list[list[dict]]], names: Iterable[str], *, axes=None) -> np.ndarray:

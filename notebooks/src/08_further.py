@@ -614,8 +614,9 @@ if HAS_TRL:
     import trl
 
     theirs = minigrpo.to_trl(ours, output_dir=tempfile.mkdtemp())
-    names = {field.name for field in dataclasses.fields(trl.GRPOConfig)} - {"output_dir"}
-    shared = {name: value for name, value in ours.to_dict().items() if name in names}
+    names = {field.name for field in dataclasses.fields(trl.GRPOConfig)}
+    given = {name: value for name, value in ours.to_dict().items() if value is not None}
+    shared = {name: given[name] for name in given.keys() & names - {"output_dir", "report_to"}}
 else:
     print("TRL is not installed, so this cell does nothing (pip install trl).")
 
@@ -627,7 +628,7 @@ if HAS_TRL:
     # One rollout of 64 completions is one batch, used num_iterations times.
     assert theirs.steps_per_generation == 1 and theirs.per_device_train_batch_size == 64
     assert theirs.use_bias_correction_kl  # k3_ratio
-    missing = sorted(set(ours.to_dict()) - set(shared) - {"output_dir", "kl_estimator"})
+    missing = sorted(set(ours.to_dict()) - names - {"kl_estimator"})
     print(len(shared), "fields copied; without a counterpart:", ", ".join(missing))
 
 # %% [markdown]

@@ -1,13 +1,14 @@
 """minigrpo against TRL's GRPOTrainer: the same model, prompts, reward, sizes and optimizer, a step of one, a step of the other.
 
-    python -m tests.benchmarks.vs_trl [--setting bundled small] [--threads 1 2] [--steps N] [--json FILE]
+    python -m tests.benchmarks.vs_trl [--setting bundled small real] [--threads 1 2] [--steps N] [--json FILE]
 
 Prints CPU and wall seconds per step, split into sampling (reward, reference and advantages go with it) and update, completion
 tokens a CPU second, the peak memory above weights, gradients and optimizer (of processes of their own), and the ratio of CPU
 seconds, ours / TRL's, with its minimum, median and maximum over the pairs of steps. Linux only: /proc tells the peak memory.
 
 TRL is given what is fastest for it here: one batch per rollout, no gradient checkpointing, no logging, no saving, no dropout,
-the fused AdamW, and the model as load_policy gives it, with GELU in one operation. Both are in float32.
+the fused AdamW, and the model as load_policy gives it, with GELU in one operation. Both are in float32. The setting "real"
+is SmolLM2 on the task addition; it takes minutes, and 10 GB.
 """
 
 import argparse
@@ -38,11 +39,13 @@ class Setting(NamedTuple):
     vocabulary: int | None = None  # of GPT-2 small's shape with random weights; None for the bundled GPT-2
     prompt_length: int | None = None
     layers: int = 12
+    model: str | None = None  # or a real one, on the task addition
 
 
 SETTINGS = {
     "bundled": Setting(16, 8, 16, 2e-4, steps=40),
     "small": Setting(4, 8, 32, 1e-6, steps=3, vocabulary=50257, prompt_length=128),
+    "real": Setting(8, 8, 16, 1e-5, steps=2, model="smollm2"),
 }
 
 
@@ -58,8 +61,12 @@ def load(setting: Setting):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    from minigrpo import clock_task, load_policy
+    from minigrpo import addition_task, clock_task, load_policy
 
+    if setting.model is not None:
+        model, tokenizer = load_policy(setting.model)
+        task = addition_task()
+        return model, tokenizer, task.train, task.reward
     if setting.vocabulary is None:
         task = clock_task()
         return *load_policy("tiny"), task.train, task.reward
@@ -126,6 +133,11 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
             clock.end_step(step()["update/tokens"], different_beginnings(state.batch.rollout))
 
     return one
+
+
+def is_product(module) -> bool:
+    """Whether it multiplies by a weight matrix: Linear, or GPT-2's own Conv1D."""
+    return type(module).__name__ in ("Linear", "Conv1D")
 
 
 def different_beginnings(rollout) -> list[int]:
@@ -235,12 +247,14 @@ def unavoidable(setting: Setting, begun: list[int], threads: int) -> float:
     """
     import torch
 
+    from minigrpo.sampling import prompt_tokens
+
     torch.set_num_threads(threads)
     model, tokenizer, dataset, _ = load(setting)
-    width, vocabulary = model.config.n_embd, model.config.vocab_size
-    prompts = tokenizer(dataset["prompt"][: setting.num_prompts])["input_ids"]
-    layers = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * model.config.n_layer
-    head, read = [(width, vocabulary)], sum(len(ids) - 1 for ids in prompts)
+    prompts = prompt_tokens(tokenizer, dataset["prompt"][: setting.num_prompts], sys.maxsize)
+    matrices = [m.weight.T if isinstance(m, torch.nn.Linear) else m.weight for m in model.modules() if is_product(m)]
+    *layers, head = [tuple(matrix.shape) for matrix in matrices]  # (in, out), in the order in which a text goes through them
+    head, read = [head], sum(len(ids) - 1 for ids in prompts)
     products = [(read, shape) for shape in layers] + [(rows, shape) for rows in begun for shape in layers + head]
     products += 3 * ([(read + sum(begun), shape) for shape in layers] + [(sum(begun), shape) for shape in head])
     matrices = {shape: torch.randn(shape) for _, shape in products}
@@ -272,6 +286,21 @@ def median(steps: list[dict], name: str) -> float:
 def compare(name: str, beta: float, threads: int, steps: int | None) -> dict:
     """One row of the table."""
     setting = SETTINGS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        if setting.model is not None:
+            setting = setting._replace(model=alone(saved, setting.model, folder))
+        return measure(name, setting, beta, threads, steps)
+
+
+def saved(model: str, folder: str) -> str:
+    """The model in an ordinary folder, since TRL loads its reference by the model's path."""
+    from minigrpo.policy import load_policy, save_policy
+
+    save_policy(*load_policy(model), folder)
+    return folder
+
+
+def measure(name: str, setting: Setting, beta: float, threads: int, steps: int | None) -> dict:
     ours, theirs = alone(race, setting, beta, threads, steps or setting.steps)
     row = {"name": f"{name}, beta {beta:g}, {threads} thread{'s' if threads > 1 else ''}"}
     for who, taken in (("ours", ours), ("trl", theirs)):
@@ -308,10 +337,10 @@ def print_row(row: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=["bundled", "small"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--beta", nargs="+", type=float, default=[0.0, 0.04])
-    parser.add_argument("--steps", type=int, help="pairs of steps; by default 40 and 3")
+    parser.add_argument("--steps", type=int, help="pairs of steps; by default 40, 3 and 2")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     args = parser.parse_args()
     print("CPU / wall seconds per step, medians")

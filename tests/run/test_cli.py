@@ -43,6 +43,13 @@ def test_a_misspelt_flag_is_told_the_right_one(capsys, argv, meant):
     refused(capsys, argv, meant)
 
 
+def test_a_task_brings_its_defaults_and_flags_come_after_them():
+    assert flags.train_config(["--task", "addition"])[0] == GRPOConfig.for_task("addition")
+    config, _ = flags.train_config(["--task=addition", "--model", "tiny", "--beta", "0.1"])
+    assert config == GRPOConfig.for_task("addition", model="tiny", beta=0.1)
+    assert flags.train_config(["--task", "clock"])[0] == GRPOConfig()
+
+
 @pytest.mark.parametrize("command", [["generate", "1+1="], ["evaluate"], ["grade", "a.ipynb"], ["reward-model", "train"]])
 @pytest.mark.parametrize("seed", ["-1", "2147483648", "1" + "0" * 20, "1e20", "9" * 5000, "x"])
 def test_a_seed_out_of_range_is_refused_everywhere(capsys, command, seed):

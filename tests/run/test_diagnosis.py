@@ -356,6 +356,14 @@ def test_a_spike_of_the_kl_is_normal():
     assert names(spiky) == ["healthy"]
 
 
+def test_the_first_rows_of_a_run_that_learns_are_no_alarm():
+    """A length that grows before the reward does, two updates on each rollout; as a fresh run began."""
+    lengths, rewards = (2.4, 2.7, 2.9, 3.6, 4.1, 4.6, 4.9), (0.23, 0.36, 0.34, 0.31, 0.39, 0.36, 0.38)
+    rows = [{"reward": r, "completions/mean_length": n} for r, n in zip(rewards, lengths, strict=True) for _ in range(2)]
+    assert not examine(rows).wrong
+    assert not examine([row | {"frac_reward_zero_std": 0.75} for row in rows[:5]]).wrong
+
+
 def test_each_finding_says_all_five_things_and_its_lesson_is_there():
     for shows, _, _ in PAIRS.values():
         for finding in examine(shows).findings:

@@ -189,7 +189,7 @@ def test_runs_part_after_the_last_step_that_any_two_share(tmp_path):
 
 def test_a_plot_of_both_begins_where_they_part(original, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("minigrpo.view.plots.compare_runs", lambda groups, names, *, axes: drawn.update(groups))
+    monkeypatch.setattr("minigrpo.view.plots.compare_runs", lambda groups, names, *, axes: drawn.update(groups) or axes.ravel())
     forked = made(tmp_path / "forked")
     folders.write_json(forked / fork.NAME, {"run": str(original), "step": 4, "changed": {}})
     shutil.copy(original / "metrics.jsonl", forked)

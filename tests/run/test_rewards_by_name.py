@@ -49,7 +49,6 @@ def test_another_spelling_is_told_the_right_one(here, spelling):
         ("import not_there_at_all\n", "cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("f = 5\n", "A reward function is 5, which cannot be called"),
         ("class f:\n    pass\n", "The reward function f is a class"),
-        ("async def f(prompts, completions, **columns):\n    return []\n", "f is async"),
         (PLAIN.replace(" f(", " ff("), "there is no 'f' in .*; is 'ff' meant?"),
     ],
 )

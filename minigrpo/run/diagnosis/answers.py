@@ -8,6 +8,7 @@ from minigrpo.run.diagnosis.findings import LESSONS, OPEN, WRONG, Finding
 from minigrpo.run.diagnosis.motion import surge
 
 NEARLY_ALL = 0.9
+ENOUGH_ROWS = 20  # before a length that moves without the reward means anything: the reward is noisier, and follows later
 MANY = 0.2  # of the answers: enough to hold a run back
 RIGHT = re.compile(r"acc|correct|exact|answer|right|solve|success|pass|result|outcome|verif|math|truth|quality", re.I)
 SECONDARY = re.compile(r"format|length|len|penalt|tag|xml|style|repetition|brev|concise|language|structure|overlong", re.I)
@@ -181,14 +182,16 @@ def length_without_reward(run: Evidence) -> Finding | None:
         return None
     ratio = length.last / length.first
     reward = run.change(run.goal)
-    if 0.6 < ratio < 1.6 or (reward and reward.size > 0.15 * (run.spread or reward.spread)):
+    if 0.6 < ratio < 1.6 or len(run) < ENOUGH_ROWS or (reward and reward.size > 0.08 * (run.spread or reward.spread)):
         return None
     shorter = ratio < 1
+    # Whether the noise could hide a rise that counts.
+    certain = not reward or reward.size + reward.error < 0.3 * (run.spread or reward.spread)
     seen = f"Mean length {number(length.first)} -> {number(length.last)} tokens (chance explains {number(length.error)})"
     seen += f", reward {number(reward.first)} -> {number(reward.last)}." if reward else "."
     return Finding(
         "shrinking" if shorter else "growing",
-        f"The answers get {'shorter' if shorter else 'longer'}, and the reward does not rise.",
+        f"The answers get {'shorter' if shorter else 'longer'}, and no rise of the reward shows.",
         seen,
         "Length moves by itself: short answers are the safe ones where long ones are cut off or penalised, or where trying "
         "earns nothing."
@@ -198,8 +201,9 @@ def length_without_reward(run: Evidence) -> Finding | None:
         "Look at the lengths of right and of wrong answers apart, and whether a reward or the limit pays for being short."
         if shorter
         else "Take loss_type dr_grpo or dapo, and compare the lengths of right and of wrong answers.",
-        "likely",
+        "likely" if certain else "possible",
         LESSONS["length"],
+        WRONG if certain else OPEN,
     )
 
 

@@ -8,6 +8,7 @@ from minigrpo.run.diagnosis.findings import LESSONS, OPEN, Finding
 
 MOST = 0.75  # of the groups, from the start: hardly anything to learn from
 ALL = 0.97
+ENOUGH_ROWS = 10  # of a few groups each, before most of them tell of all
 
 
 # --- numbers that are none --------------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def silent_groups(run: Evidence) -> Finding | None:
     silence = run.silence
     if not len(silence) or silence.mean < MOST or silence.part(0, 0.34).mean < MOST:
         return None
-    if silence.mean < ALL and (run.learns or (run.arrived and silence.mean < 0.9)):
+    if silence.mean < ALL and (len(silence) < ENOUGH_ROWS or run.learns or (run.arrived and silence.mean < 0.9)):
         return None
     whole = silence.mean >= ALL
     gone = [name for name in ("loss", "grad_norm") if len(run.curve(name)) and max(map(abs, run.curve(name).values)) <= TINY]
