@@ -16,7 +16,10 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.run import folders
 
 NAME = "fork.json"
-FIXED = ("model", "task", "triples", "engine")
+FIXED = (
+    *("model", "engine", "task", "triples"),
+    *("dataset_name", "dataset_config", "dataset_split", "prompt_column", "chat", "system_prompt"),
+)
 
 
 class Fork(NamedTuple):

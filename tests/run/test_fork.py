@@ -111,6 +111,7 @@ def test_a_fork_that_was_stopped_goes_on_like_any_run(original, tmp_path):
         (["--at", "2", "--model", "gpt2"], "model was 'tiny', now 'gpt2'"),
         (["--at", "2", "--task", "sums"], "task was 'clock', now 'sums'"),
         (["--at", "2", "--triples"], "triples was None, now 'bundled'"),
+        (["--at", "2", "--chat"], "chat was False, now True"),
         (["--at", "2", "--engine", "trl"], "engine was 'minigrpo', now 'trl'"),
         (["--at", "2", "--tokenizer", "other"], "--tokenizer"),
         (["--at", "1"], "no checkpoint at or before step 1; those that are left are of the steps 2, 4, 6."),
