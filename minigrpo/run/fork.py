@@ -16,7 +16,10 @@ from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.run import folders
 
 NAME = "fork.json"
-FIXED = ("model", "task", "triples", "engine")
+FIXED = (
+    *("model", "engine", "task", "triples"),
+    *("dataset_name", "dataset_config", "dataset_split", "prompt_column", "chat", "system_prompt"),
+)
 
 
 class Fork(NamedTuple):
@@ -120,7 +123,7 @@ def origin(folder: Path) -> Fork | None:
 def parting(runs: list[Path]) -> int | None:
     """The last step that any two of these runs share, one being a fork of the other, or both of a third; None where two have
     nothing to do with each other, or there is one run alone."""
-    lines = [_lineage(run) for run in runs]
+    lines = [_lineage(run if run.is_dir() else run.parent) for run in runs]  # or a file of metrics in a run's folder
     shared = [max((min(a[run], b[run]) for run in a.keys() & b.keys()), default=None) for a, b in combinations(lines, 2)]
     if not shared or None in shared or math.inf in shared:
         return None

@@ -82,7 +82,7 @@ def _kept(folder: Path) -> list[dict]:
 
 
 def _about(folder: Path, config: dict, metrics: list[dict]) -> list[str]:
-    what = f"records ({config['triples']})" if config["triples"] else config["task"]
+    what = f"records ({config['triples']})" if config["triples"] else config["dataset_name"] or config["task"]
     numbers = ("loss_type", "learning_rate", "beta", "epsilon", "num_iterations", "num_generations", "scale_rewards", "seed")
     settings = ", ".join(f"{name} {config[name]}" for name in numbers)
     engine = " by TRL" if config["engine"] == "trl" else ""

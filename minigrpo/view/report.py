@@ -110,6 +110,7 @@ def _number(value) -> float | int | None:
 
 def _step(line: dict, config: dict) -> dict:
     """A line of tokens.jsonl, or one of samples.jsonl made like it, each completion a single token without log-probs."""
+    line = {**line, "prompts": [_as_text(prompt) for prompt in line["prompts"]]}
     if "tokens" not in line:
         prompts = list(dict.fromkeys(line["prompts"]))
         line = {
@@ -122,6 +123,10 @@ def _step(line: dict, config: dict) -> dict:
         }
     num_tokens = sum(map(sum, line["completion_mask"]))
     return {**line, "num_tokens": num_tokens, "from_rewards": _made_from_rewards(line, config)}
+
+
+def _as_text(prompt: str | list[dict]) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
 def _made_from_rewards(line: dict, config: dict) -> bool:

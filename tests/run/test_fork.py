@@ -111,6 +111,7 @@ def test_a_fork_that_was_stopped_goes_on_like_any_run(original, tmp_path):
         (["--at", "2", "--model", "gpt2"], "model was 'tiny', now 'gpt2'"),
         (["--at", "2", "--task", "sums"], "task was 'clock', now 'sums'"),
         (["--at", "2", "--triples"], "triples was None, now 'bundled'"),
+        (["--at", "2", "--chat"], "chat was False, now True"),
         (["--at", "2", "--engine", "trl"], "engine was 'minigrpo', now 'trl'"),
         (["--at", "2", "--tokenizer", "other"], "--tokenizer"),
         (["--at", "1"], "no checkpoint at or before step 1; those that are left are of the steps 2, 4, 6."),
@@ -181,6 +182,8 @@ def test_runs_part_after_the_last_step_that_any_two_share(tmp_path):
     d, e = made(tmp_path / "d", "b", 60), made(tmp_path / "e", "b", 10)
     assert [fork.parting(runs) for runs in ([a, b], [a, c], [b, c], [a, d], [b, d], [a, e])] == [20, 40, 20, 20, 60, 10]
     assert fork.parting([a, c, d]) == 20
+    assert fork.parting([a / "metrics.jsonl", b / "metrics.jsonl"]) == 20
+    assert fork.parting([a / "one.jsonl", a / "two.jsonl"]) is None
     assert fork.parting([b, c, d, e]) == 10
     assert [fork.parting(runs) for runs in ([a], [a, a], [a, other], [a, b, other])] == [None] * 4
 

@@ -132,12 +132,14 @@ def test_a_run_without_tokens_shows_its_samples_and_one_without_either_its_curve
     report.write_report([str(copied)], tmp_path / "page.html")
     assert page_data(tmp_path / "page.html")["runs"][0]["kept"] == []
     rewards, advantages = [0.0, 1.0, 1.0, 1.0], [-0.706, 0.706, 0.0, 0.0]
-    samples = {"prompts": list("aabb"), "completions": list("wxyz"), "rewards": rewards, "advantages": advantages}
+    chats = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}] for question in "aabb"]
+    samples = {"prompts": chats, "completions": list("wxyz"), "rewards": rewards, "advantages": advantages}
     folders.append_line(copied / "samples.jsonl", {"step": 1, **samples})
     report.write_report([str(copied)], tmp_path / "page.html")
     (kept,) = page_data(tmp_path / "page.html")["runs"][0]["kept"]
     assert kept["tokens"] == [["w"], ["x"], ["y"], ["z"]]
     assert kept["group_ids"] == [0, 0, 1, 1]
+    assert kept["prompts"] == ["system: Be brief.\nuser: a", "system: Be brief.\nuser: b"]
     assert kept["logprobs"] is None
     assert kept["from_rewards"]
 

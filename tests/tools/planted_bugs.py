@@ -580,7 +580,7 @@ BUGS = [
         'group["lr"] = rate * factor(step)', "pass",
         "tests/run/test_fork.py::test_a_copy_follows_the_schedule_of_its_own_configuration"),
     Bug("a second update with a ratio of 1", "update.py",
-        "drawn_with if old is None and drawn_with.any() else old", "old",
+        "drawn_with if batch.old_logprobs is None else batch.old_logprobs", "batch.old_logprobs",
         "tests/run/test_fork.py::test_a_rollout_drawn_for_one_update_is_compared_with_its_sampler_in_a_second"),
     Bug("tokens.jsonl with the log-probs of sampling twice", "run/token_log.py",
         "logprobs = fixed_logprobs(state.model, rollout, config.temperature)", "logprobs = rollout.logprobs",
