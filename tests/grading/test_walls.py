@@ -233,7 +233,8 @@ def outcome_of_a_batch(place, names, **options):
 def check_batch(people, sees_the_grader):
     """Everybody has the points of the two honest answers, the attempts found nothing, and were ended for what they took."""
     earned = {person: {name for name, (points, _) in rows.items() if points} for person, rows in people.items()}
-    assert earned == dict.fromkeys(people, HONEST)
+    assert earned.pop("fork", set()) <= HONEST  # how far it comes before its forks take too much memory is up to the scheduler
+    assert earned == dict.fromkeys(people.keys() - {"fork"}, HONEST)
     for person in ("reach", "take"):
         assert "found []" in people[person]["ex01.4"][1], person
     assert f"{int(sees_the_grader)} seen" in people["reach"]["ex01.5"][1]
