@@ -54,7 +54,7 @@ def cispo_objective(ratio: Tensor, logprobs: Tensor, advantages: Tensor, cap: fl
 def aggregate(
     values: Tensor, completion_mask: Tensor, loss_type: str, *, max_completion_length=None, num_sequences=None, num_tokens=None
 ) -> Tensor:
-    """(B, C) values of tokens -> a scalar. Who divides by what decides how long and short completions weigh:
+    """(B, C) values of tokens -> a scalar. The divisor decides how long and short completions weigh:
 
         grpo         mean over the tokens of each completion, then over completions: every completion weighs the same
         bnpo         mean over the tokens of these rows, whatever step they are a part of

@@ -2,8 +2,8 @@
 
 *clock*: arithmetic on one digit, worked from left to right, keeping only the last digit, as on a clock with ten hours:
 ``7*3+5*8-2+9=`` is 7*3 -> 1, 1+5 -> 6, 6*8 -> 8, 8-2 -> 6, 6+9 -> 5. A small model cannot do five dependent steps in
-one forward pass, but writes them down nearly without a mistake: ``<1,6,8,6,5>5``. Whoever rewards only the right answer
-therefore rewards thinking.
+one forward pass, but writes them down nearly without a mistake: ``<1,6,8,6,5>5``. If you reward only the right
+answer, you reward thinking.
 
 *sums*: questions such as ``1 + 1 = ?`` and ``1 + 1等于几?``, scored 5, 3 or 1 for the manner of the answer.
 

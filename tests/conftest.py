@@ -1,12 +1,17 @@
 """Shared by the tests: how they are shared out and in which order they run; small models made on the spot."""
 
 import os
+import shutil
 
 import pytest
 
 # torch and transformers are imported where they are needed: the process that only shares the tests out does without them.
 
 FIRST = ("advantages", "logprobs", "kl", "loss", "against_trl", "metrics", "rewards", "scoring", "sampling")  # the algebra
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"]
+FLAGS = [f"--{flag}" for flag in (*FLAGS, "disable-component-update")]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # here, in the workers and in all that they start: a second thread is no gain
 
@@ -50,6 +55,18 @@ def quiet():
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, by playwright; a test that wants it is skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

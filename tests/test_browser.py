@@ -18,13 +18,7 @@ import pytest
 
 from tests.tools.build_notebooks import FOLDER
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
-]
-FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"]
-FLAGS = [f"--{flag}" for flag in (*FLAGS, "disable-component-update")]
+pytestmark = pytest.mark.browser
 SECONDS = 240
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -32,8 +26,8 @@ SETTINGS = {
 }
 # That all cells of these run is shown elsewhere, without a browser; here run those that move, and what they need.
 LIVE = {
-    "05_training": ["import minigrpo", "problem, answer =", "def ask(", "minigrpo.watch("],
-    "06_triples": ["import minigrpo", 'records = load_triples("bundled")', "rate(records"],
+    "05_training": ["import minigrpo", "from minigrpo import (", "problem, answer =", "def ask(", "minigrpo.watch("],
+    "06_triples": ["import minigrpo", "from minigrpo import (", 'records = load_triples("bundled")', "rate(records"],
 }
 DARK = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
 
@@ -89,15 +83,6 @@ def lab(tmp_path_factory):
     finally:
         server.terminate()
         server.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 def kernel_is_idle(url):

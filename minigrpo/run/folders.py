@@ -19,7 +19,7 @@ OF_A_RUN = re.compile(
     r"(config|summary|inputs|fork)\.json|(metrics|samples|tokens)\.jsonl|curves\.png|report\.html|model|checkpoint-\d+|.*\.tmp|\.lock",
     re.ASCII,
 )
-LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")  # a line a step: cut back to the step that a run goes on from
+LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")  # a line per step: cut back to the step that a run goes on from
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
 OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 

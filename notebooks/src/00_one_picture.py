@@ -26,6 +26,9 @@ import copy
 import matplotlib.pyplot as plt
 import torch
 
+torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+
+# %%
 from minigrpo import (
     GRPOConfig,
     TrainState,
@@ -41,8 +44,6 @@ from minigrpo import (
     train,
     watch,
 )
-
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 
 # %% [markdown]
 # ## A problem that is easy in steps and hard at once

@@ -173,7 +173,6 @@ print("over all columns:   ", [round(x, 2) for x in watered.tolist()])
 # than at 1. Scored at 1, the numbers belong to another policy, and the ratio that notebook 04 builds on is wrong.
 
 # %%
-# NBVAL_CHECK_OUTPUT
 cold = sample_completions(
     policy,
     tokenizer,
@@ -183,6 +182,9 @@ cold = sample_completions(
     temperature=0.5,
     generator=torch.Generator().manual_seed(192),
 )
+
+# %%
+# NBVAL_CHECK_OUTPUT
 with torch.no_grad():
     logits = minigrpo.policy_logits(policy, cold)
 for temperature in (0.5, 1.0):

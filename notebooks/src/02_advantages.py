@@ -109,12 +109,11 @@ std = math.sqrt(sum(squares) / (len(rewards) - 1))  # the sample's: over n - 1
 slow = [(reward - mean) / (std + 1e-4) for reward in rewards]
 print("mean", mean, " std", round(std, 4), " advantages", [round(a, 4) for a in slow])
 
+# %%
 group_ids = torch.zeros(4, dtype=torch.long)  # all four answer prompt 0
 advantages = compute_advantages(torch.tensor(rewards), group_ids)
 torch.testing.assert_close(advantages, torch.tensor(slow))
-others = [
-    (sum(rewards) - reward) / 3 for reward in rewards
-]  # for each completion, the mean of the other three
+others = [(sum(rewards) - reward) / 3 for reward in rewards]  # the mean of the other three
 assert all(
     math.isclose(reward - other, 4 / 3 * (reward - mean))
     for reward, other in zip(rewards, others, strict=True)
@@ -165,6 +164,8 @@ many = sample_completions(
 many_rewards = torch.tensor(
     exact_answer(many.prompts, many.completions, [a for a in problems["answer"] for _ in range(8)])
 )
+
+# %%
 many_advantages = compute_advantages(many_rewards, many.group_ids)
 thinks = torch.tensor([minigrpo.thinks_first(completion) for completion in many.completions])
 for name, rows in (("think first", thinks), ("answer at once", ~thinks)):
@@ -183,20 +184,19 @@ assert many_advantages[~thinks].mean() < -0.05
 # **Claim: only the order and the relative distances *within* a group count.** Not the level of the rewards, not their unit, not the order of the rows, and not what happens at other prompts.
 
 # %%
-# NBVAL_CHECK_OUTPUT
 rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
 torch.testing.assert_close(compute_advantages(rewards + 100, group_ids), advantages)  # the level
-torch.testing.assert_close(
-    compute_advantages(rewards * 5, group_ids), advantages, rtol=1e-3, atol=0
-)  # the unit
+five_times = compute_advantages(rewards * 5, group_ids)  # the unit
+torch.testing.assert_close(five_times, advantages, rtol=1e-3, atol=0)
 
+# %%
+# NBVAL_CHECK_OUTPUT
 neighbour = torch.tensor([7.0, -2.0, 30.0, 0.0])  # four answers to another prompt, before ours
 both = compute_advantages(torch.cat([neighbour, rewards]), torch.tensor([0] * 4 + [1] * 4))
 torch.testing.assert_close(both[4:], advantages)
 
-mixed = torch.tensor(
-    [4, 0, 5, 1, 6, 2, 7, 3]
-)  # the same eight rows, shuffled together with their group ids
+# the same eight rows, shuffled together with their group ids
+mixed = torch.tensor([4, 0, 5, 1, 6, 2, 7, 3])
 shuffled = compute_advantages(
     torch.cat([neighbour, rewards])[mixed], torch.tensor([0] * 4 + [1] * 4)[mixed]
 )
@@ -260,6 +260,8 @@ ax.plot(accuracy, silent, "o", color="#0072B2", alpha=0.4, label="a step of the 
 ax.set(xlabel="share of answers right in the step", ylabel="share of silent groups")
 ax.legend()
 plt.show()
+
+# %%
 hard = (accuracy > 0.5) & (accuracy < 0.95)
 print(
     f"between 50 % and 95 % right: {silent[hard].mean():.2f} silent, by the formula {predicted[hard].mean():.2f}"
@@ -393,6 +395,8 @@ torch.testing.assert_close(
     found[:3], compute_advantages(rewards[:3], group_ids[:3])
 )  # as if only three had been sampled
 
+# %%
+# NBVAL_CHECK_OUTPUT
 as_zero = compute_advantages(rewards.nan_to_num(0.0), group_ids)
 print("counted as 0:          advantages", [round(value, 3) for value in as_zero.tolist()])
 assert found[3] == 0

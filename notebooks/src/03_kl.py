@@ -16,6 +16,9 @@ import math
 import matplotlib.pyplot as plt
 import torch
 
+torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+
+# %%
 import minigrpo
 from minigrpo import (
     completion_tokens,
@@ -27,8 +30,6 @@ from minigrpo import (
     show_tokens,
     token_logprobs,
 )
-
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 
 # %% [markdown]
 # ## What it is for
@@ -58,16 +59,17 @@ torch.testing.assert_close(trap, torch.tensor(reverse))
 # Take a reference with two habits, and a policy that can only have one shape, a single bump. Which bump is nearest, in each sense? We try all of them.
 
 # %%
-# NBVAL_CHECK_OUTPUT
 tokens = torch.arange(21.0)
 reference_bumps = torch.logsumexp(
     torch.stack([-((tokens - 5) ** 2) / 3, -((tokens - 15) ** 2) / 3 - 0.4]), dim=0
 )
 centres, widths = torch.meshgrid(torch.arange(0, 20.5, 0.5), torch.arange(0.5, 10.5, 0.5), indexing="ij")
-bumps = -((tokens - centres.reshape(-1, 1)) ** 2) / (
-    2 * widths.reshape(-1, 1) ** 2
-)  # logits of every candidate
+# logits of every candidate
+bumps = -((tokens - centres.reshape(-1, 1)) ** 2) / (2 * widths.reshape(-1, 1) ** 2)
 all_references = reference_bumps.expand_as(bumps)
+
+# %%
+# NBVAL_CHECK_OUTPUT
 found = {
     "KL(policy || reference)": kl_exact(bumps, all_references).argmin(),
     "KL(reference || policy)": kl_exact(all_references, bumps).argmin(),
@@ -118,10 +120,10 @@ rollout = minigrpo.sample_completions(
 )
 with torch.no_grad():
     logits, ref_logits = (minigrpo.policy_logits(model, rollout) for model in (policy, reference))
-log_p, log_q = (
-    logits[0, 0].log_softmax(-1),
-    ref_logits[0, 0].log_softmax(-1),
-)  # the first token of completion 0
+
+# %%
+# the first token of completion 0
+log_p, log_q = logits[0, 0].log_softmax(-1), ref_logits[0, 0].log_softmax(-1)
 by_hand = sum(p.exp() * (p - q) for p, q in zip(log_p, log_q, strict=True))
 exact = kl_exact(logits, ref_logits)
 torch.testing.assert_close(exact[0, 0], by_hand)
@@ -214,6 +216,8 @@ own = minigrpo.sample_completions(
 with torch.no_grad():
     own_logits, own_ref_logits = (minigrpo.policy_logits(model, own) for model in (policy, reference))
 own_ref = token_logprobs(own_ref_logits, own.completion_ids)
+
+# %%
 estimates = {
     name: estimate_kl(own.logprobs, own_ref, own.logprobs, estimator=name) for name in ("k1", "k2", "k3")
 }
@@ -251,6 +255,7 @@ def gradient(objective):
     return torch.autograd.grad(objective(logprobs, logprobs.exp().detach()), theta)[0]
 
 
+# %%
 def in_loss(name):
     return gradient(
         lambda log_p, draws: (draws * estimate_kl(log_p, ref, log_p.detach(), estimator=name)).sum()
@@ -273,6 +278,9 @@ other = gradient(lambda log_p, draws: (ref.exp() * (ref - log_p)).sum())  # of K
 log_p = start.log_softmax(0)
 value = kl_exact(start, ref)
 print(f"true value {value:.3f}, length of the true gradient {true.norm():.3f}; how far each is from them:")
+
+# %%
+# NBVAL_CHECK_OUTPUT
 print("           value   gradient in the loss   gradient in the reward")
 off = {}
 for name in ("k1", "k2", "k3", "k3_ratio"):
@@ -308,7 +316,6 @@ torch.testing.assert_close(in_loss("k3"), other)  # the other direction
 
 
 # %%
-# NBVAL_CHECK_OUTPUT
 def slope(name, log_r):
     """The derivative of the estimate with respect to the policy's log-prob, for a token with that log r."""
     logprob = torch.zeros_like(log_r, requires_grad=True)
@@ -317,6 +324,8 @@ def slope(name, log_r):
     )[0]
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 log_r = torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0])
 print("log(reference / policy)", log_r.tolist())
 for name in ("k1", "k2", "k3", "k3_ratio"):
@@ -337,7 +346,6 @@ torch.testing.assert_close(
 # each estimator's expected gradient, from the reference.
 
 # %%
-# NBVAL_CHECK_OUTPUT
 reward, beta = torch.tensor([0, 0, 0, 1, 0, 1], dtype=torch.float64), 0.5
 optimum = (ref + reward / beta).softmax(0)
 
@@ -353,6 +361,8 @@ def train_with(name, place, beta=0.5):
     return theta.detach().softmax(0)
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 tries = (("k1", "loss"), ("k2", "loss"), ("k3", "loss"), ("k3_ratio", "loss"), ("k1", "reward"))
 ends = {f"{name} in the {place}": train_with(name, place) for name, place in tries}
 for name, probs in {"reference": ref.exp(), "optimum": optimum, **ends}.items():

@@ -19,6 +19,9 @@ import warnings
 import matplotlib.pyplot as plt
 import torch
 
+torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+
+# %%
 import minigrpo
 from minigrpo import (
     aggregate,
@@ -30,7 +33,6 @@ from minigrpo import (
     token_logprobs,
 )
 
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 policy, tokenizer = load_policy("tiny")
 problem = "4*2+9+7*1*4="
 
@@ -164,7 +166,6 @@ torch.testing.assert_close(push.sum(1), advantages / 4)
 # runs. Compare the probability of each first token before and after:
 
 # %%
-# NBVAL_CHECK_OUTPUT
 student = copy.deepcopy(policy)
 optimizer = torch.optim.AdamW(student.parameters(), lr=2e-4, weight_decay=0.0)
 ratio = importance_ratio(scored(student), old_logprobs, mask)
@@ -172,6 +173,8 @@ loss = -((ratio * advantages.unsqueeze(1) * mask).sum(1) / lengths).mean()
 loss.backward()
 optimizer.step()
 
+# %%
+# NBVAL_CHECK_OUTPUT
 with torch.no_grad():
     after = scored(student)
 for row in range(4):
@@ -442,14 +445,30 @@ if HAS_TRL:
         gradient_checkpointing=False, per_device_train_batch_size=4, num_generations=4,
         max_completion_length=16, epsilon=0.2, beta=0.0,
     )  # fmt: skip
+else:
+    print("TRL is not installed, so the comparison is left out (pip install trl).")
+
+# %%
+if HAS_TRL:
     rows = datasets.Dataset.from_dict({"prompt": [problem], "answer": ["6"]})
     trainer = trl.GRPOTrainer(
         copy.deepcopy(policy), minigrpo.exact_answer, arguments, rows, processing_class=tokenizer
     )
     trainer.model.train()  # the mode decides what TRL divides by
     trainer.current_gradient_accumulation_steps = 1
-else:
-    print("TRL is not installed, so the comparison is left out (pip install trl).")
+
+
+# %%
+inputs = {  # as TRL names them
+    "prompt_ids": rollout.prompt_ids.expand(4, -1),
+    "prompt_mask": rollout.prompt_mask.long().expand(4, -1),
+    "completion_ids": rollout.completion_ids,
+    "completion_mask": mask.long(),
+    "old_per_token_logps": old_logprobs.double(),
+    "ref_per_token_logps": ref_logprobs.double(),
+    "advantages": advantages.double(),
+    "num_items_in_batch": mask.sum(),
+}
 
 
 # %%
@@ -458,16 +477,6 @@ def theirs(loss_type):
     trainer.loss_type = loss_type
     trainer.beta = 0.04  # only now: the constructor would have loaded a reference model
     trainer._get_per_token_logps_and_entropies = lambda *_, **__: (new, torch.zeros_like(new), None)
-    inputs = {
-        "prompt_ids": rollout.prompt_ids.expand(4, -1),
-        "prompt_mask": rollout.prompt_mask.long().expand(4, -1),
-        "completion_ids": rollout.completion_ids,
-        "completion_mask": mask.long(),
-        "old_per_token_logps": old_logprobs.double(),
-        "ref_per_token_logps": ref_logprobs.double(),
-        "advantages": advantages.double(),
-        "num_items_in_batch": mask.sum(),
-    }
     loss = trainer._compute_loss(trainer.model, inputs)
     return loss.detach(), torch.autograd.grad(loss, new)[0]
 

@@ -19,6 +19,10 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 import minigrpo
+
+torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+
+# %%
 from minigrpo import (
     GRPOConfig,
     TrainState,
@@ -31,7 +35,6 @@ from minigrpo import (
     train,
 )
 
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 disable_progress_bar()  # of transformers, over saving a file of a megabyte
 policy, tokenizer = load_policy("tiny")
 task = clock_task()
@@ -70,6 +73,7 @@ def logprobs_of(model, rollout):
     return minigrpo.token_logprobs(policy_logits(model, rollout), rollout.completion_ids)
 
 
+# %%
 def learn_from(model, reference, optimizer, rollout, answers, config):
     mask, columns = rollout.completion_mask, {"answer": answers}
     rewards = minigrpo.score(task.reward, rollout.prompts, rollout.completions, columns)  # 2 reward

@@ -18,6 +18,10 @@ import torch
 from transformers.utils import logging
 
 import minigrpo
+
+torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+
+# %%
 from minigrpo import (
     GRPOConfig,
     TrainState,
@@ -31,7 +35,6 @@ from minigrpo import (
 )
 
 logging.disable_progress_bar()  # of saving a file
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 policy, tokenizer = load_policy("tiny")
 task = sums_task()
 
@@ -101,12 +104,8 @@ print("counts:", repr(tokenizer.decode(counted)))
 # it on a reference with three kinds of answers: no other distribution that we try has a higher objective.
 
 # %%
-# NBVAL_CHECK_OUTPUT
-reference, rewards, beta = (
-    torch.tensor([0.33, 0.25, 0.42]).double(),
-    torch.tensor([5.0, 3.0, 1.0]).double(),
-    2.0,
-)
+reference, beta = torch.tensor([0.33, 0.25, 0.42]).double(), 2.0
+rewards = torch.tensor([5.0, 3.0, 1.0]).double()
 optimum = reference * torch.exp(rewards / beta)
 optimum = optimum / optimum.sum()
 
@@ -115,6 +114,8 @@ def objective(p):
     return (p * rewards).sum() - beta * (p * (p / reference).log()).sum()
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 others = torch.rand(1000, 3, generator=minigrpo.seeded(0), dtype=torch.float64)
 others = others / others.sum(1, keepdim=True)
 assert all(objective(p) <= objective(optimum) for p in others)
@@ -176,17 +177,23 @@ print(sample_completions(state.model, tokenizer, ["1 + 1等于几?", "1 + 1 = ?"
 
 
 # %%
-def shares(model):
+def scored_samples(model, num_generations, seed):
+    """Answers to the unseen questions, and their scores by the rubric."""
     drawn = sample_completions(
         model,
         tokenizer,
         task.held_out["prompt"],
-        num_generations=16,
+        num_generations=num_generations,
         max_completion_length=24,
-        generator=minigrpo.seeded(9),
+        generator=minigrpo.seeded(seed),
     )
-    answers = [answer for answer in task.held_out["answer"] for _ in range(16)]
-    scored = task.reward(drawn.prompts, drawn.completions, answer=answers)
+    answers = [answer for answer in task.held_out["answer"] for _ in range(num_generations)]
+    return drawn, task.reward(drawn.prompts, drawn.completions, answer=answers)
+
+
+# %%
+def shares(model):
+    _, scored = scored_samples(model, 16, seed=9)
     return {
         name: scored.count(score) / len(scored)
         for name, score in (("full", 5.0), ("bare", 3.0), ("rest", 1.0))
@@ -343,16 +350,7 @@ assert end < true[best] - 1
 # %%
 def fooled(model):
     """Answers to unseen questions that the reward model takes for good ones: (prompt, completion, its score), and their share."""
-    drawn = sample_completions(
-        model,
-        tokenizer,
-        task.held_out["prompt"],
-        num_generations=8,
-        max_completion_length=24,
-        generator=minigrpo.seeded(4),
-    )
-    answers = [answer for answer in task.held_out["answer"] for _ in range(8)]
-    true = task.reward(drawn.prompts, drawn.completions, answer=answers)
+    drawn, true = scored_samples(model, 8, seed=4)
     seen = learnt_reward(drawn.prompts, drawn.completions)
     rows = zip(drawn.prompts, drawn.completions, seen, true, strict=True)
     found = [

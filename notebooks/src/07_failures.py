@@ -13,6 +13,9 @@
 import matplotlib.pyplot as plt
 import torch
 
+torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+
+# %%
 import minigrpo
 from minigrpo import (
     clock_task,
@@ -24,7 +27,6 @@ from minigrpo import (
     sample_completions,
 )
 
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 policy, tokenizer = load_policy("tiny")
 task = clock_task()
 
@@ -160,7 +162,6 @@ assert at_eos.all()
 
 
 # %%
-# NBVAL_CHECK_OUTPUT
 def push_on_guess(extra_columns, counts_padding):
     """How strongly the lucky guess's first token is pushed, by a naive loss or the package's."""
     wide = torch.nn.functional.pad(old_logprobs, (0, extra_columns)).requires_grad_()
@@ -172,6 +173,8 @@ def push_on_guess(extra_columns, counts_padding):
     return abs(wide.grad[3, 0].item())
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 for counts_padding in (True, False):
     narrow, wide = push_on_guess(0, counts_padding), push_on_guess(10, counts_padding)
     print(f"padding counts: {counts_padding!s:5} push {narrow:.4f}, ten more columns {wide:.4f}")
@@ -211,12 +214,14 @@ for temperature in (1.0, 0.7):
 # place, and by itself counts the padding. The short prompt once alone, and once padded beside a long one:
 
 # %%
-# NBVAL_CHECK_OUTPUT
 short = tokenizer("7*3=")["input_ids"]
 padding = 8
 padded = torch.tensor([[tokenizer.pad_token_id] * padding + short])
 attention = torch.tensor([[0] * padding + [1] * len(short)])
 positions = (attention.cumsum(1) - 1).clamp(min=0)
+
+# %%
+# NBVAL_CHECK_OUTPUT
 with torch.no_grad():
     alone = policy(torch.tensor([short])).logits[0, -1].log_softmax(-1)
     naive = policy(padded, attention_mask=attention).logits[0, -1].log_softmax(-1)
@@ -287,6 +292,7 @@ def end(name, metric):
     return sum(row[metric] for row in load(name)[-10:]) / 10
 
 
+# %%
 def draw(names, metrics, titles):
     _, axes = plt.subplots(1, len(metrics), figsize=(9, 2.7), layout="constrained")
     compare_runs({label: [load(name)] for label, name in names.items()}, metrics, axes=axes)
@@ -437,7 +443,6 @@ assert end("failure-collapse", "reward") < 0.3
 
 
 # %%
-# NBVAL_CHECK_OUTPUT
 def diagnose(name):
     if end(name, "accuracy") > 0.9:
         return "healthy"
@@ -452,6 +457,8 @@ def diagnose(name):
     return "unknown: read ten completions"
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "failure-cut-off"):
     print(f"{name:17} {diagnose(name)}")
 

@@ -22,6 +22,9 @@ import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
+torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+
+# %%
 import minigrpo
 from minigrpo import (
     GRPOConfig,
@@ -33,7 +36,6 @@ from minigrpo import (
     train,
 )
 
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 policy, tokenizer = load_policy("tiny")
 
 # %% [markdown]
@@ -389,7 +391,6 @@ plt.show()
 # Let us count the tokens that reach the model:
 
 # %%
-# NBVAL_CHECK_OUTPUT
 from minigrpo.view.diagrams import beginnings
 
 
@@ -402,6 +403,8 @@ def tokens_read(model, run):
     return result, sum(sizes)
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 draw = {**eight, "generator": minigrpo.seeded(791)}
 again, read = tokens_read(policy, lambda: sample_completions(policy, tokenizer, [problem], **draw))
 assert again.completions == tree.completions
@@ -472,6 +475,7 @@ from torch.utils._pytree import tree_leaves
 from minigrpo.scoring import ChunkedHead
 
 
+# %%
 class Largest(TorchDispatchMode):
     """How many numbers the largest tensor has that is made while this is on."""
 
@@ -493,6 +497,7 @@ hidden, weight = (
 ids = torch.randint(vocabulary, (num_tokens,), generator=minigrpo.seeded(0))
 
 
+# %%
 def measured(logprobs_of):
     """Log-probs, their gradients, and the size of the largest tensor."""
     with Largest() as largest:

@@ -16,8 +16,8 @@ from minigrpo import check, hint
 # ## ex01.1 · The shift (2 points, 5 minutes, difficulty 1)
 #
 # A causal language model's logits at position t predict token **t + 1**. Given the logits of prompt and completion, return
-# those that predict each completion token. Who gets this wrong trains on numbers that belong to other tokens, and nothing
-# crashes.
+# those that predict each completion token. If you get this wrong, you train on numbers that belong to other tokens,
+# and nothing crashes.
 #
 # `shift_logits(logits, prompt_length)`: (B, L + C, V), L -> (B, C, V)
 #

@@ -38,8 +38,7 @@ def group_advantages(rewards, group_ids):
         least = min(rewards[row].item() for row in rows)
         above = [rewards[row].item() - least for row in rows]  # equal rewards: exactly 0, whatever their size
         mean = sum(above) / len(rows)
-        variance = sum((x - mean) ** 2 for x in above) / (len(rows) - 1)
-        std = variance**0.5
+        std = (sum((x - mean) ** 2 for x in above) / (len(rows) - 1)) ** 0.5
         for row, x in zip(rows, above, strict=True):
             advantages[row] = (x - mean) / (std + 1e-4)
     return advantages
@@ -69,24 +68,17 @@ check(group_advantages)
 # %%
 def compute_advantages(rewards, group_ids, *, scale_rewards="group"):
     ### BEGIN SOLUTION
-    def mean_and_std(values):
+    def std(values):
         mean = sum(values) / len(values)
-        squares = sum((value - mean) ** 2 for value in values)
-        return mean, (squares / max(len(values) - 1, 1)) ** 0.5
+        return (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
 
     known = [row for row in range(len(rewards)) if not torch.isnan(rewards[row])]
-    batch_std = mean_and_std([rewards[row].item() for row in known])[1] if known else 0.0
+    batch = [rewards[row].item() for row in known]
     advantages = torch.zeros_like(rewards)
     for row in known:
-        fellows = [rewards[other].item() for other in known if group_ids[other] == group_ids[row]]
-        mean, group_std = mean_and_std(fellows)
-        if scale_rewards == "group":
-            divisor = group_std + 1e-4
-        elif scale_rewards == "batch":
-            divisor = batch_std + 1e-4
-        else:
-            divisor = 1.0
-        advantages[row] = (rewards[row] - mean) / divisor
+        group = [rewards[other].item() for other in known if group_ids[other] == group_ids[row]]
+        divisor = {"group": std(group) + 1e-4, "batch": std(batch) + 1e-4, "none": 1.0}[scale_rewards]
+        advantages[row] = (rewards[row] - sum(group) / len(group)) / divisor
     return advantages
     ### END SOLUTION
 
@@ -153,20 +145,14 @@ def process_advantages(step_rewards, step_ends, group_ids, num_tokens):
     num_rows, num_steps = step_rewards.shape
     result = torch.zeros(num_rows, num_tokens, dtype=step_rewards.dtype)
     for row in range(num_rows):
-        of_the_group = []
-        for other in range(num_rows):
-            if group_ids[other] == group_ids[row]:
-                of_the_group += [x for x in step_rewards[other].tolist() if x == x]  # NaN is not equal to itself
-        mean = sum(of_the_group) / max(len(of_the_group), 1)
-        squares = sum((x - mean) ** 2 for x in of_the_group)
-        std = (squares / max(len(of_the_group) - 1, 1)) ** 0.5
+        of_the_group = step_rewards[group_ids == group_ids[row]].flatten().tolist()
+        known = [x for x in of_the_group if x == x]  # NaN is not equal to itself
+        mean = sum(known) / max(len(known), 1)
+        std = (sum((x - mean) ** 2 for x in known) / max(len(known) - 1, 1)) ** 0.5
         for step in range(num_steps):
-            if torch.isnan(step_rewards[row, step]):
-                continue
-            normalised = (step_rewards[row, step] - mean) / (std + 1e-4)
             for token in range(num_tokens):
-                if step_ends[row, step] >= token:
-                    result[row, token] += normalised
+                if step_ends[row, step] >= token and not torch.isnan(step_rewards[row, step]):
+                    result[row, token] += (step_rewards[row, step] - mean) / (std + 1e-4)
     return result
     ### END SOLUTION
 

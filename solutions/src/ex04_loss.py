@@ -111,21 +111,16 @@ check(clipped_objective)
 # %%
 def aggregate(values, completion_mask, loss_type, *, max_completion_length=None, num_sequences=None, num_tokens=None):
     ### BEGIN SOLUTION
-    total, total_of_means, tokens_here = 0.0, 0.0, 0
-    for row in range(len(values)):
-        length = int(completion_mask[row].sum())
-        row_sum = values[row][completion_mask[row]].sum()  # 0 if no token counts
-        total = total + row_sum
-        total_of_means = total_of_means + row_sum / max(length, 1)
-        tokens_here += length
+    lengths = [int(counts.sum()) for counts in completion_mask]
+    sums = [row[counts].sum() for row, counts in zip(values, completion_mask, strict=True)]  # 0 if no token counts
     sequences = len(values) if num_sequences is None else num_sequences
     if loss_type == "grpo":
-        return total_of_means / sequences
+        return sum(total / max(length, 1) for total, length in zip(sums, lengths, strict=True)) / sequences
     if loss_type == "dr_grpo":
-        return total / (sequences * max_completion_length)
+        return sum(sums) / (sequences * max_completion_length)
     if loss_type == "bnpo" or num_tokens is None:
-        return total / tokens_here
-    return total / num_tokens
+        return sum(sums) / sum(lengths)
+    return sum(sums) / num_tokens
     ### END SOLUTION
 
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.vs_trl --json new.json
     python -m tests.benchmarks.regressions new.json [--keep]
 
-Ratios only (ours to TRL's, ours to the plain way's), for seconds differ from machine to machine. Prints a row a figure, and
+Ratios only (ours to TRL's, ours to the plain way's), for seconds differ from machine to machine. Prints a row per figure, and
 exits with 1 if one is worse by more than a tenth, or is no longer measured; with ``--keep`` the new figures replace the old
 ones. Files of several benchmarks may be given at once.
 """

@@ -107,7 +107,7 @@ FORMS = {
     "a bar in front of the dict": "\n".join(f"  3%|#6  | {row['step']}/400 [03:12<5:00:00, 40.1s/it]{row}" for row in ROWS),
     "colours": console(ROWS).replace("{", "\x1b[1;32m{").replace("}", "}\x1b[0m"),
     "a narrow terminal": "\n".join(str(row)[k : k + 61] for row in ROWS for k in range(0, len(str(row)), 61)),
-    "one number a line": "\n".join(str(row).replace(", ", ",\n ") for row in ROWS),
+    "one number per line": "\n".join(str(row).replace(", ", ",\n ") for row in ROWS),
     "texts for numbers": "\n".join(str({name: f"{value:.6g}" for name, value in row.items()}) for row in ROWS),
     "numpy and torch": "\n".join(
         "{" + ", ".join(f"'{n}': "

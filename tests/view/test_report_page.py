@@ -16,12 +16,8 @@ from minigrpo.kl import estimate_kl, kl_penalized_rewards
 from minigrpo.loss import aggregate, cispo_objective, clipped_objective, grpo_loss, importance_ratio
 from minigrpo.run.report import Report
 from minigrpo.view.report import Run, render
-from tests.test_browser import CHROMIUM, FLAGS
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
-]
+pytestmark = pytest.mark.browser
 P, G, C = 3, 5, 7
 NAMES = ("ratio", "objective", "kl", "weight", "loss", "push", "advantage")
 SWITCHES = [
@@ -137,15 +133,6 @@ def run(name="run", lines=None, written_down=False, **settings):
         kept["advantages"] = made.tolist()
     metrics = [{"step": k, "reward": k / 7, "kl": None if k == 3 else k**2 / 1000, "loss": 0.0} for k in range(1, 21)]
     return Run(name, config.to_dict(), metrics, lines)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

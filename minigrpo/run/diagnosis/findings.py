@@ -76,7 +76,7 @@ class Diagnosis:
         return {"wrong": self.wrong, "findings": findings, "read": read}
 
     def to_frame(self):
-        """A pandas data frame, a row a finding."""
+        """A pandas data frame, a row per finding."""
         import pandas
 
         return pandas.DataFrame([finding.to_dict() for finding in self.findings])

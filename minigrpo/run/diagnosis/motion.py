@@ -183,8 +183,7 @@ def went_silent(run: Evidence) -> Finding | None:
         "went_silent",
         f"The groups agree since step {step:g}, and the reward is not high.",
         f"Groups with equal rewards: {percent(silence.part(0, 0.25).mean)} at first, {percent(silence.part(0.8, 1).mean)} "
-        "at the end; "
-        f"the reward ends at {number(reward.end)}" + (f" of {number(run.top)}." if run.top else "."),
+        f"at the end; the reward ends at {number(reward.end)}" + (f" of {number(run.top)}." if run.top else "."),
         "The answers to a prompt have become alike, so advantages are 0 and the rest of the task is out of reach.",
         "Read the completions of one group. If they are the same text, go back to an earlier checkpoint with a lower "
         "learning_rate or a higher temperature; if they differ, the prompts that are left are too hard.",
@@ -207,10 +206,10 @@ def stale_ratios(run: Evidence) -> Finding | None:
         f"clip_ratio is {percent(worst.mean)} at steps {worst.steps[0]:g} to {worst.steps[-1]:g}"
         + (f", with num_iterations {updates}." if updates else "."),
         "A clipped token gets no gradient. So many mean that the policy has moved far from the one that drew the "
-        "completions: too many updates a rollout, a learning rate too large, or a sampler that is not the policy (stale "
+        "completions: too many updates per rollout, a learning rate too large, or a sampler that is not the policy (stale "
         "weights, another temperature).",
         "Make fewer updates on a rollout (num_iterations, steps_per_generation) or lower the learning_rate. If there is "
-        "one update a rollout, compare the sampler's log-probs with the trainer's, token by token.",
+        "one update per rollout, compare the sampler's log-probs with the trainer's, token by token.",
         "certain" if not sequence else "likely",
         LESSONS["clip"],
     )

@@ -41,14 +41,13 @@ def small_loss(run: Evidence) -> tuple[str, str, str, str] | None:
         return (
             "A loss near 0 is normal.", f"Loss {number(loss.median)}, gradient norm {number(run.curve('grad_norm').median)}.",
             "The ratio is 1 and a group's advantages sum to 0, so the value is 0, but its gradient is not. The loss says "
-            "nothing of "
-            "progress.", "loss is 0",
+            "nothing of progress.", "loss is 0",
         )  # fmt: skip
     if min(loss.values) < 0 and abs(loss.median) < 1:
         return (
             "A small loss of either sign is normal.", f"Loss {number(min(loss.values))} to {number(max(loss.values))}.",
-            "Where tokens are weighed by the length of their answers, advantages do not cancel. The loss is not to be read as "
-            "progress.", "loss is 0",
+            "Advantages cancel only where every answer weighs the same, and the KL penalty comes on top; a token that the "
+            "policy has nearly given up can make it spike. The loss is not to be read as progress.", "loss is 0",
         )  # fmt: skip
     return None
 
@@ -70,9 +69,8 @@ def no_clipping(run: Evidence) -> tuple[str, str, str, str] | None:
         return None
     return (
         "A clip ratio of 0 is normal.", f"clip_ratio is 0 at all {len(clip)} rows.",
-        "With one update a rollout the ratio is exactly 1, and nothing can be clipped. With several (num_iterations above "
-        "1) it "
-        "would mean that the old log-probs are made anew at each.", "clip",
+        "With one update per rollout the ratio is exactly 1, and nothing can be clipped. With several (num_iterations "
+        "above 1) it would mean that the old log-probs are made anew at each.", "clip",
     )  # fmt: skip
 
 
@@ -85,8 +83,8 @@ def kl_spikes(run: Evidence) -> tuple[str, str, str, str] | None:
     return (
         "Single spikes of the KL are normal.", f"{len(high)} of {len(kl)} rows, up to {number(value)} at step {step:g}; "
         f"the median is {number(kl.median)}.",
-        "k3 weighs a token heavily that the policy has nearly given up. Several such steps in a row would not be "
-        "normal.", "kl",
+        "k3 weighs a token heavily that the policy has nearly given up. Several such steps in a row would not be normal.",
+        "kl",
     )  # fmt: skip
 
 
@@ -105,8 +103,8 @@ def low_entropy(run: Evidence) -> tuple[str, str, str, str] | None:
     if len(entropy) < 2 * FEWEST or entropy.end > 0.3 * entropy.start or not (run.arrived or run.learns):
         return None
     return (
-        "An entropy that falls as the reward rises is "
-        "normal.", f"Entropy {number(entropy.start)} -> {number(entropy.end)} nats per token.",
+        "An entropy that falls as the reward rises is normal.",
+        f"Entropy {number(entropy.start)} -> {number(entropy.end)} nats per token.",
         "The policy has decided, and for what is rewarded.", "failures",
     )  # fmt: skip
 

@@ -76,7 +76,7 @@ def reward_falls(run: Evidence) -> Finding | None:
         seen + ".",
         "What was learnt is being lost. The usual cause is steps that are too large: a learning rate too high, or too many "
         "updates on a rollout; harder prompts later in the data set would look alike.",
-        "Go back to the best checkpoint and go on with a lower learning_rate, a higher beta, or fewer updates a rollout. "
+        "Go back to the best checkpoint and go on with a lower learning_rate, a higher beta, or fewer updates per rollout. "
         "Score an early and a late checkpoint on the same held-out problems.",
         "certain" if lost else "likely",
         LESSONS["failures"],
@@ -125,7 +125,7 @@ def noise_over_trend(run: Evidence) -> Finding | None:
         f"{number(change.error)}, single rows differ by {number(spread)}.{moves}",
         f"So many rows cannot tell a small trend from none. A rise of {number(size)} from a run's first quarter to its last "
         f"would show in {needed} with this noise.",
-        "Train longer, or lower the noise: more prompts a step (generation_batch_size), or an evaluation on the same "
+        "Train longer, or lower the noise: more prompts per step (generation_batch_size), or an evaluation on the same "
         "held-out problems every so often. If it is flat after that many steps, raise the learning_rate.",
         "certain",
         LESSONS["noise"],
