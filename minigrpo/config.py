@@ -124,7 +124,7 @@ class GRPOConfig:
     )
     # TRL has True.
     gradient_checkpointing: bool = _rarely(
-        False, "Keep the inputs of the layers alone, and run them again in the backward pass: less memory, a third more time."
+        False, "Keep the inputs of the layers alone, and run them again in the backward pass, to save memory."
     )
     num_iterations: int = _lesson(1, "mu, updates on one rollout; from the second on the ratio differs from 1.")
     # TRL has 512. On the clock task nobody needs more than 13 tokens.
