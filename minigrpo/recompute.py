@@ -1,4 +1,4 @@
-"""Gradient checkpointing: layers keep their inputs alone, and are run again in the backward pass. Less memory where texts are long, more time."""
+"""Gradient checkpointing: layers keep only their inputs, and run again in the backward pass. Less memory, and more time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
