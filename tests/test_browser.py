@@ -26,8 +26,8 @@ SETTINGS = {
 }
 # That all cells of these run is shown elsewhere, without a browser; here run those that move, and what they need.
 LIVE = {
-    "05_training": ["import minigrpo", "from minigrpo import (", "problem, answer =", "def ask(", "minigrpo.watch("],
-    "06_triples": ["import minigrpo", "from minigrpo import (", 'records = load_triples("bundled")', "rate(records"],
+    "04_training": ["import minigrpo", "from minigrpo import (", "problem, answer =", "def ask(", "minigrpo.watch("],
+    "07_triples": ["import minigrpo", "from minigrpo import (", 'records = load_triples("bundled")', "rate(records"],
 }
 DARK = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
 
@@ -137,7 +137,7 @@ def close(page, lab):
         urllib.request.urlopen(urllib.request.Request(f"{lab}/api/sessions/{session['id']}", method="DELETE"), timeout=10)
 
 
-@pytest.mark.parametrize("name", ["00_one_picture", "05_training"])
+@pytest.mark.parametrize("name", ["00_one_picture", "04_training"])
 def test_a_notebook_runs_and_its_live_figure_moves(browser, lab, name):
     pictures = set()
 
@@ -152,9 +152,9 @@ def test_a_notebook_runs_and_its_live_figure_moves(browser, lab, name):
 
 
 def test_the_rating_buttons_write_scores(browser, lab):
-    page = open_and_run(browser, lab, "06_triples")
+    page = open_and_run(browser, lab, "07_triples")
     page.get_by_role("button", name="undo").scroll_into_view_if_needed()
-    screenshot(page, "06_triples")
+    screenshot(page, "07_triples")
     until(lambda: page.get_by_text("0 of 5 scored, in mine.jsonl").count() == 1, page, "the widget is shown")
     page.get_by_role("button", name="5", exact=True).click()
     until(lambda: page.get_by_text("1 of 5 scored, in mine.jsonl").count() == 1, page, "a button scores")

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.quick
 
 ROOT = FOLDER.parent
 NAMES = (
-    *("00_one_picture", "01_logprobs", "02_advantages", "03_kl", "04_loss"),
-    *("05_training", "06_triples", "07_failures", "08_further"),
+    *("00_one_picture", "01_logprobs", "02_policy_gradient", "03_loss", "04_training"),
+    *("05_failures", "06_kl", "07_triples", "08_variants"),
 )
 FIRST_LINES = re.compile(r"\A# \d\d · .+")
 

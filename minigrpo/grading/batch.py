@@ -11,7 +11,7 @@ from minigrpo.grading.submission import Report, grade_file
 def find(paths: list[Path]) -> list[tuple[str, Path]]:
     """(person, notebook) of every notebook named, or in a folder that is named.
 
-    In a folder, submissions/ann/ex03_kl.ipynb is ann's; a file that lies in the folder itself, or is named, is its own person.
+    In a folder, submissions/ann/ex06_kl.ipynb is ann's; a file that lies in the folder itself, or is named, is its own person.
     Links are not followed.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Feedback in the notebook: ``check(function)`` and ``hint("ex03.2")``."""
+"""Feedback in the notebook: ``check(function)`` and ``hint("ex06.2")``."""
 
 import html
 import importlib
@@ -121,7 +121,7 @@ class Hint(str):
 
 
 def hint(question_id: str) -> Hint:
-    """The next hint of a question, such as ``hint("ex03.2")``; called again, one that says more.
+    """The next hint of a question, such as ``hint("ex06.2")``; called again, one that says more.
 
     Raises:
         BadInput: if there is no such question.

@@ -1,385 +1,521 @@
-"""ex03: the KL. The questions, their inputs, and the mistakes that are known by name."""
+"""ex03: the loss. The questions, their inputs, and the mistakes that are known by name."""
 
 import torch
 
-from minigrpo import kl as package
+from minigrpo import loss as package
 from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
 
-
-def _extreme(generator, *shape):
-    return -0.1 - 18 * torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-
-def _pair_cases(generator):
-    both = draw_logprobs(generator, 3, 5)
-    inputs = (
-        ("three completions of five tokens", draw_logprobs(generator, 3, 5), draw_logprobs(generator, 3, 5)),
-        ("a policy that is still equal to the reference", both, both.clone()),
-        ("log-probs that are up to 18 nats apart", _extreme(generator, 3, 5), _extreme(generator, 3, 5)),
-        ("one completion of one token", draw_logprobs(generator, 1, 1), draw_logprobs(generator, 1, 1)),
-    )
-    return [Case(about, {"logprobs": p, "ref_logprobs": q}, gradient=("logprobs",)) for about, p, q in inputs]
+ROWS, COLUMNS = 3, 5
+EXTREME = torch.tensor([-20.0, -5.0, 0.0, 5.0, 20.0], dtype=torch.float64)
 
 
-def _exact_cases(generator):
-    def logits(*shape):
-        return 1.5 * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    far = logits(3, 5, 7)
-    far[1, 2, 3] = -1000.0
-    inputs = (
-        ("three completions of five tokens, a vocabulary of seven, temperature 1", logits(3, 5, 7), 1.0),
-        ("the same shapes, drawn at temperature 0.7", logits(3, 5, 7), 0.7),
-        ("one completion of one token, drawn at temperature 2", logits(1, 1, 7), 2.0),
-        ("a policy that gives one token a logit of -1000", far, 1.0),
-    )
-    return [
-        Case(about, {"logits": z, "ref_logits": logits(*z.shape), "temperature": t}, gradient=("logits",))
-        for about, z, t in inputs
-    ]
+def _noise(generator, *shape, spread=0.4):
+    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def _kl_of(log_p, log_q):
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+def _advantages(generator, rows):
+    """(rows,) centred: what a group of completions with different rewards gets."""
+    drawn = torch.randn(rows, generator=generator, dtype=torch.float64)
+    return drawn - drawn.mean()
 
 
-def _unscaled_reference(logits, ref_logits, temperature):
-    return _kl_of((logits / temperature).log_softmax(-1), ref_logits.log_softmax(-1))
+def _batch(generator, rows=ROWS, *, empty_row=False, extreme=False):
+    """Log-probs now and when the tokens were drawn, and which tokens count; on padding stand numbers that mean nothing."""
+    logprobs = draw_logprobs(generator, rows, COLUMNS)
+    ratio = EXTREME.roll(int(torch.randint(5, (1,), generator=generator))).expand(rows, -1)
+    old_logprobs = logprobs - (ratio if extreme else _noise(generator, rows, COLUMNS))
+    mask = draw_mask(generator, rows, COLUMNS, empty_row=empty_row)
+    return {"logprobs": logprobs, "old_logprobs": old_logprobs, "completion_mask": mask}
 
 
-def _log_of_softmax(logits, ref_logits, temperature):
-    p, q = (logits / temperature).softmax(-1), (ref_logits / temperature).softmax(-1)
-    return (p * (p.log() - q.log())).sum(-1)
-
-
-def _reward_cases(generator):
-    def case(about, rows, columns, beta, *, draw=draw_logprobs, mask=None):
-        mask = draw_mask(generator, rows, columns) if mask is None else mask
-        args = {
-            "rewards": torch.randint(6, (rows,), generator=generator).to(torch.float64),
-            "old_logprobs": draw(generator, rows, columns),
-            "ref_logprobs": draw(generator, rows, columns),
-            "completion_mask": mask,
-            "beta": beta,
-        }
-        return Case(about, args, gradient=("old_logprobs",))
-
-    return [
-        case("three completions of uneven length", 3, 5, 0.1),
-        case("a completion of which no token counts", 3, 5, 0.5, mask=draw_mask(generator, 3, 5, empty_row=True)),
-        case("log-probs that are up to 18 nats apart", 3, 5, 0.04, draw=_extreme),
-        case("two completions of one token each, with padding", 2, 4, 1.0, mask=torch.arange(4).expand(2, 4) < 1),
-    ]
-
-
-def _charge(per_token, reduce):
-    """rewards minus beta times whatever ``reduce`` makes of the per-token estimates and the mask."""
-
-    def kl_penalized_rewards(rewards, old_logprobs, ref_logprobs, completion_mask, beta):
-        return rewards - beta * reduce(per_token(old_logprobs, ref_logprobs), completion_mask)
-
-    return kl_penalized_rewards
-
-
-def _k1(old_logprobs, ref_logprobs):
-    return (old_logprobs - ref_logprobs).detach()
-
-
-def _sum_of_row(values, mask):
-    return (values * mask).sum(1)
+# --- ex03.1 -----------------------------------------------------------------------------------------------------------
 
 
 def _ratio_cases(generator):
-    def case(about, policy, ref, sampler):
-        args = {"logprobs": policy, "ref_logprobs": ref, "old_logprobs": sampler}
-        return Case(about, args, gradient=("logprobs",))
-
-    def moved(logprobs):
-        return (logprobs + 0.3 * torch.randn(*logprobs.shape, generator=generator, dtype=torch.float64)).clamp(max=0.0)
-
-    first, second, far, both = (draw_logprobs(generator, 3, 5) for _ in range(4))
-    far = _extreme(generator, 3, 5)
+    drawn = (
+        ("a ratio for each token, completions of different length", {}, {}),
+        ("the level is named: token, and one completion has no token that counts", {"rows": 4, "empty_row": True}, "token"),
+        ("log-probs that are up to 20 nats apart", {"extreme": True}, "token"),
+        ("the level of the sequence, completions of different length", {}, "sequence"),
+        ("the level of the sequence, one completion has no token that counts", {"rows": 4, "empty_row": True}, "sequence"),
+    )
     return [
-        case("before the first update: the sampler is the policy", first, draw_logprobs(generator, 3, 5), first.clone()),
-        case("after an update: the sampler is an older policy", second, draw_logprobs(generator, 3, 5), moved(second)),
-        case("log-probs that are up to 18 nats apart", far, _extreme(generator, 3, 5), moved(far)),
-        case("a policy that is still equal to the reference", both, both.clone(), moved(both)),
-        case("one completion of one token", *(draw_logprobs(generator, 1, 1) for _ in range(3))),
+        Case(about, _batch(generator, **how) | ({"level": level} if level else {}), gradient=("logprobs",))
+        for about, how, level in drawn
     ]
 
 
-def _k3(logprobs, ref_logprobs):
-    log_r = ref_logprobs - logprobs
-    return log_r.exp() - 1 - log_r
+def _ratio(change):
+    """A wrong version: token level from change(log_ratio, mask, level)."""
+
+    def importance_ratio(logprobs, old_logprobs, completion_mask, level="token"):
+        return change(logprobs - old_logprobs, completion_mask, level)
+
+    return importance_ratio
+
+
+def _mean(values, mask, level, *, over=None):
+    """The values themselves, or their mean over the tokens that count; ``over`` divides in place of their number."""
+    values = torch.where(mask, values, 0.0)
+    if level == "token":
+        return values
+    return values.sum(1, keepdim=True) / (mask.sum(1, keepdim=True).clamp(min=1) if over is None else over)
+
+
+def _quotient_of_logs(logprobs, old_logprobs, completion_mask, level="token"):
+    quotient = torch.where(completion_mask, logprobs / old_logprobs, 1.0)
+    return quotient if level == "token" else _mean(quotient, completion_mask, level)
+
+
+def _mean_of_ratios(log_ratio, mask, level):
+    return torch.where(mask, log_ratio, 0.0).exp() if level == "token" else _mean(log_ratio.exp(), mask, level)
+
+
+# --- ex03.2 -----------------------------------------------------------------------------------------------------------
+
+
+def _clip_cases(generator):
+    signs = torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64)
+    corners = torch.tensor([0.5, 0.9, 1.0, 1.1, 1.5], dtype=torch.float64).expand(3, -1).clone()
+    drawn = _noise(generator, ROWS, COLUMNS).clamp(-0.2, 0.2).exp() * torch.tensor(
+        [0.6, 0.9, 1.0, 1.1, 1.7], dtype=torch.float64
+    )
+    sizes = 0.5 + torch.rand(ROWS, 1, generator=generator, dtype=torch.float64)
+    flipped = _noise(generator, 1, COLUMNS).exp() * EXTREME.exp()
+    wide = {"epsilon": 0.2, "epsilon_high": 0.28}
+    cases = (
+        ("ratios of 0.5 to 1.5 with the advantages 1, -1 and 0", corners, signs, {"epsilon": 0.2}),
+        ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, {"epsilon": 0.1}),
+        ("a band that is wider above than below", drawn + 0.003, signs * sizes, wide),
+        ("ratios from e^-20 to e^20", flipped.expand(3, -1), signs * sizes, {"epsilon": 0.2, "epsilon_high": None}),
+        ("one ratio per completion, the sequence level", drawn[:, 3:4] + 0.3, signs * sizes, {"epsilon": 0.003}),
+    )
+    return [Case(about, {"ratio": r, "advantages": a} | rest, gradient=("ratio",)) for about, r, a, rest in cases]
+
+
+def _clip(change):
+    """A wrong version made of the ratio times the advantage, with the clip and without, and the advantage."""
+
+    def clipped_objective(ratio, advantages, epsilon, epsilon_high=None):
+        upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
+        return change(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages, advantages)
+
+    return clipped_objective
+
+
+def _same_width(ratio, advantages, epsilon, epsilon_high=None):
+    return package.clipped_objective(ratio, advantages, epsilon)
+
+
+def _band_around_zero(ratio, advantages, epsilon, epsilon_high=None):
+    high = epsilon if epsilon_high is None else epsilon_high
+    return torch.minimum(ratio * advantages, ratio.clamp(-epsilon, high) * advantages)
+
+
+# --- ex03.3 -----------------------------------------------------------------------------------------------------------
+
+
+def _aggregate_cases(generator):
+    cases = (
+        ("grpo, one completion without any token", {"loss_type": "grpo"}),
+        ("grpo, 4 completions of a step of 11", {"loss_type": "grpo", "num_sequences": 11}),
+        ("dapo, all tokens of the step", {"loss_type": "dapo"}),
+        ("dapo, some tokens of a step of 47", {"loss_type": "dapo", "num_tokens": 47}),
+        ("bnpo, rows of a step of 47 tokens", {"loss_type": "bnpo", "num_sequences": 11, "num_tokens": 47}),
+        ("dr_grpo, completions of at most 16 tokens", {"loss_type": "dr_grpo", "max_completion_length": 16}),
+    )
+    return [
+        Case(about, {"values": _noise(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | how, gradient=("values",))
+        for about, how in cases
+        for mask in [draw_mask(generator, 4, COLUMNS, empty_row=True)]
+    ]
+
+
+def _aggregate(change):
+    """A wrong version: change(values, mask, loss_type, counts) where it is a tensor, the package's number where it is "
+    "None."""
+
+    def aggregate(values, completion_mask, loss_type, max_completion_length=None, num_sequences=None, num_tokens=None):
+        counts = {"max_completion_length": max_completion_length, "num_sequences": num_sequences, "num_tokens": num_tokens}
+        wrong = change(values, completion_mask, loss_type, counts)
+        return package.aggregate(values, completion_mask, loss_type, **counts) if wrong is None else wrong
+
+    return aggregate
+
+
+def _rows(values, mask, counts, *, lengths=None, rows=None):
+    """grpo's mean with other lengths or another number of rows than it should have."""
+    lengths = mask.sum(1).clamp(min=1) if lengths is None else lengths
+    return (torch.where(mask, values, 0.0).sum(1) / lengths).sum() / (rows or counts["num_sequences"] or len(values))
+
+
+# --- ex03.4 and ex03.5 ------------------------------------------------------------------------------------------------
+
+
+def _loss_cases(generator):
+    cases = []
+    for about, how, beta, epsilon in (
+        ("completions of different length, some tokens outside the band", {}, 0.1, 0.2),
+        ("fresh completions: the policy is still the one that sampled", {}, 0.04, 0.2),
+        ("a group whose rewards are all equal: every advantage is 0", {}, 0.1, 0.2),
+        ("log-probs that are up to 20 nats apart", {"extreme": True}, 0.1, 0.2),
+        ("one completion has no token that counts", {"rows": 4, "empty_row": True}, 0.5, 0.1),
+    ):
+        batch = _batch(generator, **how)
+        if about.startswith("fresh"):
+            batch["old_logprobs"] = batch["logprobs"].clone()
+        advantages = _advantages(generator, len(batch["logprobs"])) * (not about.startswith("a group"))
+        mask, kl = batch.pop("completion_mask"), _noise(generator, *batch["logprobs"].shape, spread=1.0) ** 2
+        args = batch | {"advantages": advantages, "completion_mask": mask, "kl": kl, "beta": beta, "epsilon": epsilon}
+        cases.append(Case(about, args, gradient=("logprobs", "kl")))
+    return cases
+
+
+def _package_loss(logprobs, old_logprobs, advantages, completion_mask, kl, beta, epsilon, level="token", loss_type="grpo"):
+    kinds = {"loss_type": loss_type, "importance_sampling_level": level}
+    return package.grpo_loss(
+        logprobs, old_logprobs, advantages, completion_mask, kl=kl, beta=beta, epsilon=epsilon, **kinds
+    ).loss
+
+
+def _not_negated(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
+    objective = package.clipped_objective(torch.exp(logprobs - old_logprobs), advantages.unsqueeze(1), epsilon)
+    return package.aggregate(objective + beta * kl, mask, "grpo")
+
+
+def _minimum_of_losses(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
+    ratio, signed = torch.exp(logprobs - old_logprobs), -advantages.unsqueeze(1)
+    return package.aggregate(package.clipped_objective(ratio, signed, epsilon) + beta * kl, mask, "grpo")
+
+
+def _summed_ratio(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
+    ratio = torch.where(mask, logprobs - old_logprobs, 0.0).sum(1, keepdim=True).exp().expand_as(kl)
+    values = -package.clipped_objective(ratio, advantages.unsqueeze(1), epsilon) + beta * kl
+    return package.aggregate(values, mask, "grpo")
+
+
+def _padded_mean(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
+    values = -package.clipped_objective(torch.exp(logprobs - old_logprobs), advantages.unsqueeze(1), epsilon) + beta * kl
+    return torch.where(mask, values, 0.0).mean()
+
+
+def _micro_cases(generator):
+    cases = []
+    for about, rows, empty_row, num_sequences in (
+        ("3 completions of a batch of 12", 3, False, 12),
+        ("a batch that is one micro-batch: 3 of 3 completions", 3, False, 3),
+        ("4 completions of 8, one without a token that counts", 4, True, 8),
+        ("a micro-batch of one completion of one token, of a batch of 6", 1, False, 6),
+    ):
+        batch = _batch(generator, rows, empty_row=empty_row)
+        advantages = torch.randn(rows, generator=generator, dtype=torch.float64)  # part of a group does not sum to 0
+        args = {"logprobs": batch["logprobs"], "advantages": advantages, "completion_mask": batch["completion_mask"]}
+        cases.append(Case(about, args | {"num_sequences": num_sequences}, gradient=("logprobs",)))
+    return cases
+
+
+def _micro(logprobs, advantages, completion_mask, num_sequences):
+    ratio = torch.exp(logprobs - logprobs.detach())
+    return -package.aggregate(ratio * advantages.unsqueeze(1), completion_mask, "grpo", num_sequences=num_sequences)
 
 
 QUESTIONS = (
     Question(
         id="ex03.1",
-        name="kl_k1",
-        points=1,
-        cases=_pair_cases,
-        reference=package.kl_k1,
+        name="importance_ratio",
+        points=3,
+        cases=_ratio_cases,
+        reference=package.importance_ratio,
         hints=(
-            "KL(policy || reference) is the mean of log(policy / reference) over the policy's draws. You hold one draw.",
-            "The logarithm of a ratio is a difference of logarithms, and log-probs are what you are given.",
-            "The policy's log-prob minus the reference's. It may be negative; leave it so.",
+            "A quotient of probabilities is a difference of log-probs. Which of the two policies stands above the line?",
+            "exp(logprobs - old_logprobs), with the difference set to 0 where the mask is False: then the ratio there is 1. "
+            "The level 'sequence' averages the differences before exp.",
+            "Sequence: log_ratio.sum(1, keepdim=True) / completion_mask.sum(1, keepdim=True).clamp(min=1), then .exp().",
         ),
         mistakes=(
             Mistake(
-                "reversed",
-                "this is log(reference / policy), whose mean over the policy's draws is minus the KL. Subtract the reference's "
-                "log-prob from the policy's.",
-                lambda logprobs, ref_logprobs: ref_logprobs - logprobs,
+                "upside down",
+                "this is sampler / policy. A token that has become likelier must get more than 1: exp(logprobs - "
+                "old_logprobs).",
+                _ratio(lambda log_ratio, mask, level: _mean(-log_ratio, mask, level).exp()),
             ),
             Mistake(
-                "absolute value",
-                "this is the absolute log-ratio. A single token may well be negative; the mean is only right if the negative "
-                "ones stay in.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).abs(),
+                "a quotient of logs",
+                "the log-probs were divided. They are logarithms: subtract them and take exp of the difference.",
+                _quotient_of_logs,
             ),
             Mistake(
-                "ratio, no logarithm",
-                "this is the ratio policy / reference itself, which is 1 where they agree; KL is made of its logarithm, the "
-                "difference before exp.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp(),
+                "padding not masked",
+                "padding got into it. What stands there means nothing: set its log-ratio to 0, which also makes its ratio 1.",
+                _ratio(lambda log_ratio, mask, level: _mean(log_ratio, torch.ones_like(mask), level).exp()),
             ),
             Mistake(
-                "weighted by the probability",
-                "the log-ratio is multiplied by the policy's probability. The tokens were drawn with it, so it is in the mean "
-                "already; only a sum over the whole vocabulary needs the weight.",
-                lambda logprobs, ref_logprobs: logprobs.exp() * (logprobs - ref_logprobs),
+                "the product of the ratios",
+                "at the level of the sequence the log-ratios were summed; such a ratio explodes with the length. "
+                "GSPO takes their mean: divide the sum by the number of tokens that count.",
+                _ratio(lambda log_ratio, mask, level: _mean(log_ratio, mask, level, over=1).exp()),
             ),
             Mistake(
-                "difference of probabilities",
-                "this is the difference of the two probabilities, which measures no KL. Take the difference of the log-probs "
-                "as they come, without exp.",
-                lambda logprobs, ref_logprobs: logprobs.exp() - ref_logprobs.exp(),
+                "divided by the width",
+                "at the level of the sequence the sum was divided by all columns, padding among them; "
+                "divide by completion_mask.sum(1), the completion's own length.",
+                _ratio(lambda log_ratio, mask, level: _mean(log_ratio, mask, level, over=mask.shape[1]).exp()),
+            ),
+            Mistake(
+                "the mean of the ratios",
+                "at the level of the sequence the ratios were averaged. "
+                "Average the log-ratios and take exp last: that is the geometric mean.",
+                _ratio(_mean_of_ratios),
             ),
         ),
     ),
     Question(
         id="ex03.2",
-        name="kl_k2",
-        points=1,
-        cases=_pair_cases,
-        reference=package.kl_k2,
+        name="clipped_objective",
+        points=4,
+        cases=_clip_cases,
+        reference=package.clipped_objective,
         hints=(
-            "Start from the log-ratio of ex03.1, and think of what makes it positive and smooth.",
-            "Its square, times a factor that makes the slope the log-ratio itself.",
-            "0.5 times the square of (logprobs - ref_logprobs). What is the derivative of x * x / 2?",
+            "Compute two candidates, ratio times advantage with the ratio as it is and with the ratio held in the band. "
+            "Be pessimistic.",
+            "The band goes from 1 - epsilon to 1 + epsilon_high, where epsilon_high is epsilon if it is None.",
+            "torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages), for both signs of the advantage.",
         ),
         mistakes=(
             Mistake(
-                "no half",
-                "the square is there, the factor 1/2 is not: value and slope are twice too large, as with twice the beta.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs) ** 2,
+                "maximum",
+                "this is the larger of the two. It silences the corrections and lets the pushes go on; the objective is "
+                "the smaller.",
+                _clip(lambda free, held, advantages: torch.maximum(free, held)),
             ),
             Mistake(
-                "half inside the square",
-                "the half was squared as well, which makes a quarter. Square the log-ratio first, then halve.",
-                lambda logprobs, ref_logprobs: (0.5 * (logprobs - ref_logprobs)) ** 2,
+                "the maximum where the advantage is negative",
+                "for negative advantages the larger of the two was taken. The advantage's sign turns the order round by "
+                "itself: "
+                "take the smaller for both signs.",
+                _clip(
+                    lambda free, held, advantages: torch.where(advantages >= 0, torch.min(free, held), torch.max(free, held))
+                ),
             ),
             Mistake(
-                "ratio for log-ratio",
-                "this is half the square of r - 1. Near 0 it looks alike, further away it explodes; square the log-ratio, no "
-                "exp.",
-                lambda logprobs, ref_logprobs: 0.5 * ((ref_logprobs - logprobs).exp() - 1) ** 2,
+                "the clip alone",
+                "the ratio was clipped and no minimum taken, so a good token that has become rare is not pulled back up. "
+                "Take the smaller of this and ratio * advantage.",
+                _clip(lambda free, held, advantages: held),
             ),
             Mistake(
-                "difference of squares",
-                "each log-prob was squared by itself. Take the difference first, then its square.",
-                lambda logprobs, ref_logprobs: 0.5 * (logprobs**2 - ref_logprobs**2),
+                "no clip",
+                "nothing was clipped: this is ratio * advantage. Compare it with what the clipped ratio gives, take the "
+                "smaller.",
+                _clip(lambda free, held, advantages: free),
             ),
             Mistake(
-                "half the slope lost",
-                "the value is that of k2, but one of the two factors was detached, so only half of the slope is left. The "
-                "gradient is what k2 is for: detach nothing.",
-                lambda logprobs, ref_logprobs: 0.5 * (logprobs - ref_logprobs) * (logprobs - ref_logprobs).detach(),
+                "epsilon_high not used",
+                "the band is right where both sides are the same; where epsilon_high is given, its upper edge is 1 + "
+                "epsilon_high.",
+                _same_width,
+            ),
+            Mistake(
+                "a band around 0",
+                "the ratio was held between -epsilon and epsilon. The band lies around 1, the ratio of a policy that has "
+                "not moved.",
+                _band_around_zero,
+            ),
+            Mistake(
+                "the loss",
+                "this is the loss, with a minus sign. The objective is what should become large; the minus sign comes later.",
+                _clip(lambda free, held, advantages: -torch.minimum(free, held)),
             ),
         ),
     ),
     Question(
         id="ex03.3",
-        name="kl_k3",
-        points=3,
-        cases=_pair_cases,
-        reference=package.kl_k3,
+        name="aggregate",
+        points=5,
+        cases=_aggregate_cases,
+        reference=package.aggregate,
         hints=(
-            "In k3 = r - 1 - log r, the letter r is reference / policy. Which sign has its logarithm, beside that of k1?",
-            "log r = ref_logprobs - logprobs: name it once, then use it twice.",
-            "log_r.exp() - 1 - log_r; torch.expm1(log_r) is the first two terms without rounding.",
+            "All four share the row sums of the values that count, and differ in what these are divided by. "
+            "Write the row sums first.",
+            "grpo divides each row by its own length and the sum of those by the number of rows; dapo and bnpo divide "
+            "everything by "
+            "a number of tokens; dr_grpo by rows times max_completion_length.",
+            "Where num_sequences (grpo, dr_grpo) or num_tokens (dapo) is given, it stands in place of the number counted "
+            "here; "
+            "bnpo always counts its own tokens. lengths.clamp(min=1) makes an empty row 0.",
         ),
         mistakes=(
             Mistake(
-                "r upside down",
-                "r is policy / reference here; k3 wants reference / policy. This one's mean over the policy's draws is not "
-                "the KL, and explodes where the policy has left the reference.",
-                lambda logprobs, ref_logprobs: _k3(ref_logprobs, logprobs),
+                "padding in the mean",
+                "grpo divided each row by the width of the batch, so short completions count for less. "
+                "Divide by the row's own number of tokens.",
+                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts, lengths=m.shape[1]) if kind == "grpo" else None),
             ),
             Mistake(
-                "sign of the logarithm",
-                "this is r - 1 + log r, which is negative for r below 1. The logarithm is subtracted; it is what keeps k3 "
-                "positive.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - 1 + (ref_logprobs - logprobs),
+                "a token mean for grpo",
+                "grpo was averaged over all tokens at once, so long completions weigh more. "
+                "Average each row first, then the rows.",
+                _aggregate(lambda v, m, kind, counts: package.aggregate(v, m, "bnpo", **counts) if kind == "grpo" else None),
             ),
             Mistake(
-                "r upside down in exp only",
-                "exp was taken of log(policy / reference) while the last term belongs to reference / policy. Give log r a "
-                "name, and use that name in both places.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp() - 1 - (ref_logprobs - logprobs),
+                "a mean of rows for dapo",
+                "dapo was averaged over each row first. There every token weighs the same: one sum, divided by the number "
+                "of tokens.",
+                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts) if kind == "dapo" else None),
             ),
             Mistake(
-                "no minus one",
-                "the 1 is missing, so k3 is 1 where policy and reference agree, and must be 0.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs),
+                "dr_grpo over the width",
+                "dr_grpo was divided by rows times the width of this batch. "
+                "Its constant is max_completion_length, the same in every batch.",
+                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts, lengths=m.shape[1]) if kind == "dr_grpo" else None),
             ),
             Mistake(
-                "r detached",
-                "the value is right, but r was detached, so only the logarithm has a slope, and that is k1's. Let both terms "
-                "carry their gradient.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp().detach() - 1 - (ref_logprobs - logprobs),
+                "dr_grpo over the lengths",
+                "dr_grpo was divided by the tokens that are there. It divides by rows times max_completion_length, "
+                "so that length changes nothing.",
+                _aggregate(lambda v, m, kind, counts: package.aggregate(v, m, "bnpo") if kind == "dr_grpo" else None),
+            ),
+            Mistake(
+                "empty rows left out",
+                "grpo left the completion without tokens out of the count of rows. It adds 0, and counts: "
+                "divide by all rows (or by num_sequences).",
+                _aggregate(
+                    lambda v, m, kind, counts: (
+                        _rows(v, m, counts, rows=counts["num_sequences"] or m.any(1).sum()) if kind == "grpo" else None
+                    )
+                ),
+            ),
+            Mistake(
+                "an empty row divided by 0",
+                "a completion without tokens was divided by its length, 0 / 0 is NaN, and the whole loss with it. "
+                "Use lengths.clamp(min=1).",
+                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts, lengths=m.sum(1)) if kind == "grpo" else None),
+            ),
+            Mistake(
+                "the counts of the step not used",
+                "num_sequences and num_tokens were not used. They count the whole step of which these rows are a part; "
+                "where they are given, divide by them, or the parts do not sum to the whole.",
+                _aggregate(
+                    lambda v, m, kind, counts: package.aggregate(
+                        v, m, kind, max_completion_length=counts["max_completion_length"]
+                    )
+                ),
             ),
         ),
     ),
     Question(
         id="ex03.4",
-        name="kl_exact",
-        points=3,
-        cases=_exact_cases,
-        reference=package.kl_exact,
+        name="simple_grpo_loss",
+        points=5,
+        cases=_loss_cases,
+        reference=_package_loss,
         hints=(
-            "With the whole vocabulary at hand nothing is drawn: the mean over draws becomes a sum with weights. Whose?",
-            "Both sets of logits are divided by the temperature, then log_softmax over the last axis.",
-            "With log_p and log_q: the sum over the vocabulary of log_p.exp() * (log_p - log_q).",
+            "Four steps: ratio, clipped objective, penalty, mean. The shape of each but the last is (B, C); which shape "
+            "has an advantage?",
+            "Per token: -min(r A, clip(r) A) + beta kl, with advantages.unsqueeze(1). "
+            "Then the mean of the tokens that count in each "
+            "row, then the mean of the rows.",
+            "values = -torch.minimum(r * A, r.clamp(1 - epsilon, 1 + epsilon) * A) + beta * kl; "
+            "rows = torch.where(completion_mask, values, 0.0).sum(1) / completion_mask.sum(1).clamp(min=1); return "
+            "rows.mean().",
         ),
         mistakes=(
             Mistake(
-                "other direction",
-                "this is KL(reference || policy), what PyTorch's kl_div(log p, q) gives too. Weigh by the policy's "
-                "probabilities, and subtract the reference's log-probs.",
-                lambda logits, ref_logits, temperature: package.kl_exact(ref_logits, logits, temperature),
+                "no minus sign",
+                "the objective is not negated, so the optimizer makes good completions rarer. Only the penalty keeps its sign.",
+                _not_negated,
             ),
             Mistake(
-                "no temperature",
-                "the temperature was left out. The tokens were drawn from softmax(logits / temperature); that is the policy.",
-                lambda logits, ref_logits, temperature: package.kl_exact(logits, ref_logits),
+                "the minimum of two losses",
+                "the minus sign went inside the minimum. The smaller objective is the larger loss: negate after the minimum, "
+                "or take the maximum of the losses.",
+                _minimum_of_losses,
             ),
             Mistake(
-                "temperature on the policy only",
-                "only the policy's logits were divided by the temperature, so that two equal models are not at 0. Divide both.",
-                _unscaled_reference,
+                "the penalty is rewarded",
+                "the KL has the wrong sign: moving away from the reference makes this loss smaller. Add beta * kl to the loss.",
+                (lambda new, old, a, mask, kl, beta, eps: _package_loss(new, old, a, mask, kl, -beta, eps)),
             ),
             Mistake(
-                "mean over the vocabulary",
-                "the vocabulary was averaged. The weights, the probabilities, sum to 1 already; a mean divides once more, by "
-                "V.",
-                lambda logits, ref_logits, temperature: package.kl_exact(logits, ref_logits, temperature) / logits.shape[-1],
+                "the ratio to itself",
+                "the ratio is taken to logprobs.detach(), so it is always 1 and the clip never acts. "
+                "Take it to old_logprobs, those of the policy that sampled.",
+                (lambda new, old, *rest: _package_loss(new, new.detach(), *rest)),
             ),
             Mistake(
-                "logarithm of softmax",
-                "right until a probability underflows to 0: its logarithm is -inf, and 0 times -inf is NaN. Use log_softmax, "
-                "and exp of that for the weights.",
-                _log_of_softmax,
+                "padding in the mean",
+                "the mean is over all columns, padding among them. Divide each row by its own number of tokens.",
+                _padded_mean,
+            ),
+            Mistake(
+                "a token mean",
+                "the mean is over all tokens at once, so long completions weigh more. Average each row first, then the rows.",
+                (lambda *args: _package_loss(*args, loss_type="bnpo")),
+            ),
+            Mistake(
+                "one ratio per completion",
+                "the log-ratios of a completion were summed into one ratio, which explodes with the length. "
+                "In GRPO every token has a ratio of its own.",
+                _summed_ratio,
             ),
         ),
     ),
     Question(
         id="ex03.5",
-        name="kl_penalized_rewards",
+        name="micro_batch_loss",
         points=3,
-        cases=_reward_cases,
-        reference=package.kl_penalized_rewards,
+        cases=_micro_cases,
+        reference=_micro,
         hints=(
-            "One number per completion: what do the tokens' k1 add up to, and which tokens count?",
-            "A reward is data. If log-probs carry a gradient, it has to end here.",
-            "k1 = (old_logprobs - ref_logprobs).detach(); keep it where the mask is True; sum over a row; rewards - beta * "
-            "that.",
+            "Gradients of micro-batches are added. By what must each part be divided, if the sum is to be a mean over the "
+            "batch?",
+            "The ratio exp(logprobs - logprobs.detach()) is 1 and has the gradient of logprobs. "
+            "Average each row over its own tokens, sum the rows.",
+            "-(torch.where(completion_mask, ratio * A, 0.0).sum(1) / lengths.clamp(min=1)).sum() / num_sequences, "
+            "with A = advantages.unsqueeze(1).",
         ),
         mistakes=(
             Mistake(
-                "sign",
-                "the penalty has the wrong sign, or the log-ratio was turned round: whoever moves away from the reference is "
-                "paid for it. It is rewards minus beta times log(policy / reference).",
-                _charge(_k1, lambda k1, mask: -_sum_of_row(k1, mask)),
+                "a mean of its own",
+                "this is divided by the rows of the micro-batch. With four equal parts the sum is four times too large, "
+                "and unequal "
+                "parts weigh differently: divide by num_sequences.",
+                lambda logprobs, advantages, mask, num_sequences: _micro(logprobs, advantages, mask, len(logprobs)),
             ),
             Mistake(
-                "mean over tokens",
-                "each completion pays the mean over its tokens. The KL of a completion is the sum of them; with a mean, long "
-                "detours come cheap.",
-                _charge(_k1, lambda k1, mask: _sum_of_row(k1, mask) / mask.sum(1).clamp(min=1)),
+                "not divided",
+                "the rows are summed and not divided, so the step grows with the batch. Divide by num_sequences.",
+                lambda logprobs, advantages, mask, num_sequences: _micro(logprobs, advantages, mask, 1),
             ),
             Mistake(
-                "padding counts",
-                "all columns were summed, the padding too. Count the tokens where completion_mask is True.",
-                _charge(_k1, lambda k1, mask: k1.sum(1)),
+                "detach forgotten",
+                "the value is right, but both log-probs of the ratio carry gradient and it cancels. "
+                "The second one is a constant: logprobs.detach().",
+                lambda logprobs, advantages, mask, num_sequences: (
+                    _micro(logprobs.detach(), advantages, mask, num_sequences) + 0 * logprobs.sum()
+                ),
             ),
             Mistake(
-                "one price for all",
-                "the whole batch was summed, so every completion pays for all. Sum along a row: dim 1.",
-                _charge(_k1, lambda k1, mask: (k1 * mask).sum()),
+                "no ratio",
+                "the gradient is right, but the value is a mean of log-probs. "
+                "Put the ratio exp(logprobs - logprobs.detach()) in the place of logprobs.",
+                lambda logprobs, advantages, mask, num_sequences: (
+                    -package.aggregate(logprobs * advantages.unsqueeze(1), mask, "grpo", num_sequences=num_sequences)
+                ),
             ),
             Mistake(
-                "k3",
-                "the penalty is k3. In the reward k3 brings the wrong gradient; k1, the plain log-ratio, is right there.",
-                _charge(lambda old, ref: _k3(old, ref).detach(), _sum_of_row),
+                "a token mean",
+                "this is divided by the tokens of the micro-batch. A mean of parts is no mean of the whole where they "
+                "differ in "
+                "length: average each row, sum, divide by num_sequences.",
+                lambda logprobs, advantages, mask, num_sequences: _micro(
+                    logprobs, advantages * mask.sum(1), mask, int(mask.sum())
+                ),
             ),
             Mistake(
-                "not detached",
-                "the numbers are right, but a gradient flows back through the reward. A reward weighs the gradient of the "
-                "log-probs and has none of its own: detach the k1.",
-                _charge(lambda old, ref: old - ref, _sum_of_row),
-            ),
-        ),
-    ),
-    Question(
-        id="ex03.6",
-        name="kl_k3_ratio",
-        points=3,
-        cases=_ratio_cases,
-        reference=package.kl_k3_ratio,
-        hints=(
-            "When the policy changes, each token's estimate changes, and so does how often the token is drawn. What is "
-            "missing?",
-            "A factor policy / sampler, exp(logprobs - old_logprobs). Its value is 1 before the first update, its gradient "
-            "is not 0.",
-            "(logprobs - old_logprobs).exp() times k3 with log r = ref_logprobs - logprobs; detach neither factor.",
-        ),
-        mistakes=(
-            Mistake(
-                "k3 alone",
-                "this is k3 without the ratio: the value before the first update is right, its gradient is that of "
-                "KL(reference || policy). Multiply by exp(logprobs - old_logprobs).",
-                lambda logprobs, ref_logprobs, old_logprobs: _k3(logprobs, ref_logprobs),
-            ),
-            Mistake(
-                "ratio detached",
-                "the ratio was detached, so its value is there and its gradient is not. That gradient is the reason for the "
-                "ratio.",
-                lambda p, ref, old: (p - old).exp().detach() * _k3(p, ref),
-            ),
-            Mistake(
-                "k3 detached",
-                "only the ratio carries a gradient, since k3 was detached. Both factors change with the policy: leave both in.",
-                lambda p, ref, old: (p - old).exp() * _k3(p, ref).detach(),
-            ),
-            Mistake(
-                "ratio upside down",
-                "the ratio is sampler / policy here. The tokens came from the sampler, so the weight that makes them the "
-                "policy's is policy / sampler: exp(logprobs - old_logprobs).",
-                lambda p, ref, old: (old - p).exp() * _k3(p, ref),
-            ),
-            Mistake(
-                "ratio with itself",
-                "the ratio is exp(logprobs - logprobs.detach()), always 1 in value. That is right before the first update "
-                "only; after it, divide by the sampler's probability: old_logprobs.",
-                lambda p, ref, old: (p - p.detach()).exp() * _k3(p, ref),
-            ),
-            Mistake(
-                "k1 with the ratio",
-                "this is k1 times the ratio. Its mean and gradient are right, but single tokens go negative and scatter "
-                "widely; asked is the ratio times k3.",
-                lambda p, ref, old: (p - old).exp() * (p - ref),
+                "no minus sign",
+                "the sign is that of the objective. The optimizer goes downhill: negate it.",
+                lambda logprobs, advantages, mask, num_sequences: _micro(logprobs, -advantages, mask, num_sequences),
             ),
         ),
     ),

@@ -1,521 +1,291 @@
-"""ex04: the loss. The questions, their inputs, and the mistakes that are known by name."""
+"""ex04: one step of training. The questions, their inputs, and the mistakes that are known by name."""
 
 import torch
 
-from minigrpo import loss as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_mask
+from minigrpo.logprobs import token_logprobs
+from minigrpo.loss import aggregate, clipped_objective
 
-ROWS, COLUMNS = 3, 5
-EXTREME = torch.tensor([-20.0, -5.0, 0.0, 5.0, 20.0], dtype=torch.float64)
+ROWS, COLUMNS, FEATURES, VOCABULARY = 3, 5, 4, 7
 
 
-def _noise(generator, *shape, spread=0.4):
+def _normal(generator, *shape, spread=1.0):
     return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def _advantages(generator, rows):
-    """(rows,) centred: what a group of completions with different rewards gets."""
-    drawn = torch.randn(rows, generator=generator, dtype=torch.float64)
-    return drawn - drawn.mean()
-
-
-def _batch(generator, rows=ROWS, *, empty_row=False, extreme=False):
-    """Log-probs now and when the tokens were drawn, and which tokens count; on padding stand numbers that mean nothing."""
-    logprobs = draw_logprobs(generator, rows, COLUMNS)
-    ratio = EXTREME.roll(int(torch.randint(5, (1,), generator=generator))).expand(rows, -1)
-    old_logprobs = logprobs - (ratio if extreme else _noise(generator, rows, COLUMNS))
-    mask = draw_mask(generator, rows, COLUMNS, empty_row=empty_row)
-    return {"logprobs": logprobs, "old_logprobs": old_logprobs, "completion_mask": mask}
 
 
 # --- ex04.1 -----------------------------------------------------------------------------------------------------------
 
 
-def _ratio_cases(generator):
-    drawn = (
-        ("a ratio for each token, completions of different length", {}, {}),
-        ("the level is named: token, and one completion has no token that counts", {"rows": 4, "empty_row": True}, "token"),
-        ("log-probs that are up to 20 nats apart", {"extreme": True}, "token"),
-        ("the level of the sequence, completions of different length", {}, "sequence"),
-        ("the level of the sequence, one completion has no token that counts", {"rows": 4, "empty_row": True}, "sequence"),
-    )
+def _sample_cases(generator):
+    rows = 60  # so many that no mistake draws the same tokens by luck
+    cases = []
+    for about, temperature in (("temperature 1", 1.0), ("a low temperature, 0.6", 0.6), ("a high temperature, 2.5", 2.5)):
+        uniforms = torch.rand(rows, generator=generator, dtype=torch.float64)
+        logits = _normal(generator, rows, VOCABULARY, spread=1.5)
+        cases.append(Case(about, {"logits": logits, "temperature": temperature, "uniforms": uniforms}))
+    edges = torch.tensor([0.0, 1 - 2.0**-53, 0.5], dtype=torch.float64)
+    logits = _normal(generator, ROWS, VOCABULARY)
+    cases.append(Case("a uniform of 0, and one just below 1", {"logits": logits, "temperature": 1.0, "uniforms": edges}))
+    large = _normal(generator, ROWS, VOCABULARY) + torch.tensor([0.0, 0.0, 0.0, 900.0, 900.0, 0.0, 0.0], dtype=torch.float64)
+    middle = torch.rand(ROWS, generator=generator, dtype=torch.float64) * 0.9 + 0.05
+    return [*cases, Case("logits of 900", {"logits": large, "temperature": 0.9, "uniforms": middle})]
+
+
+def _draw(probabilities, uniforms):
+    """The first token at which the summed probabilities exceed the uniform."""
+    below = probabilities.cumsum(1) <= uniforms.unsqueeze(1)
+    return below.sum(1).clamp(max=probabilities.shape[1] - 1)  # rounding may leave the last sum just below 1
+
+
+def _sample(logits, temperature, uniforms):
+    return _draw(torch.softmax(logits / temperature, dim=1), uniforms)
+
+
+# --- ex04.2 and ex04.3 ------------------------------------------------------------------------------------------------
+
+
+def _policy_case(generator, about, *, rows=ROWS, empty_row=False, equal=False, **numbers):
+    advantages = _normal(generator, rows)
+    args = {
+        "weights": _normal(generator, FEATURES, VOCABULARY, spread=0.7),
+        "features": _normal(generator, rows, COLUMNS, FEATURES),
+        "token_ids": torch.randint(VOCABULARY, (rows, COLUMNS), generator=generator),
+        "completion_mask": draw_mask(generator, rows, COLUMNS, empty_row=empty_row),
+        "advantages": (advantages - advantages.mean()) * (not equal),
+    }
+    return Case(about, args | numbers)
+
+
+def _step_cases(generator):
     return [
-        Case(about, _batch(generator, **how) | ({"level": level} if level else {}), gradient=("logprobs",))
-        for about, how, level in drawn
+        _policy_case(generator, "completions of different length", learning_rate=0.1),
+        _policy_case(generator, "a learning rate of 2", learning_rate=2.0),
+        _policy_case(generator, "a group whose rewards are all equal: every advantage is 0", equal=True, learning_rate=0.5),
+        _policy_case(generator, "one completion has no token that counts", rows=6, empty_row=True, learning_rate=0.5),
     ]
 
 
-def _ratio(change):
-    """A wrong version: token level from change(log_ratio, mask, level)."""
-
-    def importance_ratio(logprobs, old_logprobs, completion_mask, level="token"):
-        return change(logprobs - old_logprobs, completion_mask, level)
-
-    return importance_ratio
-
-
-def _mean(values, mask, level, *, over=None):
-    """The values themselves, or their mean over the tokens that count; ``over`` divides in place of their number."""
-    values = torch.where(mask, values, 0.0)
-    if level == "token":
-        return values
-    return values.sum(1, keepdim=True) / (mask.sum(1, keepdim=True).clamp(min=1) if over is None else over)
+def _step(weights, features, token_ids, completion_mask, advantages, learning_rate, *, score=token_logprobs, mean="grpo"):
+    moving = weights.detach().clone().requires_grad_()
+    values = -advantages.unsqueeze(1) * score(features @ moving, token_ids)
+    loss = values.where(completion_mask, 0.0).mean() if mean == "all" else aggregate(values, completion_mask, mean)
+    gradient = torch.autograd.grad(loss, moving)[0]
+    return loss.detach(), gradient, weights - learning_rate * gradient
 
 
-def _quotient_of_logs(logprobs, old_logprobs, completion_mask, level="token"):
-    quotient = torch.where(completion_mask, logprobs / old_logprobs, 1.0)
-    return quotient if level == "token" else _mean(quotient, completion_mask, level)
+def _logits_of_tokens(logits, token_ids):
+    return logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
 
 
-def _mean_of_ratios(log_ratio, mask, level):
-    return torch.where(mask, log_ratio, 0.0).exp() if level == "token" else _mean(log_ratio.exp(), mask, level)
+def _uphill(weights, *rest):
+    loss, gradient, stepped = _step(weights, *rest)
+    return loss, gradient, 2 * weights - stepped
 
 
-# --- ex04.2 -----------------------------------------------------------------------------------------------------------
+def _without_rate(weights, *rest):
+    loss, gradient, _ = _step(weights, *rest)
+    return loss, gradient, weights - gradient
 
 
-def _clip_cases(generator):
-    signs = torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64)
-    corners = torch.tensor([0.5, 0.9, 1.0, 1.1, 1.5], dtype=torch.float64).expand(3, -1).clone()
-    drawn = _noise(generator, ROWS, COLUMNS).clamp(-0.2, 0.2).exp() * torch.tensor(
-        [0.6, 0.9, 1.0, 1.1, 1.7], dtype=torch.float64
-    )
-    sizes = 0.5 + torch.rand(ROWS, 1, generator=generator, dtype=torch.float64)
-    flipped = _noise(generator, 1, COLUMNS).exp() * EXTREME.exp()
-    wide = {"epsilon": 0.2, "epsilon_high": 0.28}
-    cases = (
-        ("ratios of 0.5 to 1.5 with the advantages 1, -1 and 0", corners, signs, {"epsilon": 0.2}),
-        ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, {"epsilon": 0.1}),
-        ("a band that is wider above than below", drawn + 0.003, signs * sizes, wide),
-        ("ratios from e^-20 to e^20", flipped.expand(3, -1), signs * sizes, {"epsilon": 0.2, "epsilon_high": None}),
-        ("one ratio per completion, the sequence level", drawn[:, 3:4] + 0.3, signs * sizes, {"epsilon": 0.003}),
-    )
-    return [Case(about, {"ratio": r, "advantages": a} | rest, gradient=("ratio",)) for about, r, a, rest in cases]
+def _not_negated(weights, features, token_ids, mask, advantages, learning_rate):
+    return _step(weights, features, token_ids, mask, -advantages, learning_rate)
 
 
-def _clip(change):
-    """A wrong version made of the ratio times the advantage, with the clip and without, and the advantage."""
-
-    def clipped_objective(ratio, advantages, epsilon, epsilon_high=None):
-        upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
-        return change(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages, advantages)
-
-    return clipped_objective
-
-
-def _same_width(ratio, advantages, epsilon, epsilon_high=None):
-    return package.clipped_objective(ratio, advantages, epsilon)
-
-
-def _band_around_zero(ratio, advantages, epsilon, epsilon_high=None):
-    high = epsilon if epsilon_high is None else epsilon_high
-    return torch.minimum(ratio * advantages, ratio.clamp(-epsilon, high) * advantages)
-
-
-# --- ex04.3 -----------------------------------------------------------------------------------------------------------
-
-
-def _aggregate_cases(generator):
-    cases = (
-        ("grpo, one completion without any token", {"loss_type": "grpo"}),
-        ("grpo, 4 completions of a step of 11", {"loss_type": "grpo", "num_sequences": 11}),
-        ("dapo, all tokens of the step", {"loss_type": "dapo"}),
-        ("dapo, some tokens of a step of 47", {"loss_type": "dapo", "num_tokens": 47}),
-        ("bnpo, rows of a step of 47 tokens", {"loss_type": "bnpo", "num_sequences": 11, "num_tokens": 47}),
-        ("dr_grpo, completions of at most 16 tokens", {"loss_type": "dr_grpo", "max_completion_length": 16}),
-    )
+def _two_cases(generator):
+    wide, narrow = {"learning_rate": 4.0, "epsilon": 0.2}, {"learning_rate": 2.0, "epsilon": 0.1}
+    # One rare token everywhere: it becomes likelier also where its advantage is negative, so a correction is due there.
+    rare = _policy_case(generator, "a good completion and a bad one of the same tokens", learning_rate=1.0, epsilon=0.2)
+    rare.args["features"] = torch.ones_like(rare.args["features"])
+    rare.args["token_ids"] = rare.args["weights"].sum(0).argmin().expand(ROWS, COLUMNS).clone()
+    rare.args["advantages"] = torch.tensor([2.0, -0.5, 0.2], dtype=torch.float64)
     return [
-        Case(about, {"values": _noise(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | how, gradient=("values",))
-        for about, how in cases
-        for mask in [draw_mask(generator, 4, COLUMNS, empty_row=True)]
+        rare,
+        _policy_case(generator, "steps so small that nothing is clipped", learning_rate=0.05, epsilon=0.2),
+        _policy_case(generator, "steps so large that tokens leave the band", **wide),
+        _policy_case(generator, "a narrow band, one completion without a token that counts", rows=6, empty_row=True, **narrow),
+        _policy_case(generator, "a group whose rewards are all equal: every advantage is 0", equal=True, **wide),
     ]
 
 
-def _aggregate(change):
-    """A wrong version: change(values, mask, loss_type, counts) where it is a tensor, the package's number where it is "
-    "None."""
-
-    def aggregate(values, completion_mask, loss_type, max_completion_length=None, num_sequences=None, num_tokens=None):
-        counts = {"max_completion_length": max_completion_length, "num_sequences": num_sequences, "num_tokens": num_tokens}
-        wrong = change(values, completion_mask, loss_type, counts)
-        return package.aggregate(values, completion_mask, loss_type, **counts) if wrong is None else wrong
-
-    return aggregate
+def _clipped(ratio, advantages, epsilon):
+    return clipped_objective(ratio, advantages, epsilon)
 
 
-def _rows(values, mask, counts, *, lengths=None, rows=None):
-    """grpo's mean with other lengths or another number of rows than it should have."""
-    lengths = mask.sum(1).clamp(min=1) if lengths is None else lengths
-    return (torch.where(mask, values, 0.0).sum(1) / lengths).sum() / (rows or counts["num_sequences"] or len(values))
+def _two(objective=_clipped, *, steps=2, fresh_ratio=False, mean="grpo"):
+    """(weights, ...) -> weights after ``steps`` updates; ``fresh_ratio`` scores the old log-probs anew before each."""
+
+    def two_steps(weights, features, token_ids, completion_mask, advantages, learning_rate, epsilon):
+        old_logprobs = token_logprobs(features @ weights, token_ids)
+        for _ in range(steps):
+            moving = weights.detach().clone().requires_grad_()
+            logprobs = token_logprobs(features @ moving, token_ids)
+            ratio = torch.exp(logprobs - (logprobs.detach() if fresh_ratio else old_logprobs))
+            values = -objective(ratio, advantages.unsqueeze(1), epsilon)
+            loss = values.where(completion_mask, 0.0).mean() if mean == "all" else aggregate(values, completion_mask, mean)
+            weights = weights - learning_rate * torch.autograd.grad(loss, moving)[0]
+        return weights
+
+    return two_steps
 
 
-# --- ex04.4 and ex04.5 ------------------------------------------------------------------------------------------------
-
-
-def _loss_cases(generator):
-    cases = []
-    for about, how, beta, epsilon in (
-        ("completions of different length, some tokens outside the band", {}, 0.1, 0.2),
-        ("fresh completions: the policy is still the one that sampled", {}, 0.04, 0.2),
-        ("a group whose rewards are all equal: every advantage is 0", {}, 0.1, 0.2),
-        ("log-probs that are up to 20 nats apart", {"extreme": True}, 0.1, 0.2),
-        ("one completion has no token that counts", {"rows": 4, "empty_row": True}, 0.5, 0.1),
-    ):
-        batch = _batch(generator, **how)
-        if about.startswith("fresh"):
-            batch["old_logprobs"] = batch["logprobs"].clone()
-        advantages = _advantages(generator, len(batch["logprobs"])) * (not about.startswith("a group"))
-        mask, kl = batch.pop("completion_mask"), _noise(generator, *batch["logprobs"].shape, spread=1.0) ** 2
-        args = batch | {"advantages": advantages, "completion_mask": mask, "kl": kl, "beta": beta, "epsilon": epsilon}
-        cases.append(Case(about, args, gradient=("logprobs", "kl")))
-    return cases
-
-
-def _package_loss(logprobs, old_logprobs, advantages, completion_mask, kl, beta, epsilon, level="token", loss_type="grpo"):
-    kinds = {"loss_type": loss_type, "importance_sampling_level": level}
-    return package.grpo_loss(
-        logprobs, old_logprobs, advantages, completion_mask, kl=kl, beta=beta, epsilon=epsilon, **kinds
-    ).loss
-
-
-def _not_negated(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
-    objective = package.clipped_objective(torch.exp(logprobs - old_logprobs), advantages.unsqueeze(1), epsilon)
-    return package.aggregate(objective + beta * kl, mask, "grpo")
-
-
-def _minimum_of_losses(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
-    ratio, signed = torch.exp(logprobs - old_logprobs), -advantages.unsqueeze(1)
-    return package.aggregate(package.clipped_objective(ratio, signed, epsilon) + beta * kl, mask, "grpo")
-
-
-def _summed_ratio(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
-    ratio = torch.where(mask, logprobs - old_logprobs, 0.0).sum(1, keepdim=True).exp().expand_as(kl)
-    values = -package.clipped_objective(ratio, advantages.unsqueeze(1), epsilon) + beta * kl
-    return package.aggregate(values, mask, "grpo")
-
-
-def _padded_mean(logprobs, old_logprobs, advantages, mask, kl, beta, epsilon):
-    values = -package.clipped_objective(torch.exp(logprobs - old_logprobs), advantages.unsqueeze(1), epsilon) + beta * kl
-    return torch.where(mask, values, 0.0).mean()
-
-
-def _micro_cases(generator):
-    cases = []
-    for about, rows, empty_row, num_sequences in (
-        ("3 completions of a batch of 12", 3, False, 12),
-        ("a batch that is one micro-batch: 3 of 3 completions", 3, False, 3),
-        ("4 completions of 8, one without a token that counts", 4, True, 8),
-        ("a micro-batch of one completion of one token, of a batch of 6", 1, False, 6),
-    ):
-        batch = _batch(generator, rows, empty_row=empty_row)
-        advantages = torch.randn(rows, generator=generator, dtype=torch.float64)  # part of a group does not sum to 0
-        args = {"logprobs": batch["logprobs"], "advantages": advantages, "completion_mask": batch["completion_mask"]}
-        cases.append(Case(about, args | {"num_sequences": num_sequences}, gradient=("logprobs",)))
-    return cases
-
-
-def _micro(logprobs, advantages, completion_mask, num_sequences):
-    ratio = torch.exp(logprobs - logprobs.detach())
-    return -package.aggregate(ratio * advantages.unsqueeze(1), completion_mask, "grpo", num_sequences=num_sequences)
+def _twice_the_first(weights, *rest):
+    return 2 * _two(steps=1)(weights, *rest) - weights
 
 
 QUESTIONS = (
     Question(
         id="ex04.1",
-        name="importance_ratio",
-        points=3,
-        cases=_ratio_cases,
-        reference=package.importance_ratio,
+        name="sample_step",
+        points=2,
+        cases=_sample_cases,
+        reference=_sample,
         hints=(
-            "A quotient of probabilities is a difference of log-probs. Which of the two policies stands above the line?",
-            "exp(logprobs - old_logprobs), with the difference set to 0 where the mask is False: then the ratio there is 1. "
-            "The level 'sequence' averages the differences before exp.",
-            "Sequence: log_ratio.sum(1, keepdim=True) / completion_mask.sum(1, keepdim=True).clamp(min=1), then .exp().",
+            "Lay the probabilities of a row side by side from 0 to 1. The uniform number is a place on that line: whose "
+            "stretch is it?",
+            "softmax(logits / temperature), then cumsum over the vocabulary. "
+            "How many of these sums lie at or below the uniform?",
+            "(cdf <= uniforms.unsqueeze(1)).sum(1), and .clamp(max=V - 1), since rounding may leave the last sum just below 1.",
         ),
         mistakes=(
             Mistake(
-                "upside down",
-                "this is sampler / policy. A token that has become likelier must get more than 1: exp(logprobs - "
-                "old_logprobs).",
-                _ratio(lambda log_ratio, mask, level: _mean(-log_ratio, mask, level).exp()),
+                "no temperature",
+                "these are the draws of temperature 1. Divide the logits by the temperature before softmax.",
+                lambda logits, temperature, uniforms: _sample(logits, 1.0, uniforms),
             ),
             Mistake(
-                "a quotient of logs",
-                "the log-probs were divided. They are logarithms: subtract them and take exp of the difference.",
-                _quotient_of_logs,
+                "times the temperature",
+                "the logits were multiplied by the temperature, so a low one makes the draws wilder. Divide by it.",
+                lambda logits, temperature, uniforms: _sample(logits, 1 / temperature, uniforms),
             ),
             Mistake(
-                "padding not masked",
-                "padding got into it. What stands there means nothing: set its log-ratio to 0, which also makes its ratio 1.",
-                _ratio(lambda log_ratio, mask, level: _mean(log_ratio, torch.ones_like(mask), level).exp()),
+                "the temperature divides the probabilities",
+                "the probabilities were divided by the temperature, and no longer sum to 1. "
+                "Divide the logits, and take softmax afterwards.",
+                lambda logits, temperature, uniforms: _draw(logits.softmax(1) / temperature, uniforms),
             ),
             Mistake(
-                "the product of the ratios",
-                "at the level of the sequence the log-ratios were summed; such a ratio explodes with the length. "
-                "GSPO takes their mean: divide the sum by the number of tokens that count.",
-                _ratio(lambda log_ratio, mask, level: _mean(log_ratio, mask, level, over=1).exp()),
+                "the likeliest token",
+                "this is the likeliest token of every row, whatever the uniform. "
+                "Without chance a group of completions would be one completion.",
+                lambda logits, temperature, uniforms: logits.argmax(1),
             ),
             Mistake(
-                "divided by the width",
-                "at the level of the sequence the sum was divided by all columns, padding among them; "
-                "divide by completion_mask.sum(1), the completion's own length.",
-                _ratio(lambda log_ratio, mask, level: _mean(log_ratio, mask, level, over=mask.shape[1]).exp()),
+                "one token early",
+                "this is the last token whose sum is still below the uniform. "
+                "Take the one after it, the first whose sum exceeds the uniform.",
+                lambda logits, temperature, uniforms: (
+                    ((logits / temperature).softmax(1).cumsum(1) <= uniforms.unsqueeze(1)).sum(1) - 1
+                ).clamp(min=0),
             ),
             Mistake(
-                "the mean of the ratios",
-                "at the level of the sequence the ratios were averaged. "
-                "Average the log-ratios and take exp last: that is the geometric mean.",
-                _ratio(_mean_of_ratios),
+                "one uniform for all",
+                "every row used the first uniform, so the rows are not drawn independently. Row b has uniforms[b].",
+                lambda logits, temperature, uniforms: _sample(logits, temperature, uniforms[:1]),
             ),
         ),
     ),
     Question(
         id="ex04.2",
-        name="clipped_objective",
-        points=4,
-        cases=_clip_cases,
-        reference=package.clipped_objective,
+        name="training_step",
+        points=5,
+        cases=_step_cases,
+        reference=_step,
         hints=(
-            "Compute two candidates, ratio times advantage with the ratio as it is and with the ratio held in the band. "
-            "Be pessimistic.",
-            "The band goes from 1 - epsilon to 1 + epsilon_high, where epsilon_high is epsilon if it is None.",
-            "torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages), for both signs of the advantage.",
+            "Make a copy of the weights that wants a gradient: weights.detach().clone().requires_grad_(). "
+            "The rest is the loss, "
+            "and torch.autograd.grad(loss, copy)[0].",
+            "Log-probs: log_softmax of features @ copy, gathered at token_ids. "
+            "Loss: -advantage times log-prob, mean over the tokens "
+            "that count in a row, then over the rows.",
+            "Return loss, gradient, weights - learning_rate * gradient, all three detached; weights itself stays as it is.",
         ),
         mistakes=(
             Mistake(
-                "maximum",
-                "this is the larger of the two. It silences the corrections and lets the pushes go on; the objective is "
-                "the smaller.",
-                _clip(lambda free, held, advantages: torch.maximum(free, held)),
+                "uphill",
+                "loss and gradient are right, but the step goes uphill. Subtract the gradient: the loss is to become smaller.",
+                _uphill,
             ),
             Mistake(
-                "the maximum where the advantage is negative",
-                "for negative advantages the larger of the two was taken. The advantage's sign turns the order round by "
-                "itself: "
-                "take the smaller for both signs.",
-                _clip(
-                    lambda free, held, advantages: torch.where(advantages >= 0, torch.min(free, held), torch.max(free, held))
-                ),
+                "no minus sign in the loss",
+                "the loss lacks its minus sign, so good completions become rarer. It is -advantage times log-prob.",
+                _not_negated,
             ),
             Mistake(
-                "the clip alone",
-                "the ratio was clipped and no minimum taken, so a good token that has become rare is not pulled back up. "
-                "Take the smaller of this and ratio * advantage.",
-                _clip(lambda free, held, advantages: held),
+                "no learning rate",
+                "loss and gradient are right, but the whole gradient was subtracted; multiply it by learning_rate.",
+                _without_rate,
             ),
             Mistake(
-                "no clip",
-                "nothing was clipped: this is ratio * advantage. Compare it with what the clipped ratio gives, take the "
-                "smaller.",
-                _clip(lambda free, held, advantages: free),
+                "logits instead of log-probs",
+                "the logits of the tokens were used. They say nothing about the other tokens: take log_softmax over the "
+                "vocabulary "
+                "before you gather.",
+                lambda *args: _step(*args, score=_logits_of_tokens),
             ),
             Mistake(
-                "epsilon_high not used",
-                "the band is right where both sides are the same; where epsilon_high is given, its upper edge is 1 + "
-                "epsilon_high.",
-                _same_width,
+                "padding in the mean",
+                "the mean is over all columns, padding among them. Divide each row by its own number of tokens.",
+                lambda *args: _step(*args, mean="all"),
             ),
             Mistake(
-                "a band around 0",
-                "the ratio was held between -epsilon and epsilon. The band lies around 1, the ratio of a policy that has "
-                "not moved.",
-                _band_around_zero,
-            ),
-            Mistake(
-                "the loss",
-                "this is the loss, with a minus sign. The objective is what should become large; the minus sign comes later.",
-                _clip(lambda free, held, advantages: -torch.minimum(free, held)),
+                "a token mean",
+                "the mean is over all tokens at once, so long completions weigh more. Average each row first, then the rows.",
+                lambda *args: _step(*args, mean="bnpo"),
             ),
         ),
     ),
     Question(
         id="ex04.3",
-        name="aggregate",
-        points=5,
-        cases=_aggregate_cases,
-        reference=package.aggregate,
+        name="two_steps",
+        points=4,
+        cases=_two_cases,
+        reference=_two(),
         hints=(
-            "All four share the row sums of the values that count, and differ in what these are divided by. "
-            "Write the row sums first.",
-            "grpo divides each row by its own length and the sum of those by the number of rows; dapo and bnpo divide "
-            "everything by "
-            "a number of tokens; dr_grpo by rows times max_completion_length.",
-            "Where num_sequences (grpo, dr_grpo) or num_tokens (dapo) is given, it stands in place of the number counted "
-            "here; "
-            "bnpo always counts its own tokens. lengths.clamp(min=1) makes an empty row 0.",
+            "Two log-probs are needed: those of the start, computed once and held constant, and those of the weights as "
+            "they are now.",
+            "In each of the two updates: new log-probs, ratio to those of the start, the smaller of free and clipped "
+            "objective, its "
+            "mean, minus sign, gradient, step.",
+            "Before the loop: old = log-probs(weights).detach(). In the loop: w = "
+            "weights.detach().clone().requires_grad_(), and at its "
+            "end weights = weights - learning_rate * gradient (a new tensor, not in place).",
         ),
         mistakes=(
             Mistake(
-                "padding in the mean",
-                "grpo divided each row by the width of the batch, so short completions count for less. "
-                "Divide by the row's own number of tokens.",
-                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts, lengths=m.shape[1]) if kind == "grpo" else None),
+                "the old log-probs made anew",
+                "the old log-probs were computed again before the second update, so the ratio was 1 and nothing was ever "
+                "clipped. "
+                "Compute them once, before the first.",
+                _two(fresh_ratio=True),
             ),
             Mistake(
-                "a token mean for grpo",
-                "grpo was averaged over all tokens at once, so long completions weigh more. "
-                "Average each row first, then the rows.",
-                _aggregate(lambda v, m, kind, counts: package.aggregate(v, m, "bnpo", **counts) if kind == "grpo" else None),
+                "no clip",
+                "the ratio is right, but nothing was clipped. In the second update take the smaller of the free and the "
+                "clipped "
+                "objective.",
+                _two(lambda ratio, advantages, epsilon: ratio * advantages),
             ),
             Mistake(
-                "a mean of rows for dapo",
-                "dapo was averaged over each row first. There every token weighs the same: one sum, divided by the number "
-                "of tokens.",
-                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts) if kind == "dapo" else None),
+                "maximum",
+                "the larger of the two objectives was taken: it silences the corrections and lets the pushes go on. "
+                "Take the smaller.",
+                _two(lambda ratio, advantages, epsilon: -clipped_objective(ratio, -advantages, epsilon)),
             ),
             Mistake(
-                "dr_grpo over the width",
-                "dr_grpo was divided by rows times the width of this batch. "
-                "Its constant is max_completion_length, the same in every batch.",
-                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts, lengths=m.shape[1]) if kind == "dr_grpo" else None),
+                "one update",
+                "these are the weights after one update. Do the second one with the new weights, on the same tokens.",
+                _two(steps=1),
             ),
             Mistake(
-                "dr_grpo over the lengths",
-                "dr_grpo was divided by the tokens that are there. It divides by rows times max_completion_length, "
-                "so that length changes nothing.",
-                _aggregate(lambda v, m, kind, counts: package.aggregate(v, m, "bnpo") if kind == "dr_grpo" else None),
-            ),
-            Mistake(
-                "empty rows left out",
-                "grpo left the completion without tokens out of the count of rows. It adds 0, and counts: "
-                "divide by all rows (or by num_sequences).",
-                _aggregate(
-                    lambda v, m, kind, counts: (
-                        _rows(v, m, counts, rows=counts["num_sequences"] or m.any(1).sum()) if kind == "grpo" else None
-                    )
-                ),
-            ),
-            Mistake(
-                "an empty row divided by 0",
-                "a completion without tokens was divided by its length, 0 / 0 is NaN, and the whole loss with it. "
-                "Use lengths.clamp(min=1).",
-                _aggregate(lambda v, m, kind, counts: _rows(v, m, counts, lengths=m.sum(1)) if kind == "grpo" else None),
-            ),
-            Mistake(
-                "the counts of the step not used",
-                "num_sequences and num_tokens were not used. They count the whole step of which these rows are a part; "
-                "where they are given, divide by them, or the parts do not sum to the whole.",
-                _aggregate(
-                    lambda v, m, kind, counts: package.aggregate(
-                        v, m, kind, max_completion_length=counts["max_completion_length"]
-                    )
-                ),
-            ),
-        ),
-    ),
-    Question(
-        id="ex04.4",
-        name="simple_grpo_loss",
-        points=5,
-        cases=_loss_cases,
-        reference=_package_loss,
-        hints=(
-            "Four steps: ratio, clipped objective, penalty, mean. The shape of each but the last is (B, C); which shape "
-            "has an advantage?",
-            "Per token: -min(r A, clip(r) A) + beta kl, with advantages.unsqueeze(1). "
-            "Then the mean of the tokens that count in each "
-            "row, then the mean of the rows.",
-            "values = -torch.minimum(r * A, r.clamp(1 - epsilon, 1 + epsilon) * A) + beta * kl; "
-            "rows = torch.where(completion_mask, values, 0.0).sum(1) / completion_mask.sum(1).clamp(min=1); return "
-            "rows.mean().",
-        ),
-        mistakes=(
-            Mistake(
-                "no minus sign",
-                "the objective is not negated, so the optimizer makes good completions rarer. Only the penalty keeps its sign.",
-                _not_negated,
-            ),
-            Mistake(
-                "the minimum of two losses",
-                "the minus sign went inside the minimum. The smaller objective is the larger loss: negate after the minimum, "
-                "or take the maximum of the losses.",
-                _minimum_of_losses,
-            ),
-            Mistake(
-                "the penalty is rewarded",
-                "the KL has the wrong sign: moving away from the reference makes this loss smaller. Add beta * kl to the loss.",
-                (lambda new, old, a, mask, kl, beta, eps: _package_loss(new, old, a, mask, kl, -beta, eps)),
-            ),
-            Mistake(
-                "the ratio to itself",
-                "the ratio is taken to logprobs.detach(), so it is always 1 and the clip never acts. "
-                "Take it to old_logprobs, those of the policy that sampled.",
-                (lambda new, old, *rest: _package_loss(new, new.detach(), *rest)),
+                "the first gradient twice",
+                "the gradient of the first update was used again for the second. "
+                "Compute log-probs, loss and gradient anew with the new weights.",
+                _twice_the_first,
             ),
             Mistake(
                 "padding in the mean",
                 "the mean is over all columns, padding among them. Divide each row by its own number of tokens.",
-                _padded_mean,
-            ),
-            Mistake(
-                "a token mean",
-                "the mean is over all tokens at once, so long completions weigh more. Average each row first, then the rows.",
-                (lambda *args: _package_loss(*args, loss_type="bnpo")),
-            ),
-            Mistake(
-                "one ratio per completion",
-                "the log-ratios of a completion were summed into one ratio, which explodes with the length. "
-                "In GRPO every token has a ratio of its own.",
-                _summed_ratio,
-            ),
-        ),
-    ),
-    Question(
-        id="ex04.5",
-        name="micro_batch_loss",
-        points=3,
-        cases=_micro_cases,
-        reference=_micro,
-        hints=(
-            "Gradients of micro-batches are added. By what must each part be divided, if the sum is to be a mean over the "
-            "batch?",
-            "The ratio exp(logprobs - logprobs.detach()) is 1 and has the gradient of logprobs. "
-            "Average each row over its own tokens, sum the rows.",
-            "-(torch.where(completion_mask, ratio * A, 0.0).sum(1) / lengths.clamp(min=1)).sum() / num_sequences, "
-            "with A = advantages.unsqueeze(1).",
-        ),
-        mistakes=(
-            Mistake(
-                "a mean of its own",
-                "this is divided by the rows of the micro-batch. With four equal parts the sum is four times too large, "
-                "and unequal "
-                "parts weigh differently: divide by num_sequences.",
-                lambda logprobs, advantages, mask, num_sequences: _micro(logprobs, advantages, mask, len(logprobs)),
-            ),
-            Mistake(
-                "not divided",
-                "the rows are summed and not divided, so the step grows with the batch. Divide by num_sequences.",
-                lambda logprobs, advantages, mask, num_sequences: _micro(logprobs, advantages, mask, 1),
-            ),
-            Mistake(
-                "detach forgotten",
-                "the value is right, but both log-probs of the ratio carry gradient and it cancels. "
-                "The second one is a constant: logprobs.detach().",
-                lambda logprobs, advantages, mask, num_sequences: (
-                    _micro(logprobs.detach(), advantages, mask, num_sequences) + 0 * logprobs.sum()
-                ),
-            ),
-            Mistake(
-                "no ratio",
-                "the gradient is right, but the value is a mean of log-probs. "
-                "Put the ratio exp(logprobs - logprobs.detach()) in the place of logprobs.",
-                lambda logprobs, advantages, mask, num_sequences: (
-                    -package.aggregate(logprobs * advantages.unsqueeze(1), mask, "grpo", num_sequences=num_sequences)
-                ),
-            ),
-            Mistake(
-                "a token mean",
-                "this is divided by the tokens of the micro-batch. A mean of parts is no mean of the whole where they "
-                "differ in "
-                "length: average each row, sum, divide by num_sequences.",
-                lambda logprobs, advantages, mask, num_sequences: _micro(
-                    logprobs, advantages * mask.sum(1), mask, int(mask.sum())
-                ),
-            ),
-            Mistake(
-                "no minus sign",
-                "the sign is that of the objective. The optimizer goes downhill: negate it.",
-                lambda logprobs, advantages, mask, num_sequences: _micro(logprobs, -advantages, mask, num_sequences),
+                _two(mean="all"),
             ),
         ),
     ),

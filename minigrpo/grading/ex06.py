@@ -1,351 +1,385 @@
-"""ex06: scored triples. The questions, their inputs, and the mistakes that are known by name."""
+"""ex06: the KL. The questions, their inputs, and the mistakes that are known by name."""
 
 import torch
 
-from minigrpo import reward_model, triples
+from minigrpo import kl as package
 from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
 
-SYSTEM, USER, ASSISTANT, PADDING = 0, 1, 2, -1
-NEWLINE, EOS, LARGE = 5, 6, 1000.0
 
-
-# --- ex06.1: baselines ------------------------------------------------------------------------------------------------
-
-
-def _scores(generator, rows):
-    return 1 + 4 * torch.rand(rows, generator=generator, dtype=torch.float64)
-
-
-def _baseline_cases(generator):
-    equal = _scores(generator, 7)
-    equal[[0, 3, 4]] = equal[0].clone()
-    inputs = (
-        ("groups of three, two and one response, out of order", _scores(generator, 6), [4, 0, 4, 2, 0, 4]),
-        ("a group whose rewards are all equal, and two lone responses", equal, [1, 0, 2, 1, 1, 3, 2]),
-        ("no two responses to one prompt", _scores(generator, 5), [3, 1, 0, 4, 2]),
-        ("rewards that are all equal", torch.full((4,), 2.5, dtype=torch.float64), [0, 0, 1, 2]),
-    )
-    return [Case(about, {"rewards": rewards, "group_ids": torch.tensor(ids)}) for about, rewards, ids in inputs]
-
-
-def _group_sizes_and_means(rewards, group_ids):
-    together = (group_ids.unsqueeze(0) == group_ids.unsqueeze(1)).to(rewards.dtype)
-    return together.sum(1), together @ rewards / together.sum(1)
-
-
-def _baseline(rewards, group_ids):
-    size, group_mean = _group_sizes_and_means(rewards, group_ids)
-    return torch.where(size > 1, group_mean, (rewards.sum() - rewards) / (len(rewards) - 1))
-
-
-def _own_reward_included(rewards, group_ids):
-    size, group_mean = _group_sizes_and_means(rewards, group_ids)
-    return (rewards - torch.where(size > 1, group_mean, rewards.mean())) / (rewards.std() + 1e-4)
-
-
-def _leave_one_out_everywhere(rewards, group_ids):
-    size, group_mean = _group_sizes_and_means(rewards, group_ids)
-    others = (size * group_mean - rewards) / (size - 1).clamp(min=1)
-    baseline = torch.where(size > 1, others, (rewards.sum() - rewards) / (len(rewards) - 1))
-    return (rewards - baseline) / (rewards.std() + 1e-4)
-
-
-# --- ex06.2: the mask of a chat ---------------------------------------------------------------------------------------
-
-
-def _chat(generator, turns):
-    """Tokens and roles of a list of (role, ended by EOS): text, EOS where the turn has one, a newline."""
-    tokens, roles = [], []
-    for role, ended in turns:
-        length = int(torch.randint(1, 4, (), generator=generator))
-        turn = [*torch.randint(NEWLINE, (length,), generator=generator).tolist(), *([EOS] if ended else []), NEWLINE]
-        tokens, roles = tokens + turn, roles + [role] * len(turn)
-    return tokens, roles
-
-
-def _batch_of_chats(generator, about, chats):
-    rows = [_chat(generator, turns) for turns in chats]
-    width = max(len(tokens) for tokens, _ in rows) + 1
-    padded = [(t + [EOS] * (width - len(t)), r + [PADDING] * (width - len(r))) for t, r in rows]
-    token_ids, role_ids = (torch.tensor(column) for column in zip(*padded, strict=True))
-    return Case(about, {"token_ids": token_ids, "role_ids": role_ids, "eos_token_id": EOS})
-
-
-def _mask_cases(generator):
-    one = [(USER, False), (ASSISTANT, True)]
-    two = [(SYSTEM, False), *one, *one]
-    question = [(SYSTEM, False), (USER, False)]
-    marked = [(USER, True), (ASSISTANT, True), (USER, True), (ASSISTANT, True)]
-    cut = [*one, (USER, False), (ASSISTANT, False)]
-    return [
-        _batch_of_chats(generator, "chats with one, two and three answers; the padding has the id of EOS", [one, two, one * 3]),
-        _batch_of_chats(generator, "a chat in which the user's turns end with EOS too", [marked, two]),
-        _batch_of_chats(generator, "a last answer that was cut off before its EOS", [cut, one]),
-        _batch_of_chats(generator, "a chat without any answer: no token of it counts", [two, question]),
-    ]
-
-
-def _eos_before(token_ids, role_ids, eos_token_id, *, within_turn=True):
-    """How many EOS of the assistant stand before each token, in its turn or in the whole row."""
-    said = role_ids == ASSISTANT
-    ends = (said & (token_ids == eos_token_id)).long()
-    before = ends.cumsum(1) - ends
-    if not within_turn:
-        return before
-    starts = said & ~torch.nn.functional.pad(said, (1, 0))[:, :-1]
-    return before - torch.where(starts, before, 0).cummax(1).values
-
-
-def assistant_mask(token_ids, role_ids, eos_token_id):
-    """(B, T) ids, (B, T) roles -> (B, T) bool: the assistant's tokens, of each turn up to and including its first EOS."""
-    return (role_ids == ASSISTANT) & (_eos_before(token_ids, role_ids, eos_token_id) == 0)
-
-
-def _last_turn_only(token_ids, role_ids, eos_token_id):
-    said = role_ids == ASSISTANT
-    turn = (said & ~torch.nn.functional.pad(said, (1, 0))[:, :-1]).cumsum(1)
-    return assistant_mask(token_ids, role_ids, eos_token_id) & (turn == turn[:, -1:])
-
-
-def _from_the_first_answer_on(token_ids, role_ids, eos_token_id):
-    return ((role_ids == ASSISTANT).cumsum(1) > 0) & (role_ids != PADDING)
-
-
-# --- ex06.3: the weighted loss ----------------------------------------------------------------------------------------
-
-
-def _weighted_cases(generator):
-    def case(about, rewards, beta, mask):
-        args = {"logprobs": draw_logprobs(generator, *mask.shape), "completion_mask": mask, "rewards": rewards, "beta": beta}
-        return Case(about, args, gradient=("logprobs",))
-
-    large = torch.tensor([0.0, 400.0, 399.8], dtype=torch.float64)
-    return [
-        case("three responses of uneven length, scores from 1 to 5", _scores(generator, 3), 2.0, draw_mask(generator, 3, 5)),
-        case("the default beta of records, 0.4", _scores(generator, 3), 0.4, draw_mask(generator, 3, 5)),
-        case("rewards that are all equal", torch.full((3,), 2.0, dtype=torch.float64), 1.5, draw_mask(generator, 3, 5)),
-        case("a response of which no token counts", _scores(generator, 3), 2.0, draw_mask(generator, 3, 5, empty_row=True)),
-        case("scores up to 400, divided by a beta of 0.4", large, 0.4, draw_mask(generator, 3, 5)),
-    ]
-
-
-def _optimum_weights(rewards, beta):
-    return torch.softmax(rewards / beta, dim=0) * len(rewards)
-
-
-def _weighted(weights, log_likelihood=lambda logprobs, mask: (logprobs * mask).sum(1)):
-    def weighted_loss(logprobs, completion_mask, rewards, beta):
-        return -(weights(rewards, beta) * log_likelihood(logprobs, completion_mask)).mean()
-
-    return weighted_loss
-
-
-# --- ex06.4: pairs ----------------------------------------------------------------------------------------------------
+def _extreme(generator, *shape):
+    return -0.1 - 18 * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
 
 def _pair_cases(generator):
-    def scores(rows):
-        return 2 * torch.randn(rows, generator=generator, dtype=torch.float64)
-
-    tied = scores(3)
-    far = scores(3)
+    both = draw_logprobs(generator, 3, 5)
     inputs = (
-        ("five pairs", scores(5), scores(5)),
-        ("pairs with equal scores", tied, tied.clone()),
-        ("one pair", scores(1), scores(1)),
-        ("scores 1000 apart, in the wrong order", far, far + torch.tensor([0.0, LARGE, 1.0], dtype=torch.float64)),
+        ("three completions of five tokens", draw_logprobs(generator, 3, 5), draw_logprobs(generator, 3, 5)),
+        ("a policy that is still equal to the reference", both, both.clone()),
+        ("log-probs that are up to 18 nats apart", _extreme(generator, 3, 5), _extreme(generator, 3, 5)),
+        ("one completion of one token", draw_logprobs(generator, 1, 1), draw_logprobs(generator, 1, 1)),
     )
-    return [Case(about, {"chosen": a, "rejected": b}, gradient=("chosen", "rejected")) for about, a, b in inputs]
+    return [Case(about, {"logprobs": p, "ref_logprobs": q}, gradient=("logprobs",)) for about, p, q in inputs]
 
 
-_logsigmoid = torch.nn.functional.logsigmoid
+def _exact_cases(generator):
+    def logits(*shape):
+        return 1.5 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    far = logits(3, 5, 7)
+    far[1, 2, 3] = -1000.0
+    inputs = (
+        ("three completions of five tokens, a vocabulary of seven, temperature 1", logits(3, 5, 7), 1.0),
+        ("the same shapes, drawn at temperature 0.7", logits(3, 5, 7), 0.7),
+        ("one completion of one token, drawn at temperature 2", logits(1, 1, 7), 2.0),
+        ("a policy that gives one token a logit of -1000", far, 1.0),
+    )
+    return [
+        Case(about, {"logits": z, "ref_logits": logits(*z.shape), "temperature": t}, gradient=("logits",))
+        for about, z, t in inputs
+    ]
+
+
+def _kl_of(log_p, log_q):
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _unscaled_reference(logits, ref_logits, temperature):
+    return _kl_of((logits / temperature).log_softmax(-1), ref_logits.log_softmax(-1))
+
+
+def _log_of_softmax(logits, ref_logits, temperature):
+    p, q = (logits / temperature).softmax(-1), (ref_logits / temperature).softmax(-1)
+    return (p * (p.log() - q.log())).sum(-1)
+
+
+def _reward_cases(generator):
+    def case(about, rows, columns, beta, *, draw=draw_logprobs, mask=None):
+        mask = draw_mask(generator, rows, columns) if mask is None else mask
+        args = {
+            "rewards": torch.randint(6, (rows,), generator=generator).to(torch.float64),
+            "old_logprobs": draw(generator, rows, columns),
+            "ref_logprobs": draw(generator, rows, columns),
+            "completion_mask": mask,
+            "beta": beta,
+        }
+        return Case(about, args, gradient=("old_logprobs",))
+
+    return [
+        case("three completions of uneven length", 3, 5, 0.1),
+        case("a completion of which no token counts", 3, 5, 0.5, mask=draw_mask(generator, 3, 5, empty_row=True)),
+        case("log-probs that are up to 18 nats apart", 3, 5, 0.04, draw=_extreme),
+        case("two completions of one token each, with padding", 2, 4, 1.0, mask=torch.arange(4).expand(2, 4) < 1),
+    ]
+
+
+def _charge(per_token, reduce):
+    """rewards minus beta times whatever ``reduce`` makes of the per-token estimates and the mask."""
+
+    def kl_penalized_rewards(rewards, old_logprobs, ref_logprobs, completion_mask, beta):
+        return rewards - beta * reduce(per_token(old_logprobs, ref_logprobs), completion_mask)
+
+    return kl_penalized_rewards
+
+
+def _k1(old_logprobs, ref_logprobs):
+    return (old_logprobs - ref_logprobs).detach()
+
+
+def _sum_of_row(values, mask):
+    return (values * mask).sum(1)
+
+
+def _ratio_cases(generator):
+    def case(about, policy, ref, sampler):
+        args = {"logprobs": policy, "ref_logprobs": ref, "old_logprobs": sampler}
+        return Case(about, args, gradient=("logprobs",))
+
+    def moved(logprobs):
+        return (logprobs + 0.3 * torch.randn(*logprobs.shape, generator=generator, dtype=torch.float64)).clamp(max=0.0)
+
+    first, second, far, both = (draw_logprobs(generator, 3, 5) for _ in range(4))
+    far = _extreme(generator, 3, 5)
+    return [
+        case("before the first update: the sampler is the policy", first, draw_logprobs(generator, 3, 5), first.clone()),
+        case("after an update: the sampler is an older policy", second, draw_logprobs(generator, 3, 5), moved(second)),
+        case("log-probs that are up to 18 nats apart", far, _extreme(generator, 3, 5), moved(far)),
+        case("a policy that is still equal to the reference", both, both.clone(), moved(both)),
+        case("one completion of one token", *(draw_logprobs(generator, 1, 1) for _ in range(3))),
+    ]
+
+
+def _k3(logprobs, ref_logprobs):
+    log_r = ref_logprobs - logprobs
+    return log_r.exp() - 1 - log_r
 
 
 QUESTIONS = (
     Question(
         id="ex06.1",
-        name="baseline_advantages",
-        points=4,
-        cases=_baseline_cases,
-        reference=triples.baseline_advantages,
+        name="kl_k1",
+        points=1,
+        cases=_pair_cases,
+        reference=package.kl_k1,
         hints=(
-            "For each response ask first: is there another one with the same group id? Baselines differ, the scale does not.",
-            "With company: the mean of the group, itself included. Alone: the mean of all the others, itself left out.",
-            "(rewards - baseline) / (rewards.std() + 1e-4); for a lone row, (rewards.sum() - its reward) / (N - 1) is the "
-            "baseline.",
+            "KL(policy || reference) is the mean of log(policy / reference) over the policy's draws. You hold one draw.",
+            "The logarithm of a ratio is a difference of logarithms, and log-probs are what you are given.",
+            "The policy's log-prob minus the reference's. It may be negative; leave it so.",
         ),
         mistakes=(
             Mistake(
-                "own reward in a lone baseline",
-                "a lone response is compared with the mean of all, itself included, which shrinks every difference. Leave "
-                "its own reward out: (sum - own) / (N - 1).",
-                _own_reward_included,
+                "reversed",
+                "this is log(reference / policy), whose mean over the policy's draws is minus the KL. Subtract the reference's "
+                "log-prob from the policy's.",
+                lambda logprobs, ref_logprobs: ref_logprobs - logprobs,
             ),
             Mistake(
-                "lone responses get 0",
-                "a lone response was compared with its own group, that is with itself, so it is always 0 and teaches "
-                "nothing. Its baseline is the mean of the other rewards of the batch.",
-                lambda r, ids: (r - _group_sizes_and_means(r, ids)[1]) / (r.std() + 1e-4),
+                "absolute value",
+                "this is the absolute log-ratio. A single token may well be negative; the mean is only right if the negative "
+                "ones stay in.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).abs(),
             ),
             Mistake(
-                "mean of the batch for all",
-                "every response was compared with the whole batch. Where a prompt has several responses, their own mean is the "
-                "baseline: an easy prompt must not make all its answers look good.",
-                lambda r, ids: (r - r.mean()) / (r.std() + 1e-4),
+                "ratio, no logarithm",
+                "this is the ratio policy / reference itself, which is 1 where they agree; KL is made of its logarithm, the "
+                "difference before exp.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp(),
             ),
             Mistake(
-                "leave-one-out in groups too",
-                "the own reward was left out in the groups as well. Here a group's baseline is its plain mean; leaving out "
-                "is for lone responses only.",
-                _leave_one_out_everywhere,
+                "weighted by the probability",
+                "the log-ratio is multiplied by the policy's probability. The tokens were drawn with it, so it is in the mean "
+                "already; only a sum over the whole vocabulary needs the weight.",
+                lambda logprobs, ref_logprobs: logprobs.exp() * (logprobs - ref_logprobs),
             ),
             Mistake(
-                "population std",
-                "the standard deviation divides by N; here it is the sample's, which divides by N - 1 (torch's default).",
-                lambda r, ids: (r - _baseline(r, ids)) / (r.std(correction=0) + 1e-4),
-            ),
-            Mistake(
-                "not scaled",
-                "the baseline is right, the scale is missing: divide by the standard deviation of all rewards plus 1e-4.",
-                lambda r, ids: r - _baseline(r, ids),
+                "difference of probabilities",
+                "this is the difference of the two probabilities, which measures no KL. Take the difference of the log-probs "
+                "as they come, without exp.",
+                lambda logprobs, ref_logprobs: logprobs.exp() - ref_logprobs.exp(),
             ),
         ),
     ),
     Question(
         id="ex06.2",
-        name="assistant_mask",
-        points=3,
-        cases=_mask_cases,
-        reference=assistant_mask,
+        name="kl_k2",
+        points=1,
+        cases=_pair_cases,
+        reference=package.kl_k2,
         hints=(
-            "Walk along a row and remember one thing: has this turn of the assistant already ended?",
-            "A token counts if its role is 2 and no EOS has come before it in this turn; the EOS itself counts.",
-            "ended = False whenever the role is not 2. For role 2: mask = not ended, and then ended = ended or token == EOS.",
+            "Start from the log-ratio of ex06.1, and think of what makes it positive and smooth.",
+            "Its square, times a factor that makes the slope the log-ratio itself.",
+            "0.5 times the square of (logprobs - ref_logprobs). What is the derivative of x * x / 2?",
         ),
         mistakes=(
             Mistake(
-                "what follows EOS counts",
-                "every token of the assistant's turns counts, the template's newline after EOS too, which the policy never "
-                "writes. Stop each turn after its first EOS.",
-                lambda token_ids, role_ids, eos: role_ids == ASSISTANT,
+                "no half",
+                "the square is there, the factor 1/2 is not: value and slope are twice too large, as with twice the beta.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs) ** 2,
             ),
             Mistake(
-                "EOS left out",
-                "each answer ends just before its EOS, so the policy would never learn to stop. Its EOS counts.",
-                lambda t, r, eos: assistant_mask(t, r, eos) & (t != eos),
+                "half inside the square",
+                "the half was squared as well, which makes a quarter. Square the log-ratio first, then halve.",
+                lambda logprobs, ref_logprobs: (0.5 * (logprobs - ref_logprobs)) ** 2,
             ),
             Mistake(
-                "the row ends at its first EOS",
-                "after the first answer nothing counts any more. Every turn has an EOS of its own: begin anew with each turn.",
-                lambda t, r, eos: (r == ASSISTANT) & (_eos_before(t, r, eos, within_turn=False) == 0),
+                "ratio for log-ratio",
+                "this is half the square of r - 1. Near 0 it looks alike, further away it explodes; square the log-ratio, no "
+                "exp.",
+                lambda logprobs, ref_logprobs: 0.5 * ((ref_logprobs - logprobs).exp() - 1) ** 2,
             ),
             Mistake(
-                "the last answer only",
-                "only the last turn of the assistant counts. The reward is for the chat: all its turns are learnt from.",
-                _last_turn_only,
+                "difference of squares",
+                "each log-prob was squared by itself. Take the difference first, then its square.",
+                lambda logprobs, ref_logprobs: 0.5 * (logprobs**2 - ref_logprobs**2),
             ),
             Mistake(
-                "the user's words count",
-                "everything from the first answer on counts, later questions of the user included. The policy would learn to "
-                "speak for the user; keep the role 2 alone.",
-                _from_the_first_answer_on,
+                "half the slope lost",
+                "the value is that of k2, but one of the two factors was detached, so only half of the slope is left. The "
+                "gradient is what k2 is for: detach nothing.",
+                lambda logprobs, ref_logprobs: 0.5 * (logprobs - ref_logprobs) * (logprobs - ref_logprobs).detach(),
             ),
         ),
     ),
     Question(
         id="ex06.3",
-        name="weighted_loss",
+        name="kl_k3",
         points=3,
-        cases=_weighted_cases,
-        reference=_weighted(_optimum_weights),
+        cases=_pair_cases,
+        reference=package.kl_k3,
         hints=(
-            "Three steps: a weight per record, a log-likelihood per record, minus the mean of their product.",
-            "The weights are exp(R / beta) over all records, divided by their mean. torch.softmax sums to 1; you want a mean "
-            "of 1.",
-            "weights = torch.softmax(rewards / beta, dim=0) * N; minus the mean of weights * (logprobs over the mask, summed).",
+            "In k3 = r - 1 - log r, the letter r is reference / policy. Which sign has its logarithm, beside that of k1?",
+            "log r = ref_logprobs - logprobs: name it once, then use it twice.",
+            "log_r.exp() - 1 - log_r; torch.expm1(log_r) is the first two terms without rounding.",
         ),
         mistakes=(
             Mistake(
-                "mean over tokens",
-                "each response's log-likelihood was divided by its length, which makes short responses too heavy. The "
-                "log-prob of a response is the sum over its tokens.",
-                _weighted(_optimum_weights, lambda p, mask: (p * mask).sum(1) / mask.sum(1).clamp(min=1)),
+                "r upside down",
+                "r is policy / reference here; k3 wants reference / policy. This one's mean over the policy's draws is not "
+                "the KL, and explodes where the policy has left the reference.",
+                lambda logprobs, ref_logprobs: _k3(ref_logprobs, logprobs),
             ),
             Mistake(
-                "mean over tokens, NaN where none counts",
-                "each response's log-likelihood was divided by its length, which makes short responses too heavy, and one "
-                "without tokens 0 / 0. The log-prob of a response is the sum over its tokens: divide by nothing.",
-                _weighted(_optimum_weights, lambda p, mask: (p * mask).sum(1) / mask.sum(1)),
+                "sign of the logarithm",
+                "this is r - 1 + log r, which is negative for r below 1. The logarithm is subtracted; it is what keeps k3 "
+                "positive.",
+                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - 1 + (ref_logprobs - logprobs),
             ),
             Mistake(
-                "padding counts",
-                "the padding was summed too. Only the tokens with completion_mask True belong to the response.",
-                _weighted(_optimum_weights, lambda p, mask: p.sum(1)),
+                "r upside down in exp only",
+                "exp was taken of log(policy / reference) while the last term belongs to reference / policy. Give log r a "
+                "name, and use that name in both places.",
+                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp() - 1 - (ref_logprobs - logprobs),
             ),
             Mistake(
-                "weights with a sum of 1",
-                "softmax makes the weights sum to 1, and the mean divides by N once more: a loss N times too small. Multiply "
-                "by N.",
-                _weighted(lambda rewards, beta: torch.softmax(rewards / beta, dim=0)),
+                "no minus one",
+                "the 1 is missing, so k3 is 1 where policy and reference agree, and must be 0.",
+                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs),
             ),
             Mistake(
-                "beta multiplied",
-                "the rewards were multiplied by beta. They are divided by it: a small beta is a long leash, with sharp "
-                "weights.",
-                _weighted(lambda rewards, beta: _optimum_weights(rewards, 1 / beta)),
-            ),
-            Mistake(
-                "rewards as weights",
-                "the rewards themselves are the weights. The optimum of E[R - beta KL] weighs by exp(R / beta), scaled to "
-                "mean 1.",
-                _weighted(lambda rewards, beta: rewards),
-            ),
-            Mistake(
-                "exp overflows",
-                "right for small rewards, but exp of a large R / beta is inf, and inf / inf is NaN. Subtract the largest "
-                "before exp, which changes nothing else, or use torch.softmax.",
-                _weighted(lambda rewards, beta: (rewards / beta).exp() / (rewards / beta).exp().mean()),
+                "r detached",
+                "the value is right, but r was detached, so only the logarithm has a slope, and that is k1's. Let both terms "
+                "carry their gradient.",
+                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp().detach() - 1 - (ref_logprobs - logprobs),
             ),
         ),
     ),
     Question(
         id="ex06.4",
-        name="bradley_terry_loss",
-        points=2,
-        cases=_pair_cases,
-        reference=reward_model.bradley_terry_loss,
+        name="kl_exact",
+        points=3,
+        cases=_exact_cases,
+        reference=package.kl_exact,
         hints=(
-            "P(chosen is preferred) = sigmoid(chosen - rejected), pair by pair. What does maximum likelihood make of it?",
-            "Minus the logarithm of that probability, averaged over the pairs.",
-            "-torch.nn.functional.logsigmoid(chosen - rejected).mean(); log of sigmoid breaks down when the sigmoid is 0.",
+            "With the whole vocabulary at hand nothing is drawn: the mean over draws becomes a sum with weights. Whose?",
+            "Both sets of logits are divided by the temperature, then log_softmax over the last axis.",
+            "With log_p and log_q: the sum over the vocabulary of log_p.exp() * (log_p - log_q).",
         ),
         mistakes=(
             Mistake(
-                "pair reversed",
-                "this rewards the model for scoring the rejected response higher. The difference is chosen - rejected.",
-                lambda chosen, rejected: -_logsigmoid(rejected - chosen).mean(),
+                "other direction",
+                "this is KL(reference || policy), what PyTorch's kl_div(log p, q) gives too. Weigh by the policy's "
+                "probabilities, and subtract the reference's log-probs.",
+                lambda logits, ref_logits, temperature: package.kl_exact(ref_logits, logits, temperature),
             ),
             Mistake(
-                "no minus sign",
-                "this is the mean log-probability, which is to be raised; a loss is lowered, so it takes a minus sign.",
-                lambda chosen, rejected: _logsigmoid(chosen - rejected).mean(),
+                "no temperature",
+                "the temperature was left out. The tokens were drawn from softmax(logits / temperature); that is the policy.",
+                lambda logits, ref_logits, temperature: package.kl_exact(logits, ref_logits),
             ),
             Mistake(
-                "sum over pairs",
-                "the pairs were summed, so the step grows with their number. Take the mean.",
-                lambda chosen, rejected: -_logsigmoid(chosen - rejected).sum(),
+                "temperature on the policy only",
+                "only the policy's logits were divided by the temperature, so that two equal models are not at 0. Divide both.",
+                _unscaled_reference,
             ),
             Mistake(
-                "probability for its logarithm",
-                "this is minus the probability, without its logarithm. Its gradient vanishes for the pairs that are most "
-                "wrong, which are those to learn from.",
-                lambda chosen, rejected: -torch.sigmoid(chosen - rejected).mean(),
+                "mean over the vocabulary",
+                "the vocabulary was averaged. The weights, the probabilities, sum to 1 already; a mean divides once more, by "
+                "V.",
+                lambda logits, ref_logits, temperature: package.kl_exact(logits, ref_logits, temperature) / logits.shape[-1],
             ),
             Mistake(
-                "logarithm of sigmoid",
-                "right until the sigmoid underflows to 0, whose logarithm is -inf. torch.nn.functional.logsigmoid takes the "
-                "difference of the scores and stays finite.",
-                lambda chosen, rejected: -torch.sigmoid(chosen - rejected).log().mean(),
+                "logarithm of softmax",
+                "right until a probability underflows to 0: its logarithm is -inf, and 0 times -inf is NaN. Use log_softmax, "
+                "and exp of that for the weights.",
+                _log_of_softmax,
+            ),
+        ),
+    ),
+    Question(
+        id="ex06.5",
+        name="kl_penalized_rewards",
+        points=3,
+        cases=_reward_cases,
+        reference=package.kl_penalized_rewards,
+        hints=(
+            "One number per completion: what do the tokens' k1 add up to, and which tokens count?",
+            "A reward is data. If log-probs carry a gradient, it has to end here.",
+            "k1 = (old_logprobs - ref_logprobs).detach(); keep it where the mask is True; sum over a row; rewards - beta * "
+            "that.",
+        ),
+        mistakes=(
+            Mistake(
+                "sign",
+                "the penalty has the wrong sign, or the log-ratio was turned round: whoever moves away from the reference is "
+                "paid for it. It is rewards minus beta times log(policy / reference).",
+                _charge(_k1, lambda k1, mask: -_sum_of_row(k1, mask)),
+            ),
+            Mistake(
+                "mean over tokens",
+                "each completion pays the mean over its tokens. The KL of a completion is the sum of them; with a mean, long "
+                "detours come cheap.",
+                _charge(_k1, lambda k1, mask: _sum_of_row(k1, mask) / mask.sum(1).clamp(min=1)),
+            ),
+            Mistake(
+                "padding counts",
+                "all columns were summed, the padding too. Count the tokens where completion_mask is True.",
+                _charge(_k1, lambda k1, mask: k1.sum(1)),
+            ),
+            Mistake(
+                "one price for all",
+                "the whole batch was summed, so every completion pays for all. Sum along a row: dim 1.",
+                _charge(_k1, lambda k1, mask: (k1 * mask).sum()),
+            ),
+            Mistake(
+                "k3",
+                "the penalty is k3. In the reward k3 brings the wrong gradient; k1, the plain log-ratio, is right there.",
+                _charge(lambda old, ref: _k3(old, ref).detach(), _sum_of_row),
+            ),
+            Mistake(
+                "not detached",
+                "the numbers are right, but a gradient flows back through the reward. A reward weighs the gradient of the "
+                "log-probs and has none of its own: detach the k1.",
+                _charge(lambda old, ref: old - ref, _sum_of_row),
+            ),
+        ),
+    ),
+    Question(
+        id="ex06.6",
+        name="kl_k3_ratio",
+        points=3,
+        cases=_ratio_cases,
+        reference=package.kl_k3_ratio,
+        hints=(
+            "When the policy changes, each token's estimate changes, and so does how often the token is drawn. What is "
+            "missing?",
+            "A factor policy / sampler, exp(logprobs - old_logprobs). Its value is 1 before the first update, its gradient "
+            "is not 0.",
+            "(logprobs - old_logprobs).exp() times k3 with log r = ref_logprobs - logprobs; detach neither factor.",
+        ),
+        mistakes=(
+            Mistake(
+                "k3 alone",
+                "this is k3 without the ratio: the value before the first update is right, its gradient is that of "
+                "KL(reference || policy). Multiply by exp(logprobs - old_logprobs).",
+                lambda logprobs, ref_logprobs, old_logprobs: _k3(logprobs, ref_logprobs),
+            ),
+            Mistake(
+                "ratio detached",
+                "the ratio was detached, so its value is there and its gradient is not. That gradient is the reason for the "
+                "ratio.",
+                lambda p, ref, old: (p - old).exp().detach() * _k3(p, ref),
+            ),
+            Mistake(
+                "k3 detached",
+                "only the ratio carries a gradient, since k3 was detached. Both factors change with the policy: leave both in.",
+                lambda p, ref, old: (p - old).exp() * _k3(p, ref).detach(),
+            ),
+            Mistake(
+                "ratio upside down",
+                "the ratio is sampler / policy here. The tokens came from the sampler, so the weight that makes them the "
+                "policy's is policy / sampler: exp(logprobs - old_logprobs).",
+                lambda p, ref, old: (old - p).exp() * _k3(p, ref),
+            ),
+            Mistake(
+                "ratio with itself",
+                "the ratio is exp(logprobs - logprobs.detach()), always 1 in value. That is right before the first update "
+                "only; after it, divide by the sampler's probability: old_logprobs.",
+                lambda p, ref, old: (p - p.detach()).exp() * _k3(p, ref),
+            ),
+            Mistake(
+                "k1 with the ratio",
+                "this is k1 times the ratio. Its mean and gradient are right, but single tokens go negative and scatter "
+                "widely; asked is the ratio times k3.",
+                lambda p, ref, old: (p - old).exp() * (p - ref),
             ),
         ),
     ),

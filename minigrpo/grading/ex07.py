@@ -1,491 +1,351 @@
-"""ex07: find the bug. Six functions as they were shipped: for each an input on which the bug shows, and the repair."""
+"""ex07: scored triples. The questions, their inputs, and the mistakes that are known by name."""
 
 import torch
 
-from minigrpo import kl
-from minigrpo.grading import shipped
+from minigrpo import reward_model, triples
 from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
-from minigrpo.logprobs import token_logprobs
-from minigrpo.loss import aggregate
 
-ROWS, COLUMNS, VOCABULARY = 3, 5, 7
-
-
-def _normal(generator, *shape, spread=1.0):
-    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+SYSTEM, USER, ASSISTANT, PADDING = 0, 1, 2, -1
+NEWLINE, EOS, LARGE = 5, 6, 1000.0
 
 
-# --- inputs that show a bug -------------------------------------------------------------------------------------------
+# --- ex07.1: baselines ------------------------------------------------------------------------------------------------
 
 
-def _your_input(generator):
-    return [Case("the input that your function returns", {})]
+def _scores(generator, rows):
+    return 1 + 4 * torch.rand(rows, generator=generator, dtype=torch.float64)
 
 
-def _shows(number, name, bug, good, *hints):
-    """The question for an input of ``bug``; ``good`` returns one of the many."""
-    return Question(
-        id=f"ex07.{number}",
-        name=f"shows_{name}",
-        points=1,
-        cases=_your_input,
-        reference=good,
-        hints=hints,
-        accepts=bug.accepts,
+def _baseline_cases(generator):
+    equal = _scores(generator, 7)
+    equal[[0, 3, 4]] = equal[0].clone()
+    inputs = (
+        ("groups of three, two and one response, out of order", _scores(generator, 6), [4, 0, 4, 2, 0, 4]),
+        ("a group whose rewards are all equal, and two lone responses", equal, [1, 0, 2, 1, 1, 3, 2]),
+        ("no two responses to one prompt", _scores(generator, 5), [3, 1, 0, 4, 2]),
+        ("rewards that are all equal", torch.full((4,), 2.5, dtype=torch.float64), [0, 0, 1, 2]),
     )
+    return [Case(about, {"rewards": rewards, "group_ids": torch.tensor(ids)}) for about, rewards, ids in inputs]
 
 
-def _wide_ratio():
-    return torch.tensor([[1.5]]), torch.tensor([[1.0]]), 0.2
+def _group_sizes_and_means(rewards, group_ids):
+    together = (group_ids.unsqueeze(0) == group_ids.unsqueeze(1)).to(rewards.dtype)
+    return together.sum(1), together @ rewards / together.sum(1)
 
 
-def _short_completion():
-    return torch.tensor([[4.0, 0.0]]), torch.tensor([[True, False]])
+def _baseline(rewards, group_ids):
+    size, group_mean = _group_sizes_and_means(rewards, group_ids)
+    return torch.where(size > 1, group_mean, (rewards.sum() - rewards) / (len(rewards) - 1))
 
 
-def _padded_with_eos():
-    return torch.tensor([[3, 6, 6]]), 6, 6
+def _own_reward_included(rewards, group_ids):
+    size, group_mean = _group_sizes_and_means(rewards, group_ids)
+    return (rewards - torch.where(size > 1, group_mean, rewards.mean())) / (rewards.std() + 1e-4)
 
 
-def _low_temperature():
-    return torch.tensor([[[1.0, 0.0]]]), torch.tensor([[0]]), 0.5
+def _leave_one_out_everywhere(rewards, group_ids):
+    size, group_mean = _group_sizes_and_means(rewards, group_ids)
+    others = (size * group_mean - rewards) / (size - 1).clamp(min=1)
+    baseline = torch.where(size > 1, others, (rewards.sum() - rewards) / (len(rewards) - 1))
+    return (rewards - baseline) / (rewards.std() + 1e-4)
 
 
-def _second_rollout():
-    return torch.tensor([-2.0, -1.9, -1.0]).reshape(3, 1, 1), 2
+# --- ex07.2: the mask of a chat ---------------------------------------------------------------------------------------
 
 
-# --- inputs that test a repair ----------------------------------------------------------------------------------------
+def _chat(generator, turns):
+    """Tokens and roles of a list of (role, ended by EOS): text, EOS where the turn has one, a newline."""
+    tokens, roles = [], []
+    for role, ended in turns:
+        length = int(torch.randint(1, 4, (), generator=generator))
+        turn = [*torch.randint(NEWLINE, (length,), generator=generator).tolist(), *([EOS] if ended else []), NEWLINE]
+        tokens, roles = tokens + turn, roles + [role] * len(turn)
+    return tokens, roles
 
 
-def _kl_cases(generator):
-    logprobs, ref_logprobs = (draw_logprobs(generator, ROWS, COLUMNS) for _ in range(2))
-    near = logprobs * torch.exp(_normal(generator, ROWS, COLUMNS, spread=0.1))
-    cases = (
-        ("policy and reference that have parted", logprobs, ref_logprobs),
-        ("tokens that the policy has nearly given up", logprobs - 6, logprobs),
-        ("policy and reference close together", logprobs, near),
-        ("the reference itself", logprobs, logprobs.clone()),
-    )
-    return [Case(about, {"logprobs": p, "ref_logprobs": ref}, gradient=("logprobs",)) for about, p, ref in cases]
-
-
-def _k3(exp_of, subtracted):
-    """A wrong repair: exp of one log-ratio, minus 1, minus another; each from log(policy / reference)."""
-    return lambda p, ref: torch.exp(exp_of(p - ref)) - 1 - subtracted(p - ref)
-
-
-def _clip_cases(generator):
-    signs = torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64)
-    sizes = 0.5 + torch.rand(ROWS, 1, generator=generator, dtype=torch.float64)
-    middle = torch.tensor([0.6, 0.9, 1.0, 1.1, 1.7], dtype=torch.float64)
-    drawn = _normal(generator, ROWS, COLUMNS, spread=0.1).clamp(-0.2, 0.2).exp() * middle
-    corners = torch.tensor([0.5, 0.9, 1.0, 1.1, 1.5], dtype=torch.float64).expand(ROWS, -1).clone()
-    cases = (
-        ("ratios of 0.5 to 1.5 with the advantages 1, -1 and 0", corners, signs, 0.2),
-        ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, 0.15),
-        ("fresh completions: every ratio is 1", torch.ones_like(drawn), signs * sizes, 0.2),
-    )
-    return [Case(about, {"ratio": r, "advantages": a, "epsilon": e}, gradient=("ratio",)) for about, r, a, e in cases]
-
-
-def _pair(change):
-    """A wrong repair: change(free, held, advantages), the losses without the clip and with it."""
-
-    def fixed_clip(ratio, advantages, epsilon):
-        return change(-ratio * advantages, -ratio.clamp(1 - epsilon, 1 + epsilon) * advantages, advantages)
-
-    return fixed_clip
-
-
-def _mean_cases(generator):
-    cases = (("completions of different length", ROWS, False), ("one completion has no token that counts", 4, True))
-    drawn = [
-        Case(
-            about,
-            {
-                "values": _normal(generator, rows, COLUMNS),
-                "completion_mask": draw_mask(generator, rows, COLUMNS, empty_row=empty),
-            },
-            gradient=("values",),
-        )
-        for about, rows, empty in cases
-    ]
-    values, mask = drawn[0].args["values"], drawn[0].args["completion_mask"]
-    padded = {"values": torch.cat([values, values[:, :2]], 1), "completion_mask": torch.cat([mask, mask[:, :2] & False], 1)}
-    return [*drawn, Case("the first case with two more columns of padding", padded, gradient=("values",))]
+def _batch_of_chats(generator, about, chats):
+    rows = [_chat(generator, turns) for turns in chats]
+    width = max(len(tokens) for tokens, _ in rows) + 1
+    padded = [(t + [EOS] * (width - len(t)), r + [PADDING] * (width - len(r))) for t, r in rows]
+    token_ids, role_ids = (torch.tensor(column) for column in zip(*padded, strict=True))
+    return Case(about, {"token_ids": token_ids, "role_ids": role_ids, "eos_token_id": EOS})
 
 
 def _mask_cases(generator):
-    eos, other = 6, 0
-
-    def case(about, ends, pad):
-        """Rows of 5 tokens that end with EOS at these places (5: cut off); a policy may write any token, padding's too."""
-        ids = torch.randint(1, eos, (len(ends), COLUMNS), generator=generator)
-        ids[-1, 1] = pad if pad != eos else 1
-        for row, end in enumerate(ends):
-            ids[row, end:] = pad
-            ids[row, end : end + 1] = eos
-        return Case(about, {"completion_ids": ids, "eos_token_id": eos, "pad_token_id": pad})
-
+    one = [(USER, False), (ASSISTANT, True)]
+    two = [(SYSTEM, False), *one, *one]
+    question = [(SYSTEM, False), (USER, False)]
+    marked = [(USER, True), (ASSISTANT, True), (USER, True), (ASSISTANT, True)]
+    cut = [*one, (USER, False), (ASSISTANT, False)]
     return [
-        case("padding with EOS; one completion is nothing but an EOS", (2, 0, 4), eos),
-        case("padding with EOS; a completion that was cut off", (1, 5, 3), eos),
-        case("padding with a token of its own, which one completion wrote itself", (1, 4, 3), other),
+        _batch_of_chats(generator, "chats with one, two and three answers; the padding has the id of EOS", [one, two, one * 3]),
+        _batch_of_chats(generator, "a chat in which the user's turns end with EOS too", [marked, two]),
+        _batch_of_chats(generator, "a last answer that was cut off before its EOS", [cut, one]),
+        _batch_of_chats(generator, "a chat without any answer: no token of it counts", [two, question]),
     ]
 
 
-def _one_more(completion_ids, eos_token_id, pad_token_id):
-    mask = completion_ids != pad_token_id
-    return mask | torch.nn.functional.pad(mask, (1, 0))[:, :-1]
+def _eos_before(token_ids, role_ids, eos_token_id, *, within_turn=True):
+    """How many EOS of the assistant stand before each token, in its turn or in the whole row."""
+    said = role_ids == ASSISTANT
+    ends = (said & (token_ids == eos_token_id)).long()
+    before = ends.cumsum(1) - ends
+    if not within_turn:
+        return before
+    starts = said & ~torch.nn.functional.pad(said, (1, 0))[:, :-1]
+    return before - torch.where(starts, before, 0).cummax(1).values
 
 
-def _first_eos_put_back(completion_ids, eos_token_id, pad_token_id):
-    is_eos = completion_ids == eos_token_id
-    return (completion_ids != pad_token_id) | (is_eos & (is_eos.cumsum(1) == 1))
+def assistant_mask(token_ids, role_ids, eos_token_id):
+    """(B, T) ids, (B, T) roles -> (B, T) bool: the assistant's tokens, of each turn up to and including its first EOS."""
+    return (role_ids == ASSISTANT) & (_eos_before(token_ids, role_ids, eos_token_id) == 0)
 
 
-def _logprobs_cases(generator):
-    cases = []
-    for about, temperature, spread in (
-        ("a low temperature, 0.6", 0.6, 1.5),
-        ("a high temperature, 2", 2.0, 1.5),
-        ("temperature 1", 1.0, 1.5),
-        ("logits of up to a thousand and more, temperature 0.8", 0.8, 600.0),
-    ):
-        logits = _normal(generator, ROWS, COLUMNS, VOCABULARY, spread=spread)
-        token_ids = torch.randint(VOCABULARY, (ROWS, COLUMNS), generator=generator)
-        token_ids[0, 0] = logits[0, 0].argmin()
-        args = {"logits": logits, "token_ids": token_ids, "temperature": temperature}
-        cases.append(Case(about, args, gradient=("logits",) if spread < 2 else ()))
-    return cases
+def _last_turn_only(token_ids, role_ids, eos_token_id):
+    said = role_ids == ASSISTANT
+    turn = (said & ~torch.nn.functional.pad(said, (1, 0))[:, :-1]).cumsum(1)
+    return assistant_mask(token_ids, role_ids, eos_token_id) & (turn == turn[:, -1:])
 
 
-def _gathered(values, token_ids):
-    return values.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+def _from_the_first_answer_on(token_ids, role_ids, eos_token_id):
+    return ((role_ids == ASSISTANT).cumsum(1) > 0) & (role_ids != PADDING)
 
 
-def _ratio_cases(generator):
-    cases = []
-    for about, updates, num_iterations in (
-        ("three rollouts, two updates each", 6, 2),
-        ("three updates per rollout, the last rollout not used up", 7, 3),
-        ("one update per rollout", 3, 1),
-        ("a single rollout", 4, 4),
-    ):
-        rollouts = draw_logprobs(generator, -(-updates // num_iterations), ROWS, COLUMNS)
-        logprobs = rollouts.repeat_interleave(num_iterations, 0)[:updates]
-        drift = _normal(generator, *logprobs.shape, spread=0.2).exp()  # what the updates did
-        cases.append(Case(about, {"logprobs": logprobs * drift, "num_iterations": num_iterations}, gradient=("logprobs",)))
-    return cases
+# --- ex07.3: the weighted loss ----------------------------------------------------------------------------------------
 
 
-def _against(old_update, *, detach=True):
-    """A wrong repair: the ratio to the log-probs at update ``old_update(update, num_iterations)``."""
+def _weighted_cases(generator):
+    def case(about, rewards, beta, mask):
+        args = {"logprobs": draw_logprobs(generator, *mask.shape), "completion_mask": mask, "rewards": rewards, "beta": beta}
+        return Case(about, args, gradient=("logprobs",))
 
-    def fixed_ratio(logprobs, num_iterations):
-        old = logprobs[[old_update(update, num_iterations) for update in range(len(logprobs))]]
-        return torch.exp(logprobs - (old.detach() if detach else old))
+    large = torch.tensor([0.0, 400.0, 399.8], dtype=torch.float64)
+    return [
+        case("three responses of uneven length, scores from 1 to 5", _scores(generator, 3), 2.0, draw_mask(generator, 3, 5)),
+        case("the default beta of records, 0.4", _scores(generator, 3), 0.4, draw_mask(generator, 3, 5)),
+        case("rewards that are all equal", torch.full((3,), 2.0, dtype=torch.float64), 1.5, draw_mask(generator, 3, 5)),
+        case("a response of which no token counts", _scores(generator, 3), 2.0, draw_mask(generator, 3, 5, empty_row=True)),
+        case("scores up to 400, divided by a beta of 0.4", large, 0.4, draw_mask(generator, 3, 5)),
+    ]
 
-    return fixed_ratio
+
+def _optimum_weights(rewards, beta):
+    return torch.softmax(rewards / beta, dim=0) * len(rewards)
+
+
+def _weighted(weights, log_likelihood=lambda logprobs, mask: (logprobs * mask).sum(1)):
+    def weighted_loss(logprobs, completion_mask, rewards, beta):
+        return -(weights(rewards, beta) * log_likelihood(logprobs, completion_mask)).mean()
+
+    return weighted_loss
+
+
+# --- ex07.4: pairs ----------------------------------------------------------------------------------------------------
+
+
+def _pair_cases(generator):
+    def scores(rows):
+        return 2 * torch.randn(rows, generator=generator, dtype=torch.float64)
+
+    tied = scores(3)
+    far = scores(3)
+    inputs = (
+        ("five pairs", scores(5), scores(5)),
+        ("pairs with equal scores", tied, tied.clone()),
+        ("one pair", scores(1), scores(1)),
+        ("scores 1000 apart, in the wrong order", far, far + torch.tensor([0.0, LARGE, 1.0], dtype=torch.float64)),
+    )
+    return [Case(about, {"chosen": a, "rejected": b}, gradient=("chosen", "rejected")) for about, a, b in inputs]
+
+
+_logsigmoid = torch.nn.functional.logsigmoid
 
 
 QUESTIONS = (
-    _shows(
-        1,
-        "kl",
-        shipped.KL,
-        lambda: (torch.tensor([[0.5]]).log(), torch.tensor([[0.25]]).log()),
-        "Work k3 out for one token, with pencil and paper, and compare with shipped_kl. If the two agree, try another one.",
-        "Where policy and reference give a token the same log-prob, any k3 is 0. So give it different ones.",
-        "torch.tensor([[0.5]]).log() and torch.tensor([[0.25]]).log(): k3 is 0.1931, and shipped_kl says 0.3069.",
+    Question(
+        id="ex07.1",
+        name="baseline_advantages",
+        points=4,
+        cases=_baseline_cases,
+        reference=triples.baseline_advantages,
+        hints=(
+            "For each response ask first: is there another one with the same group id? Baselines differ, the scale does not.",
+            "With company: the mean of the group, itself included. Alone: the mean of all the others, itself left out.",
+            "(rewards - baseline) / (rewards.std() + 1e-4); for a lone row, (rewards.sum() - its reward) / (N - 1) is the "
+            "baseline.",
+        ),
+        mistakes=(
+            Mistake(
+                "own reward in a lone baseline",
+                "a lone response is compared with the mean of all, itself included, which shrinks every difference. Leave "
+                "its own reward out: (sum - own) / (N - 1).",
+                _own_reward_included,
+            ),
+            Mistake(
+                "lone responses get 0",
+                "a lone response was compared with its own group, that is with itself, so it is always 0 and teaches "
+                "nothing. Its baseline is the mean of the other rewards of the batch.",
+                lambda r, ids: (r - _group_sizes_and_means(r, ids)[1]) / (r.std() + 1e-4),
+            ),
+            Mistake(
+                "mean of the batch for all",
+                "every response was compared with the whole batch. Where a prompt has several responses, their own mean is the "
+                "baseline: an easy prompt must not make all its answers look good.",
+                lambda r, ids: (r - r.mean()) / (r.std() + 1e-4),
+            ),
+            Mistake(
+                "leave-one-out in groups too",
+                "the own reward was left out in the groups as well. Here a group's baseline is its plain mean; leaving out "
+                "is for lone responses only.",
+                _leave_one_out_everywhere,
+            ),
+            Mistake(
+                "population std",
+                "the standard deviation divides by N; here it is the sample's, which divides by N - 1 (torch's default).",
+                lambda r, ids: (r - _baseline(r, ids)) / (r.std(correction=0) + 1e-4),
+            ),
+            Mistake(
+                "not scaled",
+                "the baseline is right, the scale is missing: divide by the standard deviation of all rewards plus 1e-4.",
+                lambda r, ids: r - _baseline(r, ids),
+            ),
+        ),
     ),
     Question(
         id="ex07.2",
-        name="fixed_kl",
-        points=2,
-        cases=_kl_cases,
-        reference=kl.kl_k3,
+        name="assistant_mask",
+        points=3,
+        cases=_mask_cases,
+        reference=assistant_mask,
         hints=(
-            "k3 is r - 1 - log r. Which of the two, policy or reference, stands on top in r?",
-            "r = reference / policy, because its mean over the policy's draws is 1. So log r = ref_logprobs - logprobs.",
-            "Turn the difference round in the line that defines it, and leave the formula as it is.",
+            "Walk along a row and remember one thing: has this turn of the assistant already ended?",
+            "A token counts if its role is 2 and no EOS has come before it in this turn; the EOS itself counts.",
+            "ended = False whenever the role is not 2. For role 2: mask = not ended, and then ended = ended or token == EOS.",
         ),
         mistakes=(
             Mistake(
-                "as it was shipped",
-                "this is still the function as it was shipped: r is policy / reference. With it, a token that the policy gave "
-                "up costs little, and one that it likes costs without bound. r is reference / policy.",
-                shipped.shipped_kl,
+                "what follows EOS counts",
+                "every token of the assistant's turns counts, the template's newline after EOS too, which the policy never "
+                "writes. Stop each turn after its first EOS.",
+                lambda token_ids, role_ids, eos: role_ids == ASSISTANT,
             ),
             Mistake(
-                "only exp turned round",
-                "exp has the right log-ratio now, the last term still has the other one. Both terms are of the same r.",
-                _k3(lambda log_ratio: -log_ratio, lambda log_ratio: log_ratio),
+                "EOS left out",
+                "each answer ends just before its EOS, so the policy would never learn to stop. Its EOS counts.",
+                lambda t, r, eos: assistant_mask(t, r, eos) & (t != eos),
             ),
             Mistake(
-                "only the last term turned round",
-                "the last term has the right log-ratio now, exp still has the other one. Both terms are of the same r.",
-                _k3(lambda log_ratio: log_ratio, lambda log_ratio: -log_ratio),
+                "the row ends at its first EOS",
+                "after the first answer nothing counts any more. Every turn has an EOS of its own: begin anew with each turn.",
+                lambda t, r, eos: (r == ASSISTANT) & (_eos_before(t, r, eos, within_turn=False) == 0),
             ),
             Mistake(
-                "the size of the log-ratio",
-                "both directions now cost the same: the sign of the log-ratio is lost. k3 is not symmetric; it needs the sign "
-                "of reference minus policy.",
-                _k3(lambda log_ratio: log_ratio.abs(), lambda log_ratio: log_ratio.abs()),
+                "the last answer only",
+                "only the last turn of the assistant counts. The reward is for the chat: all its turns are learnt from.",
+                _last_turn_only,
             ),
             Mistake(
-                "k1 for k3",
-                "this is the log-ratio itself, k1: right on average, but negative at times, and as a loss without effect. "
-                "Keep k3 and turn its r round.",
-                kl.kl_k1,
+                "the user's words count",
+                "everything from the first answer on counts, later questions of the user included. The policy would learn to "
+                "speak for the user; keep the role 2 alone.",
+                _from_the_first_answer_on,
             ),
         ),
     ),
-    _shows(
-        3,
-        "clip",
-        shipped.CLIP,
-        _wide_ratio,
-        "As long as free and held are the same number, it does not matter which of the two is taken.",
-        "Take a ratio outside the band from 1 - epsilon to 1 + epsilon. And advantage 0 makes everything 0.",
-        "torch.tensor([[1.5]]), torch.tensor([[1.0]]), 0.2: the loss should be -1.2.",
+    Question(
+        id="ex07.3",
+        name="weighted_loss",
+        points=3,
+        cases=_weighted_cases,
+        reference=_weighted(_optimum_weights),
+        hints=(
+            "Three steps: a weight per record, a log-likelihood per record, minus the mean of their product.",
+            "The weights are exp(R / beta) over all records, divided by their mean. torch.softmax sums to 1; you want a mean "
+            "of 1.",
+            "weights = torch.softmax(rewards / beta, dim=0) * N; minus the mean of weights * (logprobs over the mask, summed).",
+        ),
+        mistakes=(
+            Mistake(
+                "mean over tokens",
+                "each response's log-likelihood was divided by its length, which makes short responses too heavy. The "
+                "log-prob of a response is the sum over its tokens.",
+                _weighted(_optimum_weights, lambda p, mask: (p * mask).sum(1) / mask.sum(1).clamp(min=1)),
+            ),
+            Mistake(
+                "mean over tokens, NaN where none counts",
+                "each response's log-likelihood was divided by its length, which makes short responses too heavy, and one "
+                "without tokens 0 / 0. The log-prob of a response is the sum over its tokens: divide by nothing.",
+                _weighted(_optimum_weights, lambda p, mask: (p * mask).sum(1) / mask.sum(1)),
+            ),
+            Mistake(
+                "padding counts",
+                "the padding was summed too. Only the tokens with completion_mask True belong to the response.",
+                _weighted(_optimum_weights, lambda p, mask: p.sum(1)),
+            ),
+            Mistake(
+                "weights with a sum of 1",
+                "softmax makes the weights sum to 1, and the mean divides by N once more: a loss N times too small. Multiply "
+                "by N.",
+                _weighted(lambda rewards, beta: torch.softmax(rewards / beta, dim=0)),
+            ),
+            Mistake(
+                "beta multiplied",
+                "the rewards were multiplied by beta. They are divided by it: a small beta is a long leash, with sharp "
+                "weights.",
+                _weighted(lambda rewards, beta: _optimum_weights(rewards, 1 / beta)),
+            ),
+            Mistake(
+                "rewards as weights",
+                "the rewards themselves are the weights. The optimum of E[R - beta KL] weighs by exp(R / beta), scaled to "
+                "mean 1.",
+                _weighted(lambda rewards, beta: rewards),
+            ),
+            Mistake(
+                "exp overflows",
+                "right for small rewards, but exp of a large R / beta is inf, and inf / inf is NaN. Subtract the largest "
+                "before exp, which changes nothing else, or use torch.softmax.",
+                _weighted(lambda rewards, beta: (rewards / beta).exp() / (rewards / beta).exp().mean()),
+            ),
+        ),
     ),
     Question(
         id="ex07.4",
-        name="fixed_clip",
+        name="bradley_terry_loss",
         points=2,
-        cases=_clip_cases,
-        reference=shipped.CLIP.right,
+        cases=_pair_cases,
+        reference=reward_model.bradley_terry_loss,
         hints=(
-            "Take advantage 1 and ratio 1.5, then 0.5. In which of the two should the gradient be 0, and in which is it?",
-            "The clip is to be pessimistic: of the two objectives it takes the one that promises less.",
-            "-torch.minimum(free, held); or, with the minus sign inside, the maximum of the two losses.",
+            "P(chosen is preferred) = sigmoid(chosen - rejected), pair by pair. What does maximum likelihood make of it?",
+            "Minus the logarithm of that probability, averaged over the pairs.",
+            "-torch.nn.functional.logsigmoid(chosen - rejected).mean(); log of sigmoid breaks down when the sigmoid is 0.",
         ),
         mistakes=(
             Mistake(
-                "as it was shipped",
-                "this is still the function as it was shipped: it takes the larger objective, and the larger one is the "
-                "optimistic "
-                "one. The clip takes the smaller.",
-                shipped.shipped_clip,
+                "pair reversed",
+                "this rewards the model for scoring the rejected response higher. The difference is chosen - rejected.",
+                lambda chosen, rejected: -_logsigmoid(rejected - chosen).mean(),
             ),
             Mistake(
-                "repaired for positive advantages only",
-                "for negative advantages the larger objective is still taken. The sign turns the order round by itself: "
-                "the smaller for both.",
-                _pair(
-                    lambda free, held, advantages: torch.where(advantages >= 0, torch.max(free, held), torch.min(free, held))
-                ),
+                "no minus sign",
+                "this is the mean log-probability, which is to be raised; a loss is lowered, so it takes a minus sign.",
+                lambda chosen, rejected: _logsigmoid(chosen - rejected).mean(),
             ),
             Mistake(
-                "the clip alone",
-                "only the clipped objective is left, so tokens that went the wrong way are not corrected. "
-                "Take the smaller of the two.",
-                _pair(lambda free, held, advantages: held),
+                "sum over pairs",
+                "the pairs were summed, so the step grows with their number. Take the mean.",
+                lambda chosen, rejected: -_logsigmoid(chosen - rejected).sum(),
             ),
             Mistake(
-                "the minus sign lost",
-                "the smaller one is right, but this is the objective; a loss is its negative.",
-                _pair(lambda free, held, advantages: -torch.maximum(free, held)),
-            ),
-        ),
-    ),
-    _shows(
-        5,
-        "mean",
-        shipped.MEAN,
-        _short_completion,
-        "Where every token counts, both means are the same. What must the batch have for the mask to do something?",
-        "A completion that is shorter than the batch is wide: True at its tokens, False on its padding.",
-        "torch.tensor([[4.0, 0.0]]) and torch.tensor([[True, False]]): the mean of the one token that counts is 4.",
-    ),
-    Question(
-        id="ex07.6",
-        name="fixed_mean",
-        points=2,
-        cases=_mean_cases,
-        reference=shipped.MEAN.right,
-        hints=(
-            "Padding adds 0 to the sum. What does it add to the number by which the sum is divided?",
-            "Divide each row by the number of its own tokens that count, then average the rows.",
-            "(torch.where(completion_mask, values, 0.0).sum(1) / completion_mask.sum(1).clamp(min=1)).mean()",
-        ),
-        mistakes=(
-            Mistake(
-                "as it was shipped",
-                "this is still the function as it was shipped: it divides by all columns, padding among them, so short "
-                "completions "
-                "count for less.",
-                shipped.shipped_mean,
+                "probability for its logarithm",
+                "this is minus the probability, without its logarithm. Its gradient vanishes for the pairs that are most "
+                "wrong, which are those to learn from.",
+                lambda chosen, rejected: -torch.sigmoid(chosen - rejected).mean(),
             ),
             Mistake(
-                "a token mean",
-                "padding is out, but long completions now weigh more: this is a mean over all tokens at once. "
-                "Average each row first.",
-                lambda values, mask: aggregate(values, mask, "bnpo"),
-            ),
-            Mistake(
-                "the values on padding",
-                "the divisor is right, but the sum now holds the values on padding. Only tokens that count belong into either.",
-                lambda values, mask: (values.sum(1) / mask.sum(1).clamp(min=1)).mean(),
-            ),
-            Mistake(
-                "an empty row divided by 0",
-                "a completion without tokens is 0 / 0, and NaN spreads over the whole loss. Divide by lengths.clamp(min=1).",
-                lambda values, mask: (torch.where(mask, values, 0.0).sum(1) / mask.sum(1)).mean(),
-            ),
-        ),
-    ),
-    _shows(
-        7,
-        "mask",
-        shipped.EOS,
-        _padded_with_eos,
-        "GPT-2's tokenizer has no token for padding. Which one do people give it?",
-        "Take pad_token_id equal to eos_token_id, and a completion that ends: a token or two, EOS, padding.",
-        "torch.tensor([[3, 6, 6]]), 6, 6: the first two tokens should count.",
-    ),
-    Question(
-        id="ex07.8",
-        name="fixed_mask",
-        points=2,
-        cases=_mask_cases,
-        reference=shipped.EOS.right,
-        hints=(
-            "No token's value says whether it is padding. Its place does: padding is what stands behind the end.",
-            "A token counts if no EOS stands *before* it. Then the first EOS itself counts, and nothing behind it.",
-            "is_eos = completion_ids == eos_token_id, then is_eos.cumsum(1) - is_eos.long() == 0, whatever pad_token_id is.",
-        ),
-        mistakes=(
-            Mistake(
-                "as it was shipped",
-                "this is still the function as it was shipped: where pad and EOS are one token, no EOS counts, and stopping is "
-                "never learnt. The first EOS counts.",
-                shipped.shipped_mask,
-            ),
-            Mistake(
-                "every EOS counts",
-                "now every EOS counts, and where EOS is the padding, all padding with it. Only the first one of a completion "
-                "was written by the policy.",
-                lambda ids, eos_token_id, pad_token_id: (ids != pad_token_id) | (ids == eos_token_id),
-            ),
-            Mistake(
-                "one token more",
-                "the mask was made one token longer. That is right only where EOS is the padding: elsewhere the EOS "
-                "counted already, and a completion that is nothing but an EOS is still lost. Look for the first EOS.",
-                _one_more,
-            ),
-            Mistake(
-                "the first EOS put back",
-                "the first EOS counts now, but padding is still told by its value: where the policy itself wrote the padding's "
-                "token, it is left out. Go by the place: all that stands before the end counts.",
-                _first_eos_put_back,
-            ),
-            Mistake(
-                "up to EOS, without it",
-                "what stands before the first EOS counts, the EOS itself does not, and that was the bug: ending is a decision "
-                "of the policy. Up to *and including* the first EOS.",
-                lambda ids, eos_token_id, pad_token_id: (ids == eos_token_id).cumsum(1) == 0,
-            ),
-        ),
-    ),
-    _shows(
-        9,
-        "logprobs",
-        shipped.TEMPERED,
-        _low_temperature,
-        "Which argument is never used? At which value of it would nobody notice?",
-        "At temperature 1 nothing is missing. Take another one, and two tokens with different logits.",
-        "torch.tensor([[[1.0, 0.0]]]), torch.tensor([[0]]), 0.5: the log-prob should be -0.1269.",
-    ),
-    Question(
-        id="ex07.10",
-        name="fixed_logprobs",
-        points=2,
-        cases=_logprobs_cases,
-        reference=token_logprobs,
-        hints=(
-            "Which distribution were the tokens drawn from? Look for an argument that is never used.",
-            "The policy is softmax(logits / temperature). Where must the division stand, before the normalisation or after it?",
-            "torch.log_softmax(logits / temperature, dim=-1), gathered at token_ids.",
-        ),
-        mistakes=(
-            Mistake(
-                "as it was shipped",
-                "this is still the function as it was shipped: the temperature is not used, so these are log-probs of "
-                "another policy "
-                "than the one that sampled.",
-                shipped.shipped_logprobs,
-            ),
-            Mistake(
-                "divided afterwards",
-                "the log-probs were divided, not the logits: exp of them does not sum to 1. Divide before log_softmax.",
-                lambda logits, token_ids, temperature: token_logprobs(logits, token_ids) / temperature,
-            ),
-            Mistake(
-                "times the temperature",
-                "the logits were multiplied by the temperature; the sampler divided them by it.",
-                lambda logits, token_ids, temperature: token_logprobs(logits, token_ids, 1 / temperature),
-            ),
-            Mistake(
-                "the log of softmax",
-                "the temperature is right, but log(softmax(x)) is -inf where softmax rounds to 0. Use log_softmax.",
-                lambda logits, token_ids, temperature: _gathered(torch.log(torch.softmax(logits / temperature, -1)), token_ids),
-            ),
-        ),
-    ),
-    _shows(
-        11,
-        "ratio",
-        shipped.STALE,
-        _second_rollout,
-        "Go through the loop by hand, with two updates per rollout. At which updates are old_logprobs set?",
-        "The first rollout is right. Go on to the second: more updates than num_iterations, and num_iterations of 2 or more.",
-        "Three updates of one token, two per rollout: torch.tensor([-2.0, -1.9, -1.0]).reshape(3, 1, 1) and 2. The last ratio "
-        "should be 1.",
-    ),
-    Question(
-        id="ex07.12",
-        name="fixed_ratio",
-        points=2,
-        cases=_ratio_cases,
-        reference=shipped.right_ratio,
-        hints=(
-            "Write down for num_iterations 2 which updates begin a rollout: 0, 2, 4 ... What have they in common?",
-            "At a rollout's first update the policy is still the one that sampled: keep its log-probs for the whole rollout.",
-            "if update % num_iterations == 0: old_logprobs = logprobs[update].detach()",
-        ),
-        mistakes=(
-            Mistake(
-                "as it was shipped",
-                "this is still the function as it was shipped: the old log-probs of the first rollout are kept for ever. "
-                "Take new ones whenever a rollout begins.",
-                shipped.shipped_ratio,
-            ),
-            Mistake(
-                "made anew before every update",
-                "the old log-probs are now taken at every update, so the ratio is 1 for ever and the clip never acts. Take "
-                "them once per rollout, at its first update.",
-                _against(lambda update, num_iterations: update),
-            ),
-            Mistake(
-                "those of the update before",
-                "each update is compared with the one before it. The tokens were drawn by the policy of the rollout's first "
-                "update, and the ratio is to that one.",
-                _against(lambda update, num_iterations: max(update - 1, 0)),
-            ),
-            Mistake(
-                "one update late",
-                "the old log-probs are renewed one update late, at the second of each rollout; the first is compared with the "
-                "rollout before. update % num_iterations == 0 is where a rollout begins.",
-                _against(lambda update, num_iterations: max((update - 1) // num_iterations * num_iterations + 1, 0)),
-            ),
-            Mistake(
-                "not detached",
-                "the values are right, but the old log-probs carry a gradient, which takes away that of the new ones. What the "
-                "sampler said is a constant: .detach().",
-                _against(lambda update, num_iterations: update // num_iterations * num_iterations, detach=False),
+                "logarithm of sigmoid",
+                "right until the sigmoid underflows to 0, whose logarithm is -inf. torch.nn.functional.logsigmoid takes the "
+                "difference of the scores and stays finite.",
+                lambda chosen, rejected: -torch.sigmoid(chosen - rejected).log().mean(),
             ),
         ),
     ),

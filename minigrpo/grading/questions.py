@@ -33,7 +33,7 @@ class Question:
     many where ``accepts`` judges them.
     """
 
-    id: str  # "ex03.2"
+    id: str  # "ex06.2"
     name: str  # of the function
     points: int
     cases: Callable[[torch.Generator], list[Case]]

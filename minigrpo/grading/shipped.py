@@ -1,4 +1,4 @@
-"""ex07's functions, each as it was shipped, with a bug, and as it should be; and whether an input tells the two apart.
+"""ex05's functions, each as it was shipped, with a bug, and as it should be; and whether an input tells the two apart.
 
 Such an input is a learner's answer: data from a stranger, so all of it is checked before anything is computed with it.
 """

@@ -26,9 +26,9 @@ def plot_pipeline(*, ax: Axes | None = None) -> Axes:
         ("reward", "B numbers\n02"),
         ("advantage", "B numbers\n02"),
         ("log-probs", "(B, C)\n01"),
-        ("ratio, clip, KL", "(B, C)\n03, 04"),
-        ("loss", "one number\n04"),
-        ("update", "backward, step\n05"),
+        ("ratio, clip, KL", "(B, C)\n03, 06"),
+        ("loss", "one number\n03"),
+        ("update", "backward, step\n04"),
     )
     for place, (name, shape) in enumerate(steps):
         box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE}

@@ -12,13 +12,13 @@
 # |---|---|
 # | **00** | one picture, and a snippet that trains nothing |
 # | [01](01_logprobs.ipynb) | log-probs: what the policy thinks of its own words |
-# | [02](02_advantages.ipynb) | advantages: better than the others of its group |
-# | [03](03_kl.ipynb) | KL: how far from where it began |
-# | [04](04_loss.ipynb) | the loss: ratio, clip, penalty, average |
-# | [05](05_training.ipynb) | the loop |
-# | [06](06_triples.ipynb) | learning from scored records |
-# | [07](07_failures.ipynb) | what goes wrong, and what it looks like |
-# | [08](08_further.ipynb) | variants, the real GPT-2, and on to TRL |
+# | [02](02_policy_gradient.ipynb) | advantages: better than the others of its group |
+# | [03](03_loss.ipynb) | the loss: ratio, clip, penalty, average |
+# | [04](04_training.ipynb) | the loop |
+# | [05](05_failures.ipynb) | what goes wrong, and what it looks like |
+# | [06](06_kl.ipynb) | KL: how far from where it began |
+# | [07](07_triples.ipynb) | learning from scored records |
+# | [08](08_variants.ipynb) | variants, the real GPT-2, and on to TRL |
 
 # %%
 import copy
@@ -230,12 +230,12 @@ assert abs(scores[1] - scores[0]) < 0.08  # within the noise of 640 samples
 # | the snippet | what it does | where we repair it |
 # |---|---|---|
 # | tokenizes the prompt alone | the response is never seen | [01](01_logprobs.ipynb): log-probs of the response's tokens |
-# | `-rewards.mean()` | a constant | [04](04_loss.ipynb): each token's log-prob times its advantage |
-# | `kl_div(log(policy), ref)` | KL(reference, policy), the other direction, and zero at the start | [03](03_kl.ipynb) |
-# | `reduce="batchmean"` | a mean over batch, length *and vocabulary*: beta is hundreds of times too weak | [03](03_kl.ipynb): nats per token |
+# | `-rewards.mean()` | a constant | [03](03_loss.ipynb): each token's log-prob times its advantage |
+# | `kl_div(log(policy), ref)` | KL(reference, policy), the other direction, and zero at the start | [06](06_kl.ipynb) |
+# | `reduce="batchmean"` | a mean over batch, length *and vocabulary*: beta is hundreds of times too weak | [06](06_kl.ipynb): nats per token |
 # | `log(softmax(x))` | minus infinity where a probability underflows | [01](01_logprobs.ipynb): `log_softmax` |
 #
-# On the same records, with the same optimizer and steps, [notebook 06](06_triples.ipynb) takes the share of full equations from 0.3 to 0.95.
+# On the same records, with the same optimizer and steps, [notebook 07](07_triples.ipynb) takes the share of full equations from 0.3 to 0.95.
 #
 # **The moral: a loss that goes down is no evidence.** Ask what the gradient depends on. Turn the reward around; if nothing changes, nothing is learnt.
 #

@@ -30,7 +30,7 @@ policy, tokenizer = load_policy("tiny")
 # ## The four completions that we follow through the course
 #
 # Clock arithmetic is worked from left to right and keeps only the last digit: 4*2 is 8, +9 is 17 so 7, +7 is 14 so 4, *1 is 4,
-# *4 is 16 so **6**. We let the bundled GPT-2 answer four times. From here to notebook 05, rewards, advantages, ratios and the loss are
+# *4 is 16 so **6**. We let the bundled GPT-2 answer four times. From here to notebook 04, rewards, advantages, ratios and the loss are
 # always about these four.
 
 # %%
@@ -97,7 +97,7 @@ assert wrong.mean() < sum(slow) / len(slow) - 2
 
 # %% [markdown]
 # Nothing crashes. The numbers are merely those of a model that finds its own text absurd. In the package, the shift is
-# [`shift_logits`](../minigrpo/logprobs.py); the fast way of notebook [08](08_further.ipynb) gets the same effect by feeding inputs that are already one token behind, in [`inputs_after`](../minigrpo/scoring.py); and the rest of the code never shifts.
+# [`shift_logits`](../minigrpo/logprobs.py); the fast way of notebook [08](08_variants.ipynb) gets the same effect by feeding inputs that are already one token behind, in [`inputs_after`](../minigrpo/scoring.py); and the rest of the code never shifts.
 #
 # ## The gather, and why not `log(softmax(x))`
 #
@@ -170,7 +170,7 @@ print("over all columns:   ", [round(x, 2) for x in watered.tolist()])
 # ## The temperature belongs to the policy
 #
 # **Claim: who samples at temperature T has the policy softmax(logits / T), and must score with the same T.** At T = 0.5 the model is surer of itself
-# than at 1. Scored at 1, the numbers belong to another policy, and the ratio that notebook 04 builds on is wrong.
+# than at 1. Scored at 1, the numbers belong to another policy, and the ratio that notebook 03 builds on is wrong.
 
 # %%
 cold = sample_completions(
@@ -227,4 +227,4 @@ assert torch.isclose(uniform, torch.tensor(10.0).log()).all()
 # 4. A batch has completions of 2 and of 200 tokens. Which mistake of this notebook does most harm?
 #    <details><summary>Answer</summary>Padding in the mean: the short completions would weigh a hundredth of what they should.</details>
 #
-# **Exercise:** [ex01](../exercises/ex01_logprobs.ipynb). **Next:** [02 · Advantages](02_advantages.ipynb), where these four completions are rewarded.
+# **Exercise:** [ex01](../exercises/ex01_logprobs.ipynb). **Next:** [02 · Advantages](02_policy_gradient.ipynb), where these four completions are rewarded.

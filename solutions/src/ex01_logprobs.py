@@ -141,7 +141,7 @@ check(token_entropies)
 #
 # While it sampled, the policy noted `old_logprobs`: log-probs under softmax(logits / temperature), as it was then. Now you have
 # its logits as it is today. Return, for each token, today's probability over that of the sampler, **at the same temperature**.
-# The loss of notebook 04 is built on this ratio, and where nothing has been trained yet it must be exactly 1.
+# The loss of notebook 03 is built on this ratio, and where nothing has been trained yet it must be exactly 1.
 #
 # `tempered_ratio(logits, token_ids, old_logprobs, temperature)`: (B, C, V), (B, C), (B, C), a number -> (B, C)
 #
@@ -174,5 +174,5 @@ check(tempered_ratio)
 # %% [markdown]
 # ## Done
 #
-# 12 points: 2 + 3 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_advantages.ipynb), or to
+# 12 points: 2 + 3 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_policy_gradient.ipynb), or to
 # [exercise 2](ex02_advantages.ipynb).

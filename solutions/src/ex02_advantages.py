@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 2 · Advantages
 #
-# Four questions, 13 points, about 35 minutes. Read notebook [02](../notebooks/02_advantages.ipynb) first.
+# Four questions, 13 points, about 35 minutes. Read notebook [02](../notebooks/02_policy_gradient.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares the values, and says what differs. `hint("ex02.1")` helps; called again it says more.
@@ -24,7 +24,7 @@ from minigrpo import check, hint
 #
 # By hand: one group with the rewards (1, 0, 0, 1) gives 0.5 / (0.57735 + 0.0001), so (0.8659, -0.8659, -0.8659, 0.8659).
 #
-# Read: [notebook 02](../notebooks/02_advantages.ipynb), "The formula, by hand" and "Exactly 0, not nearly 0".
+# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb), "The formula, by hand" and "Exactly 0, not nearly 0".
 
 
 # %%
@@ -62,7 +62,7 @@ check(group_advantages)
 # By hand: rewards (1, 0, 5, 3), groups (0, 0, 1, 1). "none" gives (0.5, -0.5, 1, -1); "group" gives +-0.7070 and +-0.7071;
 # "batch" divides by 2.2174 + 0.0001 and gives (0.2255, -0.2255, 0.4510, -0.4510).
 #
-# Read: [notebook 02](../notebooks/02_advantages.ipynb), "Three scales" and "No opinion: None".
+# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb), "Three scales" and "No opinion: None".
 
 
 # %%
@@ -97,7 +97,7 @@ check(compute_advantages)
 #
 # By hand: the scores (1, NaN, 0.5) with the weights (1, 2, -0.4) give 1 - 0.2 = 0.8.
 #
-# Read: [notebook 02](../notebooks/02_advantages.ipynb), "No opinion: None".
+# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb), "No opinion: None".
 
 
 # %%
@@ -136,7 +136,7 @@ check(combine)
 # only step ends at token 2 with reward 1. The mean is 2/3, the standard deviation 0.57735; a 1 becomes 0.57725 and the 0
 # becomes -1.15450. The first row is (-0.57725, -0.57725, -1.15450, -1.15450), the second (0.57725, 0.57725, 0.57725, 0).
 #
-# Read: [notebook 02](../notebooks/02_advantages.ipynb), "One reward per step: process supervision".
+# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb), "One reward per step: process supervision".
 
 
 # %%
@@ -163,4 +163,4 @@ check(process_advantages)
 # %% [markdown]
 # ## Done
 #
-# 13 points: 3 + 4 + 2 + 4. On to [notebook 03](../notebooks/03_kl.ipynb), or to [exercise 3](ex03_kl.ipynb).
+# 13 points: 3 + 4 + 2 + 4. On to [notebook 03](../notebooks/03_loss.ipynb), or to [exercise 3](ex03_loss.ipynb).

@@ -61,7 +61,7 @@ def run_records(config: GRPOConfig) -> list[dict]:
 
 # --- what is recorded: name -> (configuration, what else train is given) --------------------------------------------------
 
-SEEDS = {f"seed-{seed}": (GRPOConfig(seed=seed), {}) for seed in range(5)}  # notebook 05
+SEEDS = {f"seed-{seed}": (GRPOConfig(seed=seed), {}) for seed in range(5)}  # notebook 04
 
 
 def answer_anywhere(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
@@ -69,7 +69,7 @@ def answer_anywhere(prompts: list[str], completions: list[str], answer: list[str
     return [float(right in completion) for completion, right in zip(completions, answer, strict=True)]
 
 
-FAILURES: dict = {  # notebook 07; beta 1e-4 is too weak to be felt, and there so that the KL is measured
+FAILURES: dict = {  # notebook 05; beta 1e-4 is too weak to be felt, and there so that the KL is measured
     "failure-leaky": (GRPOConfig(max_steps=120, max_completion_length=10), {"reward_fns": [answer_anywhere]}),
     "failure-cut-off": (GRPOConfig(max_steps=120, max_completion_length=8), {}),
     "failure-high-lr": (GRPOConfig(max_steps=120, learning_rate=2e-3, beta=1e-4), {}),
@@ -93,7 +93,7 @@ VARIANTS: dict = {
     for seed in range(3)
 }
 POLICY_GRADIENT = {"triples_estimator": "policy_gradient", "beta": 0.04, "max_steps": 200, "save_steps": 200}
-RECORDS = {  # notebook 06
+RECORDS = {  # notebook 07
     "records-weighted": (GRPOConfig.for_triples(), {}),
     "records-weighted-mean": (GRPOConfig.for_triples(loss_type="grpo"), {}),
     "records-policy-gradient": (GRPOConfig.for_triples(**POLICY_GRADIENT), {}),

@@ -1,4 +1,4 @@
-"""Learning from the bundled records, measured: ``minigrpo train --triples`` with five seeds, and the variants of lesson 06.
+"""Learning from the bundled records, measured: ``minigrpo train --triples`` with five seeds, and the variants of lesson 07.
 
     python -m tests.benchmarks.triples_job [--seeds 0 1 2 3 4] [--variants] [--keep FOLDER]
 

@@ -103,7 +103,7 @@ def test_the_learners_notebook_needs_only_torch_and_check():
             assert line == "from minigrpo import check, hint"
 
 
-# --- ex07: inputs on which a bug shows ----------------------------------------------------------------------------------
+# --- ex05: inputs on which a bug shows ----------------------------------------------------------------------------------
 
 BUGS = {
     "kl": shipped.KL,
@@ -170,7 +170,7 @@ SHOWS = [
 
 
 def shown(name, answer):
-    return grade(next(q for q in questions("ex07") if q.name == f"shows_{name}"), lambda: answer, 0)
+    return grade(next(q for q in questions("ex05") if q.name == f"shows_{name}"), lambda: answer, 0)
 
 
 @pytest.mark.parametrize(("name", "answer", "said"), NOTHING_SHOWS + NO_INPUT)
@@ -208,17 +208,17 @@ def test_whatever_comes_as_an_input_the_answer_is_a_sentence(bug):
 
 @pytest.mark.parametrize("reply", [{}, {"error": None, "changed": "x"}, {"error": "e", "changed": None}, {"values": None}])
 def test_a_workers_odd_reply_shows_no_bug(reply):
-    for question in (q for q in questions("ex07") if q.accepts):
+    for question in (q for q in questions("ex05") if q.accepts):
         cases = question.cases(torch.Generator())
         assert judge(question, cases, [outcome_of(reply, 0)]).points == 0
 
 
 def test_the_notebook_holds_the_functions_that_the_grader_runs():
-    code = [cell.source.strip() for cell in read(EXERCISES, "ex07_bugs").cells if cell.cell_type == "code"]
+    code = [cell.source.strip() for cell in read(EXERCISES, "ex05_diagnosis").cells if cell.cell_type == "code"]
     for name, bug in BUGS.items():
         assert bug.shipped.__name__ == f"shipped_{name}"
         assert inspect.getsource(bug.shipped).strip() in code
-        right = next(q for q in questions("ex07") if q.name == f"fixed_{name}").reference
+        right = next(q for q in questions("ex05") if q.name == f"fixed_{name}").reference
         assert right is bug.right
 
 

@@ -48,7 +48,7 @@ def test_feedback_names_the_case_the_first_difference_and_the_cause():
     text = repr(result)
     assert f"0 of 3 points, {result.passed} of {result.cases} cases pass" in text
     assert result.passed < result.cases
-    for part in ("the case:", "what differs:", "wanted is", "the likely cause:", 'hint("ex03.3")'):
+    for part in ("the case:", "what differs:", "wanted is", "the likely cause:", 'hint("ex06.3")'):
         assert part in text
     assert "<script" not in result._repr_html_()
     assert "likely cause" in result._repr_html_()
@@ -90,7 +90,7 @@ def test_what_is_not_answered_is_no_error_and_unknown_names_are():
 def test_hints_say_more_each_time(monkeypatch):
     monkeypatch.setattr(checking, "_shown", {})
     hints = question("kl_k3").hints
-    seen = [str(hint("ex03.3")) for _ in range(len(hints) + 1)]
+    seen = [str(hint("ex06.3")) for _ in range(len(hints) + 1)]
     assert [text.split(": ", 1)[1] for text in seen] == [*hints, hints[-1]]
 
 
@@ -126,13 +126,13 @@ def test_a_gradient_is_that_of_the_function_and_not_of_its_value():
 
 @pytest.fixture(scope="module")
 def submissions(tmp_path_factory):
-    """ann has everything right in ex03, bob nothing written, eve hands in rubbish."""
+    """ann has everything right in ex06, bob nothing written, eve hands in rubbish."""
     folder = tmp_path_factory.mktemp("submissions")
     for person, source in (("ann", SOLUTIONS), ("bob", EXERCISES)):
         (folder / person).mkdir()
-        shutil.copy(source / "ex03_kl.ipynb", folder / person)
+        shutil.copy(source / "ex06_kl.ipynb", folder / person)
     (folder / "eve").mkdir()
-    (folder / "eve" / "ex03_kl.ipynb").write_text("rubbish")
+    (folder / "eve" / "ex06_kl.ipynb").write_text("rubbish")
     return folder
 
 
@@ -142,14 +142,14 @@ def test_a_folder_gives_a_row_a_person_whatever_was_handed_in(submissions, tmp_p
     assert cli.main(["grade", str(submissions), "--format", "csv", "--output", str(out), "--seed", "7"]) == 0
     rows = {row["person"]: row for row in csv.DictReader(io.StringIO(out.read_text(encoding="utf-8")))}
     assert set(rows) == {"ann", "bob", "eve"}
-    assert (rows["ann"]["ex03"], rows["bob"]["ex03"], rows["eve"]["ex03"]) == ("14", "0", "0")
+    assert (rows["ann"]["ex06"], rows["bob"]["ex06"], rows["eve"]["ex06"]) == ("14", "0", "0")
     assert "is not JSON" in rows["eve"]["problems"]
     assert rows["ann"]["isolation"] == "bubblewrap"
 
 
 @needs_walls
 def test_every_format_holds_the_same_points(submissions, capsys):
-    ann = str(submissions / "ann" / "ex03_kl.ipynb")
+    ann = str(submissions / "ann" / "ex06_kl.ipynb")
     texts = {}
     for form in ("table", "json", "junit", "gradescope"):
         assert cli.main(["grade", ann, "--format", form]) == 0
@@ -165,7 +165,7 @@ def test_every_format_holds_the_same_points(submissions, capsys):
 
 @needs_walls
 def test_the_exit_code_is_that_of_the_bar(submissions, capsys):
-    bob = str(submissions / "bob" / "ex03_kl.ipynb")
+    bob = str(submissions / "bob" / "ex06_kl.ipynb")
     assert cli.main(["grade", bob]) == 0
     assert cli.main(["grade", bob, "--min-score", "1"]) == 1
     assert cli.main(["grade", str(submissions / "ann"), "--min-score", "14"]) == 0
@@ -175,12 +175,12 @@ def test_the_exit_code_is_that_of_the_bar(submissions, capsys):
 
 @needs_walls
 def test_a_wrong_answer_is_told_its_cause_from_outside_too(tmp_path, capsys):
-    notebook = json.loads((SOLUTIONS / "ex03_kl.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((SOLUTIONS / "ex06_kl.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if "def kl_k1" in "".join(cell["source"]):
             cell["source"] = "def kl_k1(logprobs, ref_logprobs):\n    return ref_logprobs - logprobs"
-    (tmp_path / "ex03_mine.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    assert cli.main(["grade", str(tmp_path / "ex03_mine.ipynb")]) == 0
+    (tmp_path / "ex06_mine.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    assert cli.main(["grade", str(tmp_path / "ex06_mine.ipynb")]) == 0
     said = capsys.readouterr().out
     assert "13 of 14 points" in said
     assert "The likely cause:" in said
@@ -189,7 +189,7 @@ def test_a_wrong_answer_is_told_its_cause_from_outside_too(tmp_path, capsys):
 def test_without_walls_strangers_work_is_refused_unless_it_is_trusted(monkeypatch, capsys):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     monkeypatch.setattr(sandbox.os, "geteuid", lambda: 1000)
-    path = str(EXERCISES / "ex03_kl.ipynb")
+    path = str(EXERCISES / "ex06_kl.ipynb")
     assert cli.main(["grade", path]) == 2
     assert "--trust" in capsys.readouterr().err
     assert cli.main(["grade", path, "--trust"]) == 0
@@ -200,7 +200,7 @@ def test_a_sandbox_that_does_not_start_is_nobodys_zero(monkeypatch, capsys):
     monkeypatch.setattr(sandbox, "isolation", lambda trust: "none")
     monkeypatch.setattr("minigrpo.grading.batch.isolation", lambda trust: "none")
     monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
-    assert cli.main(["grade", str(EXERCISES / "ex03_kl.ipynb")]) == 2
+    assert cli.main(["grade", str(EXERCISES / "ex06_kl.ipynb")]) == 2
     assert "not the submission's fault" in capsys.readouterr().err
 
 

@@ -344,7 +344,7 @@ def test_gradescope_is_set_up_with_a_python_that_is_new_enough(autograder, pytho
 
 def test_gradescope_gets_the_results_that_it_documents(autograder):
     """https://gradescope-autograders.readthedocs.io/en/latest/specs/; what else is handed in adds nothing."""
-    for name in ("ex03_kl.ipynb", "ex03_again.ipynb", "ex01_logprobs.ipynb"):
+    for name in ("ex06_kl.ipynb", "ex06_again.ipynb", "ex01_logprobs.ipynb"):
         shutil.copy(ROOT / "solutions" / name.replace("again", "kl"), autograder / "submission" / name)
     done = subprocess.run([autograder / "run_autograder"], cwd="/", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -362,7 +362,7 @@ def test_gradescope_gets_the_results_that_it_documents(autograder):
 def test_gradescope_gets_a_result_where_nothing_was_handed_in(autograder):
     subprocess.run([autograder / "run_autograder"], cwd="/", check=True)
     said = json.loads((autograder / "results" / "results.json").read_text(encoding="utf-8"))
-    assert said == {"score": 0, "output": "There is no ex03_kl.ipynb in what was handed in."}
+    assert said == {"score": 0, "output": "There is no ex06_kl.ipynb in what was handed in."}
 
 
 # What the two actions document as inputs, as far as a course may need them.
@@ -387,7 +387,7 @@ def test_the_classrooms_workflow_runs_and_takes_nothing_from_the_submission(plac
     script(tmp_path / "bin" / "python", f'[ -e pip.py ] || echo "$*" >> {tmp_path}/log')  # -m takes pip.py for pip
     script(tmp_path / "bin" / "minigrpo", f'exec {shlex.join(command(place))} "$@"')
     environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": f"{tmp_path}/summary"}
-    shutil.copy(ROOT / "solutions" / "ex03_kl.ipynb", handed_in)
+    shutil.copy(ROOT / "solutions" / "ex06_kl.ipynb", handed_in)
     for code in (0, 1):
         for step in (step for step in steps if "run" in step):
             shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail"] if step.get("shell") == "bash" else ["bash", "-e"]

@@ -212,7 +212,7 @@ def test_a_file_that_is_not_there_and_one_beside_a_resume_are_refused(capsys, tm
 
 
 def test_a_report_never_takes_the_place_of_a_submission(capsys, tmp_path):
-    notebook = tmp_path / "ex03_kl.ipynb"
+    notebook = tmp_path / "ex06_kl.ipynb"
     notebook.write_text("{}")
     (tmp_path / "link.txt").hardlink_to(notebook)
     for output in (notebook, tmp_path / "other.ipynb", tmp_path / "link.txt"):
@@ -220,12 +220,12 @@ def test_a_report_never_takes_the_place_of_a_submission(capsys, tmp_path):
     refused(capsys, ["grade", str(notebook), "--output", str(tmp_path)], "is a folder")
     refused(capsys, ["plot", str(tmp_path), "--output", str(tmp_path)], "is a folder")
     assert notebook.read_text() == "{}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ex03_kl.ipynb", "link.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ex06_kl.ipynb", "link.txt"]
 
 
 def test_where_nothing_could_be_graded_the_exit_code_says_so(capsys, tmp_path):
-    (tmp_path / "ex03_bad.ipynb").write_text("{")
-    assert cli.main(["grade", str(tmp_path / "ex03_bad.ipynb"), "--trust", "--output", str(tmp_path / "report.txt")]) == 2
+    (tmp_path / "ex06_bad.ipynb").write_text("{")
+    assert cli.main(["grade", str(tmp_path / "ex06_bad.ipynb"), "--trust", "--output", str(tmp_path / "report.txt")]) == 2
     assert "cannot be graded: it is not JSON" in (tmp_path / "report.txt").read_text(encoding="utf-8")
 
 

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, field
 
 # The notebook that shows it. The one place that names them.
 LESSONS = {
-    "loss is 0": "04_loss",
-    "clip": "04_loss",
-    "groups": "02_advantages",
-    "kl": "03_kl",
-    "noise": "05_training",
-    "training": "05_training",
-    "true score": "07_failures",
-    "failures": "07_failures",
-    "length": "07_failures",
-    "real models": "08_further",
+    "loss is 0": "03_loss",
+    "clip": "03_loss",
+    "groups": "02_policy_gradient",
+    "kl": "06_kl",
+    "noise": "04_training",
+    "training": "04_training",
+    "true score": "05_failures",
+    "failures": "05_failures",
+    "length": "05_failures",
+    "real models": "08_variants",
 }
 WRONG, OPEN, FINE, NORMAL = "wrong", "open", "fine", "normal"
 KINDS = {WRONG: "wrong", OPEN: "cannot be told", FINE: "fine", NORMAL: "normal"}

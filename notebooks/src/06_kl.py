@@ -1,10 +1,10 @@
 # %% [markdown]
-# # 03 · KL: how far from home?
+# # 06 · KL: how far from home?
 #
 # **You will be able to** say which of the two KL divergences GRPO uses and why, estimate it from sampled tokens in four ways, and
 # choose the estimator whose *gradient* is right.
 #
-# **You need** notebook [02](02_advantages.ipynb). **Time** 30 minutes.
+# **You need** notebook [02](02_policy_gradient.ipynb). **Time** 30 minutes.
 #
 # **Worth the trip:** the most obvious estimator of the KL has the right value, and put into the loss it does nothing: its expected
 # gradient is exactly 0. Another, the one in the GRPO paper (DeepSeekMath, [arXiv:2402.03300](https://arxiv.org/abs/2402.03300)), pulls towards a different KL. You will see both in a table that is computed without any
@@ -94,7 +94,7 @@ plt.show()
 # ## The four completions, forty steps later
 #
 # At the start of training policy and reference are the same, and the KL is 0. To see it we need a policy that has moved. So we train the bundled model for 40 steps without any KL
-# (`beta=0`) and with more than twice the default learning rate. How `train` works is notebook [05](05_training.ipynb); here we just need a policy that has moved.
+# (`beta=0`) and with more than twice the default learning rate. How `train` works is notebook [04](04_training.ipynb); here we just need a policy that has moved.
 
 # %%
 reference, tokenizer = minigrpo.load_policy("tiny")
@@ -187,7 +187,7 @@ torch.testing.assert_close((log_p.exp() * k3).sum(), exact[0, 0], rtol=1e-3, ato
 torch.testing.assert_close((log_q.exp() * k1).sum(), -kl_exact(log_q, log_p), rtol=1e-3, atol=1e-4)
 
 # %% [markdown]
-# Over the policy's own draws both have the right mean. Over the reference's, k1 is minus the *other* KL. Learning from stored answers therefore needs care, and notebook [06](06_triples.ipynb) takes it.
+# Over the policy's own draws both have the right mean. Over the reference's, k1 is minus the *other* KL. Learning from stored answers therefore needs care, and notebook [07](07_triples.ipynb) takes it.
 #
 # How do they compare as the policy drifts? The policy is a normal distribution that moves away from the reference, and the exact KL is known:
 
@@ -384,7 +384,7 @@ torch.testing.assert_close(
 # ## The penalty is a correction of the advantage
 #
 # **Claim: with k2 or k3_ratio, each token is pushed by advantage - beta · log(policy / reference), and by nothing else.** The policy term pushes a log-prob by its advantage;
-# the penalty's slope is beta times the log-ratio. Here is the loss of notebook [04](04_loss.ipynb), on our four completions:
+# the penalty's slope is beta times the log-ratio. Here is the loss of notebook [03](03_loss.ipynb), on our four completions:
 
 # %%
 advantages = minigrpo.compute_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]), rollout.group_ids)
@@ -505,4 +505,4 @@ assert (torch.exp(x) - 1 - x - 5e-9).abs() > 5e-9  # off by more than the value 
 #    <details><summary>Answer</summary>k3_ratio, or k2 if nobody reads the value. Both have the right gradient from two log-probs per token. The exact KL has it too, without noise, if both
 #    distributions fit into memory.</details>
 #
-# **Exercise:** [ex03](../exercises/ex03_kl.ipynb). **Next:** [04 · The loss](04_loss.ipynb), where ratio, clip, advantage and KL become one number.
+# **Exercise:** [ex06](../exercises/ex06_kl.ipynb). **Next:** [07 · Triples](07_triples.ipynb), where completions and rewards come from a file instead of the model.

@@ -57,10 +57,10 @@ assert by_hand == exact_answer(rollout.prompts, rollout.completions, answer=[ans
 #
 # **Another source: a reward model.** "Was the tone right?" cannot be checked by a regular expression. Then a second network is trained on answers that people have scored,
 # and reads prompt and answer and returns a number. It covers every text, and it is wrong where its data were thin; a policy
-# finds those places. Notebook [06](06_triples.ipynb) trains one.
+# finds those places. Notebook [07](07_triples.ipynb) trains one.
 #
 # **And the source of that: people.** Somebody reads an answer and gives it 1 to 5. That is the truth one is after, but slow, so such scores
-# come as a fixed file of (prompt, response, reward) and not while the policy samples. Notebook [06](06_triples.ipynb) learns from them and has a widget to make them.
+# come as a fixed file of (prompt, response, reward) and not while the policy samples. Notebook [07](07_triples.ipynb) learns from them and has a widget to make them.
 #
 # From here on it does not matter where a reward came from. It is a plain number without a gradient, so it cannot be differentiated. It can only
 # be a *weight*: each completion's log-prob is pushed up by a weight that says how good it was. This notebook makes the weight.
@@ -460,7 +460,7 @@ print(
 assert torch.isclose(found[0, 0], 6 * found[3, 0])
 
 # %% [markdown]
-# The rest of the course uses one reward per completion; notebook [08](08_further.ipynb) returns to steps.
+# The rest of the course uses one reward per completion; notebook [08](08_variants.ipynb) returns to steps.
 #
 # ## Questions
 #
@@ -477,4 +477,4 @@ assert torch.isclose(found[0, 0], 6 * found[3, 0])
 # 5. Why is a time-out better reported as None than as 0?
 #    <details><summary>Answer</summary>0 says that the answer was bad: it pushes the completion down and lowers the baseline for the others. None says that nothing is known.</details>
 #
-# **Exercise:** [ex02](../exercises/ex02_advantages.ipynb). **Next:** [03 · KL](03_kl.ipynb): advantages say where to go; the KL says how far from home.
+# **Exercise:** [ex02](../exercises/ex02_advantages.ipynb). **Next:** [03 · The loss](03_loss.ipynb), which they go into.

@@ -1,10 +1,10 @@
 # %% [markdown]
-# # 06 · Triples: learning from scored records
+# # 07 · Triples: learning from scored records
 #
 # **You will be able to** train a policy on (prompt, response, reward) records without sampling anything, say what the optimum looks like before you train, tell
 # the estimator that works from the one that does not, collect scores from people, and train a reward model on them.
 #
-# **You need** notebooks [02](02_advantages.ipynb) to [05](05_training.ipynb). **Time** 30 minutes.
+# **You need** notebooks [02](02_policy_gradient.ipynb) to [04](04_training.ipynb). **Time** 30 minutes.
 #
 # **Worth the trip:** the records that the snippet of [notebook 00](00_one_picture.ipynb) learnt nothing from take the share of good answers from 0.3 to 0.95 in 60 updates.
 
@@ -147,7 +147,7 @@ for score in (5.0, 3.0, 1.0):
     print(f"score {score}: weight {weights[scores == score][0]:.4f}")
 
 # %% [markdown]
-# `prepare` puts these weights where the advantages go; ratio 1, no clip, and no KL in the loss, since β is in the weights already. Everything else is the loop of notebook 05.
+# `prepare` puts these weights where the advantages go; ratio 1, no clip, and no KL in the loss, since β is in the weights already. Everything else is the loop of notebook 04.
 
 # %%
 config = GRPOConfig.for_triples()
@@ -395,4 +395,4 @@ print(sample_completions(loaded, its_tokenizer, ["What is 2 + 3?"], **greedy).co
 # 4. A reward model puts 97 % of pairs in the right order. Why can a policy still fool it?
 #    <details><summary>Answer</summary>97 % is measured on answers that the old policy wrote. The new policy searches for answers that score high, and finds those where the model is wrong.</details>
 #
-# **Exercise:** [ex06](../exercises/ex06_triples.ipynb). **Next:** [07 · Failures](07_failures.ipynb).
+# **Exercise:** [ex07](../exercises/ex07_triples.ipynb). **Next:** [08 · Further](08_variants.ipynb), the relatives of GRPO.

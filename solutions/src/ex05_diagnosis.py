@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Exercise 7 · Find the bug
+# # Exercise 5 · Find the bug
 #
-# Twelve questions, 18 points, about 40 minutes. Read notebook [07](../notebooks/07_failures.ipynb) first.
+# Twelve questions, 18 points, about 40 minutes. Read notebook [05](../notebooks/05_failures.ipynb) first.
 #
 # Each of the six functions below has a bug of a kind that really was shipped, in code that people use. None of them crashes, and
 # with each of them a model trains, only worse. You are asked for two things each time:
@@ -12,7 +12,7 @@
 #   function stands in a cell, so try it: whoever can show a bug has understood it, and has the test that keeps it away.
 # * **Repair it** (2 points): write the function as it should be.
 #
-# B completions, C tokens, V tokens to choose from; log-probs in nats. `hint("ex07.1")` helps, called again it says more. You
+# B completions, C tokens, V tokens to choose from; log-probs in nats. `hint("ex05.1")` helps, called again it says more. You
 # need only torch.
 
 # %%
@@ -21,7 +21,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex07.1 · "It is never negative, so it must be a KL": show it (1 point, 3 minutes, difficulty 2)
+# ## ex05.1 · "It is never negative, so it must be a KL": show it (1 point, 3 minutes, difficulty 2)
 #
 # The penalty begins at 0, never falls below, and grows as the policy moves. It looks like the KL in every plot. But raise beta,
 # and the policy still gives up what the reference would say, while a single token that it likes much more can blow up the loss.
@@ -39,7 +39,7 @@ def shipped_kl(logprobs, ref_logprobs):
 #
 # By hand: policy and reference both give a token 0.5. Then k3 is 0, and so is `shipped_kl`: nothing shows.
 #
-# Read: [notebook 03](../notebooks/03_kl.ipynb), "Three estimates from one token".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
 
 
 # %%
@@ -56,7 +56,7 @@ def shows_kl():
 check(shows_kl)
 
 # %% [markdown]
-# ## ex07.2 · The KL, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.2 · The KL, repaired (2 points, 4 minutes, difficulty 2)
 #
 # The bug is a sign, and a test for "never negative" cannot see it: the wrong one is not negative either. What it does not have is
 # the right mean, the KL, over the tokens that the policy draws.
@@ -65,7 +65,7 @@ check(shows_kl)
 #
 # By hand: policy 0.5 and reference 0.25 should give 0.1931.
 #
-# Read: [notebook 03](../notebooks/03_kl.ipynb), "Three estimates from one token" and "When a token was given up".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token" and "When a token was given up".
 
 
 # %%
@@ -81,7 +81,7 @@ def fixed_kl(logprobs, ref_logprobs):
 check(fixed_kl)
 
 # %% [markdown]
-# ## ex07.3 · "With several updates per rollout it falls apart": show it (1 point, 3 minutes, difficulty 2)
+# ## ex05.3 · "With several updates per rollout it falls apart": show it (1 point, 3 minutes, difficulty 2)
 #
 # With one update per rollout all is well. With four, good tokens that have long left the band are pushed on and on, and tokens
 # that went the wrong way stay there. It is an easy mistake to make when a minus sign moves. The loss of each token, as it was
@@ -100,7 +100,7 @@ def shipped_clip(ratio, advantages, epsilon):
 #
 # By hand: ratio 1.1, advantage 1 and epsilon 0.2 give -1.1, which is right: nothing shows.
 #
-# Read: [notebook 04](../notebooks/04_loss.ipynb), "The clip".
+# Read: [notebook 03](../notebooks/03_loss.ipynb), "The clip".
 
 
 # %%
@@ -117,14 +117,14 @@ def shows_clip():
 check(shows_clip)
 
 # %% [markdown]
-# ## ex07.4 · The clip, repaired (2 points, 4 minutes, difficulty 3)
+# ## ex05.4 · The clip, repaired (2 points, 4 minutes, difficulty 3)
 #
 # `fixed_clip(ratio, advantages, epsilon)`: (B, C), (B, 1), a number -> (B, C), one loss per token, lower is better; the gradient
 # with respect to `ratio` is checked too
 #
 # By hand, with epsilon 0.2: ratio 1.5 and advantage 1 should give -1.2. Ratio 1.5 and advantage -1 should give 1.5.
 #
-# Read: [notebook 04](../notebooks/04_loss.ipynb), "The clip".
+# Read: [notebook 03](../notebooks/03_loss.ipynb), "The clip".
 
 
 # %%
@@ -141,7 +141,7 @@ def fixed_clip(ratio, advantages, epsilon):
 check(fixed_clip)
 
 # %% [markdown]
-# ## ex07.5 · "The same answers, another batch, another loss": show it (1 point, 2 minutes, difficulty 1)
+# ## ex05.5 · "The same answers, another batch, another loss": show it (1 point, 2 minutes, difficulty 1)
 #
 # A short completion teaches less when a long one happens to be in its batch. The mean of the token losses, as it was shipped:
 
@@ -160,7 +160,7 @@ def shipped_mean(values, completion_mask):
 # By hand: one completion with the values 1, 3, another with 2, 4, and all four tokens count. Then (2 + 3) / 2 = 2.5 is right, and
 # nothing shows.
 #
-# Read: [notebook 07](../notebooks/07_failures.ipynb), "Padding in the mean".
+# Read: [notebook 05](../notebooks/05_failures.ipynb), "Padding in the mean".
 
 
 # %%
@@ -177,13 +177,13 @@ def shows_mean():
 check(shows_mean)
 
 # %% [markdown]
-# ## ex07.6 · The mean, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.6 · The mean, repaired (2 points, 4 minutes, difficulty 2)
 #
 # `fixed_mean(values, completion_mask)`: (B, C), (B, C) bool -> a scalar; the gradient with respect to `values` is checked too
 #
 # By hand: the values 1, 2, 3 in one completion and 4 in another, three columns. It should give (2 + 4) / 2 = 3.
 #
-# Read: [notebook 07](../notebooks/07_failures.ipynb), "Padding in the mean".
+# Read: [notebook 05](../notebooks/05_failures.ipynb), "Padding in the mean".
 
 
 # %%
@@ -201,7 +201,7 @@ def fixed_mean(values, completion_mask):
 check(fixed_mean)
 
 # %% [markdown]
-# ## ex07.7 · "Sooner or later every answer runs to the limit": show it (1 point, 3 minutes, difficulty 2)
+# ## ex05.7 · "Sooner or later every answer runs to the limit": show it (1 point, 3 minutes, difficulty 2)
 #
 # The answers are good, and then they go on. With each hundred steps more of them are cut off at `max_completion_length`, and
 # the reward does not say why. With another tokenizer the same script is fine. Which tokens count, as it was shipped:
@@ -218,7 +218,7 @@ def shipped_mask(completion_ids, eos_token_id, pad_token_id):
 #
 # By hand, with EOS 6 and pad 0: the mask of 3, 1, 6, 0 is True, True, True, False, which is right: nothing shows.
 #
-# Read: [notebook 07](../notebooks/07_failures.ipynb), "EOS is not trained".
+# Read: [notebook 05](../notebooks/05_failures.ipynb), "EOS is not trained".
 
 
 # %%
@@ -234,7 +234,7 @@ def shows_mask():
 check(shows_mask)
 
 # %% [markdown]
-# ## ex07.8 · The mask, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.8 · The mask, repaired (2 points, 4 minutes, difficulty 2)
 #
 # Ending was a decision of the policy, and what is never trained is never learnt. A policy may write *any* token, that of the
 # padding too: its value says nothing.
@@ -243,7 +243,7 @@ check(shows_mask)
 #
 # By hand, with EOS 6 and pad 6: the mask of 3, 1, 6, 6 should be True, True, True, False.
 #
-# Read: [notebook 07](../notebooks/07_failures.ipynb), "EOS is not trained"; [notebook 01](../notebooks/01_logprobs.ipynb), "The
+# Read: [notebook 05](../notebooks/05_failures.ipynb), "EOS is not trained"; [notebook 01](../notebooks/01_logprobs.ipynb), "The
 # mask: what counts".
 
 
@@ -264,7 +264,7 @@ def fixed_mask(completion_ids, eos_token_id, pad_token_id):
 check(fixed_mask)
 
 # %% [markdown]
-# ## ex07.9 · "The mean ratio is 0.99, so all is well": show it (1 point, 2 minutes, difficulty 1)
+# ## ex05.9 · "The mean ratio is 0.99, so all is well": show it (1 point, 2 minutes, difficulty 1)
 #
 # Before any update the ratio of policy and sampler should be exactly 1. On average it nearly is; token by token it is not, and the
 # gradient is that of another policy. The log-probs of the tokens that were drawn, as they were shipped:
@@ -283,7 +283,7 @@ def shipped_logprobs(logits, token_ids, temperature):
 # By hand: two tokens with the logits 1 and 0, drawn at temperature 1. The first has the log-prob -0.3133, which is right: nothing
 # shows.
 #
-# Read: [notebook 07](../notebooks/07_failures.ipynb), "The temperature is missing from the log-probs".
+# Read: [notebook 05](../notebooks/05_failures.ipynb), "The temperature is missing from the log-probs".
 
 
 # %%
@@ -300,14 +300,14 @@ def shows_logprobs():
 check(shows_logprobs)
 
 # %% [markdown]
-# ## ex07.10 · The log-probs, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.10 · The log-probs, repaired (2 points, 4 minutes, difficulty 2)
 #
 # `fixed_logprobs(logits, token_ids, temperature)`: (B, C, V), (B, C) integers, a number -> (B, C) nats; the gradient with respect
 # to `logits` is checked too
 #
 # By hand: two tokens with the logits 1 and 0, drawn at temperature 0.5. The first has the log-prob -0.1269.
 #
-# Read: [notebook 07](../notebooks/07_failures.ipynb), "The temperature is missing from the log-probs".
+# Read: [notebook 05](../notebooks/05_failures.ipynb), "The temperature is missing from the log-probs".
 
 
 # %%
@@ -326,7 +326,7 @@ def fixed_logprobs(logits, token_ids, temperature):
 check(fixed_logprobs)
 
 # %% [markdown]
-# ## ex07.11 · "The first rollout learns, then everything is clipped": show it (1 point, 3 minutes, difficulty 3)
+# ## ex05.11 · "The first rollout learns, then everything is clipped": show it (1 point, 3 minutes, difficulty 3)
 #
 # With one update per rollout all is well. With several, the first rollout is fine too; from the second on, `clip_ratio` is high from
 # the first update of each rollout, where it should be exactly 0. Old log-probs can be taken too often or too seldom, and either
@@ -350,7 +350,7 @@ def shipped_ratio(logprobs, num_iterations):
 # By hand: one token, a single rollout of two updates, with the log-prob -2 at the first and -1.9 at the second. The ratios are 1 and
 # exp(0.1) = 1.1052, which is right: nothing shows.
 #
-# Read: [notebook 05](../notebooks/05_training.ipynb), "One rollout, several updates: `num_iterations`".
+# Read: [notebook 04](../notebooks/04_training.ipynb), "One rollout, several updates: `num_iterations`".
 
 
 # %%
@@ -366,7 +366,7 @@ def shows_ratio():
 check(shows_ratio)
 
 # %% [markdown]
-# ## ex07.12 · The ratio, repaired (2 points, 4 minutes, difficulty 3)
+# ## ex05.12 · The ratio, repaired (2 points, 4 minutes, difficulty 3)
 #
 # The old log-probs are those of the policy that drew the tokens: the policy at the first update of their rollout. They are
 # constants. The last rollout may be cut short.
@@ -377,8 +377,8 @@ check(shows_ratio)
 # By hand, one token and two updates per rollout: the log-probs -2, -1.9, then -1, -1.1 should give the ratios 1, 1.1052, then 1,
 # 0.9048.
 #
-# Read: [notebook 05](../notebooks/05_training.ipynb), "One rollout, several updates: `num_iterations`"; [notebook
-# 07](../notebooks/07_failures.ipynb), "My clip_ratio is 0", for the opposite mistake.
+# Read: [notebook 04](../notebooks/04_training.ipynb), "One rollout, several updates: `num_iterations`"; [notebook
+# 05](../notebooks/05_failures.ipynb), "My clip_ratio is 0", for the opposite mistake.
 
 
 # %%
@@ -399,4 +399,4 @@ check(fixed_ratio)
 # %% [markdown]
 # ## Done
 #
-# Back to [notebook 07](../notebooks/07_failures.ipynb), or on to [notebook 08](../notebooks/08_further.ipynb).
+# Back to [notebook 06](../notebooks/06_kl.ipynb), or on to [exercise 6](ex06_kl.ipynb).

@@ -4,7 +4,7 @@
 # **You will be able to** read a paper that changes GRPO and say which line of your code it changes; judge from several seeds whether the change
 # helped; and hand a run over to TRL, field by field.
 #
-# **You need** notebook [04](04_loss.ipynb); [05](05_training.ipynb) is helpful. **Time** 30 minutes.
+# **You need** notebook [03](03_loss.ipynb); [04](04_training.ipynb) is helpful. **Time** 30 minutes.
 #
 # **Worth the trip:** we trained the bundled model with GRPO and four of its relatives, three seeds each. Three of the four learn faster than GRPO, and one line that they share,
 # and that is in none of their names, explains nearly all of it. A larger learning rate does as much as any of them.
@@ -113,7 +113,7 @@ for right in (1, 2, 4):
 
 # %% [markdown]
 # With the division a group in which one of eight is right counts as much as one that is split in half. Without it a split group counts for more. Which is better is an
-# open question; Dr. GRPO's authors call the first a bias towards very hard and very easy questions. The other half of Dr. GRPO, the constant in the average, is in notebook 04.
+# open question; Dr. GRPO's authors call the first a bias towards very hard and very easy questions. The other half of Dr. GRPO, the constant in the average, is in notebook 03.
 #
 # ### DAPO: clip higher
 #
@@ -240,7 +240,7 @@ print(f"GSPO's clip holds back {held_back:.0f} times as many tokens as GRPO's")
 
 # %% [markdown]
 # **The average alone explains nearly all of the lead.** And we know why: what is to be learnt here is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average it gets a thirteenth of its
-# completion's push, while the digit of a guess gets half ([04](04_loss.ipynb)). Where long answers are the good ones, that costs time. Where they are not, it may help: it is a fact about our task. Nor is GSPO refuted: its epsilon was *our* choice, and
+# completion's push, while the digit of a guess gets half ([03](03_loss.ipynb)). Where long answers are the good ones, that costs time. Where they are not, it may help: it is a fact about our task. Nor is GSPO refuted: its epsilon was *our* choice, and
 # it holds back five times as many tokens as GRPO's clip. (The share counts tokens, and where a sequence is clipped all its tokens are.)
 #
 # **One turn of the learning rate has done as much as the best change of formula** (though it ends lower, below). So if you compare two methods, tune

@@ -1,10 +1,10 @@
 # %% [markdown]
-# # Exercise 4 · The loss
+# # Exercise 3 · The loss
 #
-# Five questions, 20 points, about 60 minutes. Read notebook [04](../notebooks/04_loss.ipynb) first.
+# Five questions, 20 points, about 60 minutes. Read notebook [03](../notebooks/03_loss.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
-# function on random inputs, compares values and gradients, and says what differs. `hint("ex04.1")` helps, called again it says
+# function on random inputs, compares values and gradients, and says what differs. `hint("ex03.1")` helps, called again it says
 # more. You need only torch. B completions, C completion tokens; log-probs in nats; `completion_mask` is True where a token
 # counts.
 
@@ -14,7 +14,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex04.1 · The ratio (3 points, 10 minutes, difficulty 2)
+# ## ex03.1 · The ratio (3 points, 10 minutes, difficulty 2)
 #
 # How much likelier has a token become since it was drawn? The ratio of its probability now to that under the policy that
 # sampled it. Without it a rollout could be used for one update only.
@@ -29,8 +29,8 @@ from minigrpo import check, hint
 # By hand: log-probs -1.0 and -2.0, when drawn -1.2 and -1.6. The log-ratios are 0.2 and -0.4, the ratios 1.2214 and 0.6703; at
 # the level of the sequence exp(-0.1) = 0.9048.
 #
-# Read: [notebook 04](../notebooks/04_loss.ipynb), "One step, and what it changes"; GSPO is in
-# [notebook 08](../notebooks/08_further.ipynb).
+# Read: [notebook 03](../notebooks/03_loss.ipynb), "One step, and what it changes"; GSPO is in
+# [notebook 08](../notebooks/08_variants.ipynb).
 
 
 # %%
@@ -53,7 +53,7 @@ def importance_ratio(logprobs, old_logprobs, completion_mask, level="token"):
 check(importance_ratio)
 
 # %% [markdown]
-# ## ex04.2 · The clip (4 points, 10 minutes, difficulty 3)
+# ## ex03.2 · The clip (4 points, 10 minutes, difficulty 3)
 #
 # What is to become large is the ratio times the advantage, but only within a band: the smaller of `ratio * advantage` and of
 # the same with the ratio held between `1 - epsilon` and `1 + epsilon_high`. Where `epsilon_high` is None, it is `epsilon`. The
@@ -66,7 +66,7 @@ check(importance_ratio)
 # By hand, with epsilon 0.2: ratio 1.5 and advantage 1 give min(1.5, 1.2) = 1.2, and no gradient. Ratio 1.5 and advantage -1
 # give min(-1.5, -1.2) = -1.5, with a gradient.
 #
-# Read: [notebook 04](../notebooks/04_loss.ipynb), "The clip".
+# Read: [notebook 03](../notebooks/03_loss.ipynb), "The clip".
 
 
 # %%
@@ -86,7 +86,7 @@ def clipped_objective(ratio, advantages, epsilon, epsilon_high=None):
 check(clipped_objective)
 
 # %% [markdown]
-# ## ex04.3 · Who divides by what (5 points, 15 minutes, difficulty 3)
+# ## ex03.3 · Who divides by what (5 points, 15 minutes, difficulty 3)
 #
 # From one value per token to one number. The divisor decides how long and short completions weigh, and the papers differ in it:
 #
@@ -105,7 +105,7 @@ check(clipped_objective)
 # By hand: two completions with the values 1, 2, 3 and 4. grpo gives (2 + 4) / 2 = 3, dapo and bnpo 10 / 4 = 2.5, dr_grpo with
 # a `max_completion_length` of 5 gives 10 / (2 * 5) = 1.
 #
-# Read: [notebook 04](../notebooks/04_loss.ipynb), "Who weighs how much?".
+# Read: [notebook 03](../notebooks/03_loss.ipynb), "Who weighs how much?".
 
 
 # %%
@@ -128,7 +128,7 @@ def aggregate(values, completion_mask, loss_type, *, max_completion_length=None,
 check(aggregate)
 
 # %% [markdown]
-# ## ex04.4 · The whole loss (5 points, 15 minutes, difficulty 4)
+# ## ex03.4 · The whole loss (5 points, 15 minutes, difficulty 4)
 #
 # All of it in one function: the ratio of each token, the clipped objective (the band is `1 - epsilon` to `1 + epsilon`),
 # minus that plus `beta` times the KL, averaged over the tokens that count in each completion and then over the completions.
@@ -140,7 +140,7 @@ check(aggregate)
 # By hand: one completion of one token, log-prob -1 and when drawn -1.5, advantage 2, KL 0.5, beta 0.1, epsilon 0.2. The ratio
 # 1.6487 is above 1.2, so the objective is 1.2 * 2 = 2.4 and the loss -2.4 + 0.1 * 0.5 = -2.35.
 #
-# Write it without the functions above: every part stands alone. Read: [notebook 04](../notebooks/04_loss.ipynb), "All of it".
+# Write it without the functions above: every part stands alone. Read: [notebook 03](../notebooks/03_loss.ipynb), "All of it".
 
 
 # %%
@@ -162,7 +162,7 @@ def simple_grpo_loss(logprobs, old_logprobs, advantages, completion_mask, kl, be
 check(simple_grpo_loss)
 
 # %% [markdown]
-# ## ex04.5 · Micro-batches (3 points, 10 minutes, difficulty 3)
+# ## ex03.5 · Micro-batches (3 points, 10 minutes, difficulty 3)
 #
 # A batch that does not fit into memory goes through the model in parts, and `backward` adds up their gradients. Write the
 # loss of one part so that **the sum over the parts has the value and the gradient of the whole batch**, whatever the split.
@@ -177,7 +177,7 @@ check(simple_grpo_loss)
 #
 # By hand: 2 completions out of a batch of 8, with the advantages 0.5 and -1.5: -(0.5 - 1.5) / 8 = 0.125.
 #
-# Read: [notebook 04](../notebooks/04_loss.ipynb), "Why is my loss 0?" and "Who weighs how much?".
+# Read: [notebook 03](../notebooks/03_loss.ipynb), "Why is my loss 0?" and "Who weighs how much?".
 
 
 # %%
@@ -200,4 +200,4 @@ check(micro_batch_loss)
 # %% [markdown]
 # ## Done
 #
-# Back to [notebook 05](../notebooks/05_training.ipynb), or on to [exercise 5](ex05_training.ipynb).
+# Back to [notebook 04](../notebooks/04_training.ipynb), or on to [exercise 4](ex04_training.ipynb).

@@ -1,10 +1,10 @@
 # %% [markdown]
-# # 07 · Failures: symptom, cause, cure
+# # 05 · Failures: symptom, cause, cure
 #
 # **You will be able to** look at the curves of a run that went wrong and say what it died of; find the mistakes that raise no error; and
 # leave alone what only looks like a mistake.
 #
-# **You need** notebooks [01](01_logprobs.ipynb) to [05](05_training.ipynb). **Time** 30 minutes.
+# **You need** notebooks [01](01_logprobs.ipynb) to [04](04_training.ipynb). **Time** 30 minutes.
 #
 # **Worth the trip:** one of the runs below reaches a mean reward of 0.98, as good as the best, and of its last 640 answers not one is right.
 # Even this model's one-digit guesses would have got over 100 of those 640 right.
@@ -274,11 +274,11 @@ for loss_type in ("grpo", "dapo", "dr_grpo"):
 
 # %% [markdown]
 # **Symptom,** as reported with the cure (arXiv:2503.20783): among *wrong* answers, the length grows. It is easily mistaken for deeper thought. **Cure:** `dr_grpo`, which divides by a constant, or `dapo` (arXiv:2503.14476), by
-# all tokens of the step. The other side of the coin: a long *right* answer is rewarded less per token, which is why, in notebook 05, the lucky guess was pushed harder than the thought.
+# all tokens of the step. The other side of the coin: a long *right* answer is rewarded less per token, which is why, in notebook 04, the lucky guess was pushed harder than the thought.
 #
 # ## Whole runs that go wrong
 #
-# Each of these runs has been made once, with seed 0 and one or two settings changed. One run is an anecdote (notebook 05), but what you will see is far larger, and lasts; the lead of 0.24 that one seed had over
+# Each of these runs has been made once, with seed 0 and one or two settings changed. One run is an anecdote (notebook 04), but what you will see is far larger, and lasts; the lead of 0.24 that one seed had over
 # another there was gone some steps later. The blue line is always the healthy run.
 
 
@@ -495,4 +495,4 @@ for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "
 # 5. Why does the package refuse old log-probs that carry a gradient?
 #    <details><summary>Answer</summary>The ratio would be exp(x - x): 1 in value, and with a gradient of exactly 0. The run would stand still with finite, plausible numbers.</details>
 #
-# **Exercise:** [ex07](../exercises/ex07_bugs.ipynb). **Next:** [08 · Further](08_further.ipynb), the relatives of GRPO.
+# **Exercise:** [ex05](../exercises/ex05_diagnosis.ipynb). **Next:** [06 · KL](06_kl.ipynb).

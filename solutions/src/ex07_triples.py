@@ -1,10 +1,10 @@
 # %% [markdown]
-# # Exercise 6 · Triples
+# # Exercise 7 · Triples
 #
-# Four questions, 12 points, about 45 minutes. Read notebook [06](../notebooks/06_triples.ipynb) first.
+# Four questions, 12 points, about 45 minutes. Read notebook [07](../notebooks/07_triples.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
-# function on random inputs, compares values and gradients, and says what differs. `hint("ex06.1")` helps, called again it says
+# function on random inputs, compares values and gradients, and says what differs. `hint("ex07.1")` helps, called again it says
 # more. You need only torch.
 
 # %%
@@ -13,7 +13,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex06.1 · A baseline for every record (4 points, 15 minutes, difficulty 3)
+# ## ex07.1 · A baseline for every record (4 points, 15 minutes, difficulty 3)
 #
 # Scored records do not come in even groups: one prompt has five responses, the next has one. Each reward is compared with a
 # **baseline**: a response that shares its prompt with others, with the mean of its group (itself included); a **lone** one,
@@ -26,8 +26,8 @@ from minigrpo import check, hint
 # By hand: rewards 5, 1, 5 with groups 0, 0, 1. The baselines are 3, 3 and, for the lone one, (5 + 1) / 2 = 3; the standard
 # deviation is 2.3094; the advantages are 0.8660, -0.8660, 0.8660.
 #
-# Read: [notebook 06](../notebooks/06_triples.ipynb), "The batch is the same" and "Estimator 2"; on baselines,
-# [notebook 02](../notebooks/02_advantages.ipynb), "Why not the reward itself?".
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "The batch is the same" and "Estimator 2"; on baselines,
+# [notebook 02](../notebooks/02_policy_gradient.ipynb), "Why not the reward itself?".
 
 
 # %%
@@ -50,7 +50,7 @@ def baseline_advantages(rewards, group_ids):
 check(baseline_advantages)
 
 # %% [markdown]
-# ## ex06.2 · What the assistant said (3 points, 10 minutes, difficulty 3)
+# ## ex07.2 · What the assistant said (3 points, 10 minutes, difficulty 3)
 #
 # A chat is one long row of tokens, and each token has a role: 0 system, 1 user, 2 assistant, -1 padding. Mark what is learnt
 # from: **of each of the assistant's turns the tokens up to and including its first EOS**. A turn is an unbroken run of
@@ -65,7 +65,7 @@ check(baseline_advantages)
 #     role    1  2  2  2  2  1  2  2
 #     mask    F  T  T  T  F  F  T  T
 #
-# Read: [notebook 06](../notebooks/06_triples.ipynb), "Of a chat, only what the assistant said".
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "Of a chat, only what the assistant said".
 
 
 # %%
@@ -89,7 +89,7 @@ def assistant_mask(token_ids, role_ids, eos_token_id):
 check(assistant_mask)
 
 # %% [markdown]
-# ## ex06.3 · The global-reward loss (3 points, 12 minutes, difficulty 3)
+# ## ex07.3 · The global-reward loss (3 points, 12 minutes, difficulty 3)
 #
 # The optimum of E[R - beta KL] gives each response its old probability times exp(R / beta). So records that were drawn from the
 # reference, **weighted by exp(R / beta)**, are draws from the optimum, and the loss raises their log-likelihood:
@@ -102,7 +102,7 @@ check(assistant_mask)
 # By hand: rewards 5 and 3, beta 2: exp(R / beta) stands 2.718 to 1, so the weights are 1.4621 and 0.5379. With summed log-probs
 # -2 and -3 the loss is (1.4621 * 2 + 0.5379 * 3) / 2 = 2.2689.
 #
-# Read: [notebook 06](../notebooks/06_triples.ipynb), "Estimator 1" and "Length bias, seen with bare eyes".
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "Estimator 1" and "Length bias, seen with bare eyes".
 
 
 # %%
@@ -124,7 +124,7 @@ def weighted_loss(logprobs, completion_mask, rewards, beta):
 check(weighted_loss)
 
 # %% [markdown]
-# ## ex06.4 · Which of two is better (2 points, 8 minutes, difficulty 2)
+# ## ex07.4 · Which of two is better (2 points, 8 minutes, difficulty 2)
 #
 # A reward model can learn from comparisons alone. Bradley and Terry: the chance that a person prefers `chosen` to `rejected` is
 # **sigmoid(score of chosen - score of rejected)**. Return minus the mean log-probability of what the people preferred, as the
@@ -135,7 +135,7 @@ check(weighted_loss)
 #
 # By hand: scores 2 and 1: sigmoid(1) = 0.7311, and -log 0.7311 = 0.3133. Equal scores: log 2 = 0.6931.
 #
-# Read: [notebook 06](../notebooks/06_triples.ipynb), "Scores from a model".
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "Scores from a model".
 
 
 # %%
@@ -156,4 +156,4 @@ check(bradley_terry_loss)
 # %% [markdown]
 # ## Done
 #
-# Back to [notebook 07](../notebooks/07_failures.ipynb), or on to [exercise 7](ex07_bugs.ipynb).
+# On to [notebook 08](../notebooks/08_variants.ipynb).

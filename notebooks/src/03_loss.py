@@ -1,10 +1,10 @@
 # %% [markdown]
-# # 04 · The loss: from one line of calculus to `grpo_loss`
+# # 03 · The loss: from one line of calculus to `grpo_loss`
 #
 # **You will be able to** derive the GRPO loss line by line, say for every token how hard it is pushed and when the push stops,
 # and answer the question that is asked most about GRPO: *why is my loss 0?*
 #
-# **You need** notebooks [01](01_logprobs.ipynb) (log-probs), [02](02_advantages.ipynb) (advantages) and [03](03_kl.ipynb) (KL).
+# **You need** notebooks [01](01_logprobs.ipynb) (log-probs), [02](02_policy_gradient.ipynb) (advantages) and [06](06_kl.ipynb) (KL).
 # **Time** 30 minutes.
 #
 # **Worth the trip:** on our four completions the loss is 0 to six digits, and its gradient makes the model better in one step. At the end TRL's
@@ -295,12 +295,12 @@ assert held[-1, 0] > 1.3 and held[-1].log().abs().max().exp() < 3
 # while, and tokens share weights. But see what becomes of the evidence of four answers. Without the clip the lucky `6` runs away until the model says hardly anything else here, and `<`, which was
 # just as right, is crushed on the way, since probabilities sum to 1. With the clip `6` is stopped early, and `<` rises beside it.
 #
-# With one update per rollout, the setting of notebook 05, the ratio is 1 and the clip never acts: `clip_ratio`
+# With one update per rollout, the setting of notebook 04, the ratio is 1 and the clip never acts: `clip_ratio`
 # is then exactly 0, and that is no fault.
 #
 # ## The KL penalty
 #
-# The last part per token: beta times the KL from notebook 03. **Claim: at the very start it has neither value nor gradient, and later it has both.** At the start the policy
+# The last part per token: beta times the KL from notebook 06. **Claim: at the very start it has neither value nor gradient, and later it has both.** At the start the policy
 # *is* the reference, and a distance has its minimum, 0, with slope 0.
 
 # %%
@@ -513,4 +513,4 @@ for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo") if HAS_TRL else ():
 #    <details><summary>Answer</summary>Tokens in the part with fewer of them weigh more: that is bnpo. Divide by the tokens of the whole step instead, as
 #    <code>num_tokens</code> does.</details>
 #
-# **Exercise:** [ex04](../exercises/ex04_loss.ipynb). **Next:** [05 · Training](05_training.ipynb), where the loss meets the loop.
+# **Exercise:** [ex03](../exercises/ex03_loss.ipynb). **Next:** [04 · Training](04_training.ipynb), where the loss meets the loop.

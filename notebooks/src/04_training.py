@@ -1,10 +1,10 @@
 # %% [markdown]
-# # 05 · Training: one step, and what happens when you repeat it
+# # 04 · Training: one step, and what happens when you repeat it
 #
 # **You will be able to** write one step of GRPO yourself, train a GPT-2 with it, read the six curves of a run, and stop a run and
 # go on with it later as if nothing had happened.
 #
-# **You need** notebooks [01](01_logprobs.ipynb) to [04](04_loss.ipynb). **Time** 25 minutes.
+# **You need** notebooks [01](01_logprobs.ipynb) to [03](03_loss.ipynb). **Time** 25 minutes.
 #
 # **Worth the trip:** one update on four completions makes the right digit of a *lucky* guess likelier, and thinking too. The step cannot tell
 # luck from thought. A hundred and fifty steps can: sampled, the model goes from 22 right answers in 100 to about 98; greedy, from 15 to more than 99.
@@ -58,8 +58,8 @@ for completion, reward in zip(first.completions, rewards, strict=True):
 # %% [markdown]
 # ## A step, part by part
 #
-# **Claim: a step of GRPO has seven parts, and you have written five of them already.** Sample and log-probs are notebook 01, reward and advantage 02, the KL 03, the loss
-# 04. Only the last two are new, and these are plain PyTorch.
+# **Claim: a step of GRPO has seven parts, and you have written five of them already.** Sample and log-probs are notebook 01, reward and advantage 02, the KL 06, the loss
+# 03. Only the last two are new, and these are plain PyTorch.
 #
 # We cut after the first part, so that we can hand in the four completions above. `reference` is a frozen copy of the model as it was at the start.
 
@@ -113,8 +113,8 @@ plt.show()
 
 # %% [markdown]
 # Thinking has become likelier, and so has the lucky `6`. The wrong guesses have become rarer. **The step knows rewards, not reasons.** It even
-# pushes luck harder than thought: both have the advantage 0.866, but the thought shares it among its thirteen tokens, and the guess among two (notebook 04;
-# more on this in [07](07_failures.ipynb)).
+# pushes luck harder than thought: both have the advantage 0.866, but the thought shares it among its thirteen tokens, and the guess among two (notebook 03;
+# more on this in [05](05_failures.ipynb)).
 #
 # So why will it learn to think? Because there is a next problem, and luck does not last. Two samples of each of 200 problems, sorted by manner
 # (about 6 in 100 are thoughts):
@@ -185,7 +185,7 @@ assert compared > 0.8 * weights
 
 # %% [markdown]
 # The others have no gradient (bytes and positions that did not occur), or one that is nothing but rounding, such as the biases of the keys, which a softmax does not see. `train` gets the same log-probs in a shorter way
-# ([08](08_further.ipynb)), which rounds otherwise; and AdamW, which divides each gradient by its own size, makes a whole step even of rounding.
+# ([08](08_variants.ipynb)), which rounds otherwise; and AdamW, which divides each gradient by its own size, makes a whole step even of rounding.
 #
 # `train` is a generator: it yields a dict of numbers after each update. Progress bars, plots, stopping early: all of that stands in *your* `for` loop.
 #
@@ -420,4 +420,4 @@ assert off > config.learning_rate
 #    <details><summary>Answer</summary>No. It makes what is likeliest still likelier, and that was a guess: at temperature 0 only 15 in 100 were right. GRPO makes likelier what was
 #    *rewarded*, however rare. But it must be drawn at times: the task is made so that the ability is there, in 6 of 100 answers; where it never shows, there is no reward to learn from.</details>
 #
-# **Exercise:** [ex05](../exercises/ex05_training.ipynb). **Next:** [06 · Triples](06_triples.ipynb), where completions and rewards come from a file instead of the model.
+# **Exercise:** [ex04](../exercises/ex04_training.ipynb). **Next:** [05 · Failures](05_failures.ipynb).

@@ -1,11 +1,11 @@
 # %% [markdown]
-# # Exercise 5 · Training
+# # Exercise 4 · Training
 #
 # Three questions, 11 points, about 40 minutes; then your own functions train the GPT-2. Read notebook
-# [05](../notebooks/05_training.ipynb) first.
+# [04](../notebooks/04_training.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
-# function on random inputs, compares the results, and says what differs. `hint("ex05.1")` helps, called again it says more.
+# function on random inputs, compares the results, and says what differs. `hint("ex04.1")` helps, called again it says more.
 # You need only torch.
 
 # %%
@@ -14,7 +14,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex05.1 · Draw a token (2 points, 8 minutes, difficulty 2)
+# ## ex04.1 · Draw a token (2 points, 8 minutes, difficulty 2)
 #
 # A step of training begins with sampling. Lay the probabilities softmax(logits / temperature) side by side on a line from 0
 # to 1; a uniform random number is a place on that line, and the token whose stretch it hits is drawn: **the first token at
@@ -50,7 +50,7 @@ def sample_step(logits, temperature, uniforms):
 check(sample_step)
 
 # %% [markdown]
-# ## ex05.2 · One update (5 points, 15 minutes, difficulty 3)
+# ## ex04.2 · One update (5 points, 15 minutes, difficulty 3)
 #
 # The policy is as small as can be: the logits of a token are `features @ weights`, one matrix. Take one policy-gradient step:
 # the log-probs of the tokens that were drawn (temperature 1), the loss, its gradient, and the weights after one plain step of
@@ -67,7 +67,7 @@ check(sample_step)
 # By hand: weights (0, 0), one feature 1, one token, token 0, advantage 1, learning rate 0.5. Both tokens have the probability
 # 0.5: the loss is -log 0.5 = 0.6931, the gradient (-0.5, 0.5), the new weights (0.25, -0.25). Token 0 has become likelier.
 #
-# Read: [notebook 05](../notebooks/05_training.ipynb), "A step, part by part".
+# Read: [notebook 04](../notebooks/04_training.ipynb), "A step, part by part".
 
 
 # %%
@@ -91,7 +91,7 @@ def training_step(weights, features, token_ids, completion_mask, advantages, lea
 check(training_step)
 
 # %% [markdown]
-# ## ex05.3 · Two updates on one rollout (4 points, 15 minutes, difficulty 4)
+# ## ex04.3 · Two updates on one rollout (4 points, 15 minutes, difficulty 4)
 #
 # Sampling is slow, so one would like to learn from a rollout twice. At the second update the policy is no longer the one that
 # sampled. So the loss is now minus the clipped objective, min(r A, clip(r, 1 - epsilon, 1 + epsilon) A), with the ratio r to
@@ -104,8 +104,8 @@ check(training_step)
 # has the probability 0.6225, a ratio of 1.2449. This is above 1.2: the second gradient is 0, and the answer (0.25, -0.25).
 # With epsilon 0.3 it is (0.485, -0.485).
 #
-# Read: [notebook 05](../notebooks/05_training.ipynb), "One rollout, several updates"; [notebook
-# 04](../notebooks/04_loss.ipynb), "The clip".
+# Read: [notebook 04](../notebooks/04_training.ipynb), "One rollout, several updates"; [notebook
+# 03](../notebooks/03_loss.ipynb), "The clip".
 
 
 # %%
@@ -169,9 +169,9 @@ def fetch(name, exercise, package_function):
 # is 0.
 
 # %% tags=["demonstration"]
-my_loss = fetch("simple_grpo_loss", "ex04_loss", None)
+my_loss = fetch("simple_grpo_loss", "ex03_loss", None)
 my_advantages = fetch("compute_advantages", "ex02_advantages", minigrpo.compute_advantages)
-my_kl = fetch("kl_k3_ratio", "ex03_kl", minigrpo.kl_k3_ratio)
+my_kl = fetch("kl_k3_ratio", "ex06_kl", minigrpo.kl_k3_ratio)
 
 
 def loss_for_train(logprobs, old_logprobs, advantages, mask, *, kl, beta, epsilon, **settings):
@@ -206,4 +206,4 @@ for prompt, completion in list(zip(rollout.prompts, rollout.completions, strict=
 # %% [markdown]
 # ## Done
 #
-# Back to [notebook 06](../notebooks/06_triples.ipynb), or on to [exercise 6](ex06_triples.ipynb).
+# Back to [notebook 05](../notebooks/05_failures.ipynb), or on to [exercise 5](ex05_diagnosis.ipynb).
