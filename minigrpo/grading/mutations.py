@@ -73,7 +73,7 @@ def _of_arguments(question: Question, args: dict, gradient: tuple[str, ...]) -> 
         for name, parameter in inspect.signature(question.reference).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    for name, value in args.items():
+    for name in args:
         for says, change in CHANGES.get(name, ()):
             yield _with(question, says, {name: change})
         if name in defaults and name != "temperature":
@@ -209,7 +209,7 @@ def _instead_of(node: ast.AST) -> Iterator[ast.AST]:
 
 def _instead_of_call(node: ast.Call) -> Iterator[ast.AST]:
     called, of = node.func.attr, node.func.value
-    is_function = isinstance(of, ast.Name) and of.id == "torch" or isinstance(of, ast.Attribute) and of.attr == "functional"
+    is_function = (isinstance(of, ast.Name) and of.id == "torch") or (isinstance(of, ast.Attribute) and of.attr == "functional")
     if called in CALLS:
         yield ast.Call(ast.Attribute(of, CALLS[called], ast.Load()), node.args, node.keywords)
     if called in DROPPED:

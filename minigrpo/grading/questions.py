@@ -49,7 +49,8 @@ class Question:
     reference: Callable
     hints: tuple[str, ...]
     mistakes: tuple[Mistake, ...] = ()
-    accepts: Callable[[list[Tensor]], str | None] | None = None  # where many answers are right: what is wrong with one, or None
+    # Where many answers are right: what is wrong with one for a case, or None.
+    accepts: Callable[[list[Tensor], Case], str | None] | None = None
 
     def draw(self, seed: int) -> list[Case]:
         """The inputs of one seed, in float32 as a learner's own tensors are."""
@@ -62,6 +63,16 @@ class Question:
 def draw_normal(generator: torch.Generator, *shape: int, spread: float = 1.0) -> Tensor:
     """Normal numbers around 0, float64."""
     return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def exactly(numbers: list) -> Tensor:
+    """The numbers of an example that is worked out by hand, float64."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def draw_id(generator: torch.Generator, low: int = 7, high: int = 50) -> int:
+    """A token id outside of those that texts are made of here, such as EOS."""
+    return int(torch.randint(low, high, (), generator=generator))
 
 
 def draw_number(generator: torch.Generator, low: float, high: float) -> float:
