@@ -222,7 +222,9 @@ GRADING_MAY_IMPORT = {
     "questions": set(),
     "compare": {"questions", "worker"},
     "symptoms": {"compare", "questions", "worker"},
-    "check": {"compare", "questions", "symptoms"},
+    "mutations": {"questions"},
+    "causes": {"compare", "mutations", "questions", "symptoms", "worker"},
+    "check": {"causes", "compare", "questions"},
     "sandbox": set(),
     "submission": {"check", "questions", "sandbox", "worker"},
     "batch": {"sandbox", "submission"},
@@ -230,6 +232,11 @@ GRADING_MAY_IMPORT = {
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 8)},
     "ex05": {"questions", "shipped"},
+    # A lesson's question shares the inputs of its exercise.
+    "lesson01": {"questions"},
+    "lesson02": {"ex02", "questions"},
+    "lesson03": {"ex03", "questions"},
+    "lesson06": {"ex06", "questions"},
 }
 
 
