@@ -237,6 +237,11 @@ GRADING_MAY_IMPORT = {
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 8)},
     "ex05": {"questions", "shipped"},
+    # A lesson's question shares the inputs of its exercise.
+    "lesson01": {"questions"},
+    "lesson02": {"ex02", "questions"},
+    "lesson03": {"ex03", "questions"},
+    "lesson06": {"ex06", "questions"},
 }
 
 
