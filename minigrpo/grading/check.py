@@ -20,13 +20,27 @@ _shown: dict[str, int] = {}  # how many hints of a question have been seen in th
 
 def exercises() -> list[str]:
     """The names of the exercises: "ex01", "ex02" ..."""
-    return sorted(m.name for m in pkgutil.iter_modules(minigrpo.grading.__path__) if m.name.startswith("ex0"))
+    return _modules("ex0")
 
 
-def questions(exercise: str | None = None) -> list[Question]:
-    """The questions of one exercise, or of all, in order."""
-    names = exercises() if exercise is None else [exercise]
+def lessons() -> list[str]:
+    """The names of the lessons that ask a question in their own cells: "lesson01", "lesson02" ... No points are given there."""
+    return _modules("lesson0")
+
+
+def _modules(start: str) -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(minigrpo.grading.__path__) if m.name.startswith(start))
+
+
+def questions(name: str | None = None) -> list[Question]:
+    """The questions of one exercise or lesson, or of all exercises, in order."""
+    names = exercises() if name is None else [name]
     return [q for name in names for q in importlib.import_module(f"minigrpo.grading.{name}").QUESTIONS]
+
+
+def every_question() -> list[Question]:
+    """Those of the exercises, and behind them those of the lessons."""
+    return [q for name in [*exercises(), *lessons()] for q in questions(name)]
 
 
 @dataclass(frozen=True)
@@ -47,10 +61,12 @@ class Result:
         return "the likely cause" if self.named else "a closer look"
 
     def __repr__(self) -> str:
-        head = f"{self.question.id} {self.question.name}: {self.points} of {self.question.points} points"
+        name = f"{self.question.id} {self.question.name}: "
+        points = f"{self.points} of {self.question.points} points" if self.question.points else ""  # none in a lesson
         if self.about is None:
-            return f"{head}, all {self.cases} cases pass." if self.cases > 1 else f"{head}."
-        head += f", {self.passed} of {self.cases} cases pass"
+            cases = f"all {self.cases} cases pass" if self.cases > 1 or not points else ""
+            return name + ", ".join(filter(None, (points, cases))) + "."
+        head = name + ", ".join(filter(None, (points, f"{self.passed} of {self.cases} cases pass")))
         lines = [head, f"  the case:  {self.about}", f"  what differs:  {self.difference}"]
         lines += [f"  {self.label}:  {self.cause}"] if self.cause else []
         return "\n".join([*lines, f'  more:  hint("{self.question.id}")'])
@@ -69,12 +85,13 @@ class Unanswered:
     question: Question
 
     def __repr__(self) -> str:
-        question, points = self.question, "1 point" if self.question.points == 1 else f"{self.question.points} points"
-        return f'{question.id} {question.name}: not answered yet ({points}). hint("{question.id}")'
+        question = self.question
+        points = {0: "", 1: " (1 point)"}.get(question.points, f" ({question.points} points)")
+        return f'{question.id} {question.name}: not answered yet{points}. hint("{question.id}")'
 
 
 def check(function: Callable) -> Result | Unanswered:
-    """Try a function that the exercises ask for, by its name, on random inputs; values and gradients are compared.
+    """Try a function that an exercise or a lesson asks for, by its name, on random inputs; values and gradients are compared.
 
     Returns:
         What to show: a Result, or Unanswered while the function still raises NotImplementedError.
@@ -82,9 +99,11 @@ def check(function: Callable) -> Result | Unanswered:
         BadInput: if no question asks for a function of that name.
     """
     name = getattr(function, "__name__", repr(function))
-    found = [question for question in questions() if question.name == name]
+    found = [question for question in every_question() if question.name == name]
     if not found:
-        raise BadInput(f"No question asks for a function {name!r}; check takes the function, under the exercise's name for it.")
+        raise BadInput(
+            f"No question asks for a function {name!r}; check takes the function, under the name that the notebook gives it."
+        )
     return grade(found[0], function, secrets.randbits(32))
 
 
@@ -126,9 +145,9 @@ def hint(question_id: str) -> Hint:
     Raises:
         BadInput: if there is no such question.
     """
-    found = [question for question in questions() if question.id == question_id]
+    found = [question for question in every_question() if question.id == question_id]
     if not found:
-        raise BadInput(f"There is no question {question_id!r}; they are called {', '.join(q.id for q in questions())}.")
+        raise BadInput(f"There is no question {question_id!r}; they are called {', '.join(q.id for q in every_question())}.")
     hints = found[0].hints
     shown = _shown.get(question_id, 0)
     _shown[question_id] = min(shown + 1, len(hints) - 1)

@@ -3,14 +3,10 @@
 import torch
 
 from minigrpo import loss as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, draw_normal
 
 ROWS, COLUMNS = 3, 5
 EXTREME = torch.tensor([-20.0, -5.0, 0.0, 5.0, 20.0], dtype=torch.float64)
-
-
-def _noise(generator, *shape, spread=0.4):
-    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def _advantages(generator, rows):
@@ -23,7 +19,7 @@ def _batch(generator, rows=ROWS, *, empty_row=False, extreme=False):
     """Log-probs now and when the tokens were drawn, and which tokens count; on padding stand numbers that mean nothing."""
     logprobs = draw_logprobs(generator, rows, COLUMNS)
     ratio = EXTREME.roll(int(torch.randint(5, (1,), generator=generator))).expand(rows, -1)
-    old_logprobs = logprobs - (ratio if extreme else _noise(generator, rows, COLUMNS))
+    old_logprobs = logprobs - (ratio if extreme else draw_normal(generator, rows, COLUMNS, spread=0.4))
     mask = draw_mask(generator, rows, COLUMNS, empty_row=empty_row)
     return {"logprobs": logprobs, "old_logprobs": old_logprobs, "completion_mask": mask}
 
@@ -71,47 +67,6 @@ def _mean_of_ratios(log_ratio, mask, level):
     return torch.where(mask, log_ratio, 0.0).exp() if level == "token" else _mean(log_ratio.exp(), mask, level)
 
 
-# --- ex03.2 -----------------------------------------------------------------------------------------------------------
-
-
-def _clip_cases(generator):
-    signs = torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64)
-    corners = torch.tensor([0.5, 0.9, 1.0, 1.1, 1.5], dtype=torch.float64).expand(3, -1).clone()
-    drawn = _noise(generator, ROWS, COLUMNS).clamp(-0.2, 0.2).exp() * torch.tensor(
-        [0.6, 0.9, 1.0, 1.1, 1.7], dtype=torch.float64
-    )
-    sizes = 0.5 + torch.rand(ROWS, 1, generator=generator, dtype=torch.float64)
-    flipped = _noise(generator, 1, COLUMNS).exp() * EXTREME.exp()
-    wide = {"epsilon": 0.2, "epsilon_high": 0.28}
-    cases = (
-        ("ratios of 0.5 to 1.5 with the advantages 1, -1 and 0", corners, signs, {"epsilon": 0.2}),
-        ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, {"epsilon": 0.1}),
-        ("a band that is wider above than below", drawn + 0.003, signs * sizes, wide),
-        ("ratios from e^-20 to e^20", flipped.expand(3, -1), signs * sizes, {"epsilon": 0.2, "epsilon_high": None}),
-        ("one ratio per completion, the sequence level", drawn[:, 3:4] + 0.3, signs * sizes, {"epsilon": 0.003}),
-    )
-    return [Case(about, {"ratio": r, "advantages": a} | rest, gradient=("ratio",)) for about, r, a, rest in cases]
-
-
-def _clip(change):
-    """A wrong version made of the ratio times the advantage, with the clip and without, and the advantage."""
-
-    def clipped_objective(ratio, advantages, epsilon, epsilon_high=None):
-        upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
-        return change(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages, advantages)
-
-    return clipped_objective
-
-
-def _same_width(ratio, advantages, epsilon, epsilon_high=None):
-    return package.clipped_objective(ratio, advantages, epsilon)
-
-
-def _band_around_zero(ratio, advantages, epsilon, epsilon_high=None):
-    high = epsilon if epsilon_high is None else epsilon_high
-    return torch.minimum(ratio * advantages, ratio.clamp(-epsilon, high) * advantages)
-
-
 # --- ex03.3 -----------------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +80,11 @@ def _aggregate_cases(generator):
         ("dr_grpo, completions of at most 16 tokens", {"loss_type": "dr_grpo", "max_completion_length": 16}),
     )
     return [
-        Case(about, {"values": _noise(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | how, gradient=("values",))
+        Case(
+            about,
+            {"values": draw_normal(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | how,
+            gradient=("values",),
+        )
         for about, how in cases
         for mask in [draw_mask(generator, 4, COLUMNS, empty_row=True)]
     ]
@@ -165,7 +124,7 @@ def _loss_cases(generator):
         if about.startswith("fresh"):
             batch["old_logprobs"] = batch["logprobs"].clone()
         advantages = _advantages(generator, len(batch["logprobs"])) * (not about.startswith("a group"))
-        mask, kl = batch.pop("completion_mask"), _noise(generator, *batch["logprobs"].shape, spread=1.0) ** 2
+        mask, kl = batch.pop("completion_mask"), draw_normal(generator, *batch["logprobs"].shape, spread=1.0) ** 2
         args = batch | {"advantages": advantages, "completion_mask": mask, "kl": kl, "beta": beta, "epsilon": epsilon}
         cases.append(Case(about, args, gradient=("logprobs", "kl")))
     return cases
@@ -266,65 +225,6 @@ QUESTIONS = (
                 "at the level of the sequence the ratios were averaged. "
                 "Average the log-ratios and take exp last: that is the geometric mean.",
                 _ratio(_mean_of_ratios),
-            ),
-        ),
-    ),
-    Question(
-        id="ex03.2",
-        name="clipped_objective",
-        points=4,
-        cases=_clip_cases,
-        reference=package.clipped_objective,
-        hints=(
-            "Compute two candidates, ratio times advantage with the ratio as it is and with the ratio held in the band. "
-            "Be pessimistic.",
-            "The band goes from 1 - epsilon to 1 + epsilon_high, where epsilon_high is epsilon if it is None.",
-            "torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages), for both signs of the advantage.",
-        ),
-        mistakes=(
-            Mistake(
-                "maximum",
-                "this is the larger of the two. It silences the corrections and lets the pushes go on; the objective is "
-                "the smaller.",
-                _clip(lambda free, held, advantages: torch.maximum(free, held)),
-            ),
-            Mistake(
-                "the maximum where the advantage is negative",
-                "for negative advantages the larger of the two was taken. The advantage's sign turns the order round by "
-                "itself: "
-                "take the smaller for both signs.",
-                _clip(
-                    lambda free, held, advantages: torch.where(advantages >= 0, torch.min(free, held), torch.max(free, held))
-                ),
-            ),
-            Mistake(
-                "the clip alone",
-                "the ratio was clipped and no minimum taken, so a good token that has become rare is not pulled back up. "
-                "Take the smaller of this and ratio * advantage.",
-                _clip(lambda free, held, advantages: held),
-            ),
-            Mistake(
-                "no clip",
-                "nothing was clipped: this is ratio * advantage. Compare it with what the clipped ratio gives, take the "
-                "smaller.",
-                _clip(lambda free, held, advantages: free),
-            ),
-            Mistake(
-                "epsilon_high not used",
-                "the band is right where both sides are the same; where epsilon_high is given, its upper edge is 1 + "
-                "epsilon_high.",
-                _same_width,
-            ),
-            Mistake(
-                "a band around 0",
-                "the ratio was held between -epsilon and epsilon. The band lies around 1, the ratio of a policy that has "
-                "not moved.",
-                _band_around_zero,
-            ),
-            Mistake(
-                "the loss",
-                "this is the loss, with a minus sign. The objective is what should become large; the minus sign comes later.",
-                _clip(lambda free, held, advantages: -torch.minimum(free, held)),
             ),
         ),
     ),

@@ -10,7 +10,7 @@ def _extreme(generator, *shape):
     return -0.1 - 18 * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
 
-def _pair_cases(generator):
+def pair_cases(generator):
     both = draw_logprobs(generator, 3, 5)
     inputs = (
         ("three completions of five tokens", draw_logprobs(generator, 3, 5), draw_logprobs(generator, 3, 5)),
@@ -108,7 +108,7 @@ def _ratio_cases(generator):
     ]
 
 
-def _k3(logprobs, ref_logprobs):
+def k3(logprobs, ref_logprobs):
     log_r = ref_logprobs - logprobs
     return log_r.exp() - 1 - log_r
 
@@ -118,7 +118,7 @@ QUESTIONS = (
         id="ex06.1",
         name="kl_k1",
         points=1,
-        cases=_pair_cases,
+        cases=pair_cases,
         reference=package.kl_k1,
         hints=(
             "KL(policy || reference) is the mean of log(policy / reference) over the policy's draws. You hold one draw.",
@@ -162,7 +162,7 @@ QUESTIONS = (
         id="ex06.2",
         name="kl_k2",
         points=1,
-        cases=_pair_cases,
+        cases=pair_cases,
         reference=package.kl_k2,
         hints=(
             "Start from the log-ratio of ex06.1, and think of what makes it positive and smooth.",
@@ -196,49 +196,6 @@ QUESTIONS = (
                 "the value is that of k2, but one of the two factors was detached, so only half of the slope is left. The "
                 "gradient is what k2 is for: detach nothing.",
                 lambda logprobs, ref_logprobs: 0.5 * (logprobs - ref_logprobs) * (logprobs - ref_logprobs).detach(),
-            ),
-        ),
-    ),
-    Question(
-        id="ex06.3",
-        name="kl_k3",
-        points=3,
-        cases=_pair_cases,
-        reference=package.kl_k3,
-        hints=(
-            "In k3 = r - 1 - log r, the letter r is reference / policy. Which sign has its logarithm, beside that of k1?",
-            "log r = ref_logprobs - logprobs: name it once, then use it twice.",
-            "log_r.exp() - 1 - log_r; torch.expm1(log_r) is the first two terms without rounding.",
-        ),
-        mistakes=(
-            Mistake(
-                "r upside down",
-                "r is policy / reference here; k3 wants reference / policy. This one's mean over the policy's draws is not "
-                "the KL, and explodes where the policy has left the reference.",
-                lambda logprobs, ref_logprobs: _k3(ref_logprobs, logprobs),
-            ),
-            Mistake(
-                "sign of the logarithm",
-                "this is r - 1 + log r, which is negative for r below 1. The logarithm is subtracted; it is what keeps k3 "
-                "positive.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - 1 + (ref_logprobs - logprobs),
-            ),
-            Mistake(
-                "r upside down in exp only",
-                "exp was taken of log(policy / reference) while the last term belongs to reference / policy. Give log r a "
-                "name, and use that name in both places.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp() - 1 - (ref_logprobs - logprobs),
-            ),
-            Mistake(
-                "no minus one",
-                "the 1 is missing, so k3 is 1 where policy and reference agree, and must be 0.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs),
-            ),
-            Mistake(
-                "r detached",
-                "the value is right, but r was detached, so only the logarithm has a slope, and that is k1's. Let both terms "
-                "carry their gradient.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp().detach() - 1 - (ref_logprobs - logprobs),
             ),
         ),
     ),
@@ -322,7 +279,7 @@ QUESTIONS = (
             Mistake(
                 "k3",
                 "the penalty is k3. In the reward k3 brings the wrong gradient; k1, the plain log-ratio, is right there.",
-                _charge(lambda old, ref: _k3(old, ref).detach(), _sum_of_row),
+                _charge(lambda old, ref: k3(old, ref).detach(), _sum_of_row),
             ),
             Mistake(
                 "not detached",
@@ -350,30 +307,30 @@ QUESTIONS = (
                 "k3 alone",
                 "this is k3 without the ratio: the value before the first update is right, its gradient is that of "
                 "KL(reference || policy). Multiply by exp(logprobs - old_logprobs).",
-                lambda logprobs, ref_logprobs, old_logprobs: _k3(logprobs, ref_logprobs),
+                lambda logprobs, ref_logprobs, old_logprobs: k3(logprobs, ref_logprobs),
             ),
             Mistake(
                 "ratio detached",
                 "the ratio was detached, so its value is there and its gradient is not. That gradient is the reason for the "
                 "ratio.",
-                lambda p, ref, old: (p - old).exp().detach() * _k3(p, ref),
+                lambda p, ref, old: (p - old).exp().detach() * k3(p, ref),
             ),
             Mistake(
                 "k3 detached",
                 "only the ratio carries a gradient, since k3 was detached. Both factors change with the policy: leave both in.",
-                lambda p, ref, old: (p - old).exp() * _k3(p, ref).detach(),
+                lambda p, ref, old: (p - old).exp() * k3(p, ref).detach(),
             ),
             Mistake(
                 "ratio upside down",
                 "the ratio is sampler / policy here. The tokens came from the sampler, so the weight that makes them the "
                 "policy's is policy / sampler: exp(logprobs - old_logprobs).",
-                lambda p, ref, old: (old - p).exp() * _k3(p, ref),
+                lambda p, ref, old: (old - p).exp() * k3(p, ref),
             ),
             Mistake(
                 "ratio with itself",
                 "the ratio is exp(logprobs - logprobs.detach()), always 1 in value. That is right before the first update "
                 "only; after it, divide by the sampler's probability: old_logprobs.",
-                lambda p, ref, old: (p - p.detach()).exp() * _k3(p, ref),
+                lambda p, ref, old: (p - p.detach()).exp() * k3(p, ref),
             ),
             Mistake(
                 "k1 with the ratio",

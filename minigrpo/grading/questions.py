@@ -33,9 +33,9 @@ class Question:
     many where ``accepts`` judges them.
     """
 
-    id: str  # "ex06.2"
-    name: str  # of the function
-    points: int
+    id: str  # "ex06.2"; "06.1" in a lesson
+    name: str  # of the function, which no other question has
+    points: int  # 0 in a lesson
     cases: Callable[[torch.Generator], list[Case]]
     reference: Callable
     hints: tuple[str, ...]
@@ -44,6 +44,16 @@ class Question:
 
 
 # --- inputs such as a real policy gives -------------------------------------------------------------------------------
+
+
+def draw_normal(generator: torch.Generator, *shape: int, spread: float = 1.0) -> Tensor:
+    """Normal numbers around 0, float64."""
+    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def draw_number(generator: torch.Generator, low: float, high: float) -> float:
+    """A number between two others."""
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
 def draw_logprobs(generator: torch.Generator, *shape: int, vocabulary: int = 7, spread: float = 1.5) -> Tensor:
