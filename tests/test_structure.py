@@ -116,11 +116,21 @@ MAY_IMPORT = {
     "view/plots": {"config", "metrics", "view/tokens"},
     "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
+    "view/group": {"config", "view/plots", "view/tokens"},
     "view/rating": {"config"},
     "view/report": {"advantages", "config", "kl", "metrics"},
+    # view/controls alone may call the whole front room.
+    "view/controls/__init__": set(),
+    "view/controls/clip": {"view/plots"},
+    "view/controls/clinic": {"config", "view/controls/clip", "view/plots"},
+    "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/clip", "view/plots"},
+    "view/controls/one_step": {
+        "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
+    },
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip
+ROOMS = ("", ".run", ".run.diagnosis", ".view", ".view.controls", ".grading")  # packages, so that a module may be imported from
 ALGEBRA = ("advantages", "logprobs", "kl", "loss")
 
 
@@ -130,7 +140,7 @@ def imports(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            room = node.module in ("minigrpo", "minigrpo.run", "minigrpo.run.diagnosis", "minigrpo.view", "minigrpo.grading")
+            room = (node.module or "").removeprefix("minigrpo") in ROOMS
             yield from ([f"{node.module}.{a.name}" for a in node.names] if room else [node.module])
 
 
@@ -224,7 +234,9 @@ GRADING_MAY_IMPORT = {
     "questions": set(),
     "compare": {"questions", "worker"},
     "symptoms": {"compare", "questions", "worker"},
-    "check": {"compare", "questions", "symptoms"},
+    "mutations": {"questions"},
+    "causes": {"compare", "mutations", "questions", "symptoms", "worker"},
+    "check": {"causes", "compare", "questions"},
     "sandbox": set(),
     "submission": {"check", "questions", "sandbox", "worker"},
     "batch": {"sandbox", "submission"},
@@ -232,6 +244,14 @@ GRADING_MAY_IMPORT = {
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 8)},
     "ex05": {"questions", "shipped"},
+    # A lesson's question shares the inputs of its exercise.
+    "lesson01": {"questions"},
+    "lesson02": {"ex02", "questions"},
+    "lesson03": {"ex03", "questions"},
+    "lesson04": {"questions"},
+    "lesson05": {"questions"},
+    "lesson06": {"ex06", "questions"},
+    "own": {"check"},
 }
 
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 1 · Log-probs
 #
-# Five questions, 12 points, about 30 minutes. Read notebook [01](../notebooks/01_logprobs.ipynb) first.
+# Four questions, 9 points, about 22 minutes. Read notebook [01](../notebooks/01_logprobs.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex01.1")` helps; called again it says
@@ -39,41 +39,6 @@ def shift_logits(logits, prompt_length):
 
 # %%
 check(shift_logits)
-
-# %% [markdown]
-# ## ex01.2 · The log-prob of each token (3 points, 8 minutes, difficulty 2)
-#
-# The logits are shifted already: `logits[b, t]` predicts `token_ids[b, t]`. Return the log-prob of each token that was drawn,
-# under the policy that drew it: softmax(logits / temperature). These numbers are the only way from the loss into the model, so
-# gradients must flow through them, and they must stay finite however unlikely a token was.
-#
-# `token_logprobs(logits, token_ids, temperature=1.0)`: (B, C, V), (B, C), a number -> (B, C) nats
-#
-# By hand: logits (2, 0, 0) and token 0 give -0.2395 at temperature 1, and -0.0360 at temperature 0.5.
-#
-# Read: [notebook 01](../notebooks/01_logprobs.ipynb), "The gather, and why not `log(softmax(x))`" and
-# "The temperature belongs to the policy".
-
-
-# %%
-def token_logprobs(logits, token_ids, temperature=1.0):
-    ### BEGIN SOLUTION
-    num_rows, num_tokens = token_ids.shape
-    rows = []
-    for row in range(num_rows):
-        row_logprobs = []
-        for place in range(num_tokens):
-            scaled = logits[row, place] / temperature
-            log_of_sum = torch.logsumexp(scaled, dim=0)  # the log of what softmax divides by
-            drawn = token_ids[row, place]
-            row_logprobs.append(scaled[drawn] - log_of_sum)
-        rows.append(torch.stack(row_logprobs))
-    return torch.stack(rows)
-    ### END SOLUTION
-
-
-# %%
-check(token_logprobs)
 
 # %% [markdown]
 # ## ex01.3 · The mask (3 points, 6 minutes, difficulty 2)
@@ -174,5 +139,5 @@ check(tempered_ratio)
 # %% [markdown]
 # ## Done
 #
-# 12 points: 2 + 3 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_policy_gradient.ipynb), or to
+# 9 points: 2 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_policy_gradient.ipynb), or to
 # [exercise 2](ex02_advantages.ipynb).

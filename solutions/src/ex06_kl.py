@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 6 · KL
 #
-# Six questions, 14 points, about 45 minutes. Read notebook [06](../notebooks/06_kl.ipynb) first.
+# Five questions, 11 points, about 38 minutes. Read notebook [06](../notebooks/06_kl.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex06.1")` helps, called again it says
@@ -67,33 +67,7 @@ def kl_k2(logprobs, ref_logprobs):
 check(kl_k2)
 
 # %% [markdown]
-# ## ex06.3 · Never negative, k3 (3 points, 7 minutes, difficulty 2)
-#
-# **k3** = r - 1 - log r, with r = **reference / policy**. The mean of r - 1 over the policy's draws is 0, so k3 has k1's mean,
-# the KL, and it is never negative. This is the estimate of the GRPO paper. With r upside down it has another mean, and
-# published code has had it so.
-#
-# `kl_k3(logprobs, ref_logprobs)`: (B, C), (B, C) -> (B, C), nats
-#
-# By hand: policy 0.5, reference 0.25: r = 0.5, and 0.5 - 1 + 0.6931 = 0.1931. Exchanged: r = 2, and 2 - 1 - 0.6931 = 0.3069.
-#
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
-
-
-# %%
-def kl_k3(logprobs, ref_logprobs):
-    ### BEGIN SOLUTION
-    log_r = ref_logprobs - logprobs  # r = reference / policy
-    r = torch.exp(log_r)
-    return r - 1 - log_r
-    ### END SOLUTION
-
-
-# %%
-check(kl_k3)
-
-# %% [markdown]
-# ## ex06.4 · The sum itself (3 points, 8 minutes, difficulty 2)
+# ## ex06.3 · The sum itself (3 points, 8 minutes, difficulty 2)
 #
 # With the logits of the whole vocabulary there is nothing to estimate: **KL(policy || reference)** of the next token is a sum
 # over the vocabulary, weighted by the policy's probabilities. The policy is what the tokens are drawn from, which is
@@ -125,7 +99,7 @@ def kl_exact(logits, ref_logits, temperature):
 check(kl_exact)
 
 # %% [markdown]
-# ## ex06.5 · The penalty in the reward (3 points, 10 minutes, difficulty 3)
+# ## ex06.4 · The penalty in the reward (3 points, 10 minutes, difficulty 3)
 #
 # The objective E[R - beta KL] is about whole completions. One way to it: subtract from each completion's reward beta
 # times the **sum of k1 over its tokens**. A completion of which no token counts keeps its reward. Rewards are plain numbers:
@@ -159,7 +133,7 @@ def kl_penalized_rewards(rewards, old_logprobs, ref_logprobs, completion_mask, b
 check(kl_penalized_rewards)
 
 # %% [markdown]
-# ## ex06.6 · The right gradient (3 points, 10 minutes, difficulty 3)
+# ## ex06.5 · The right gradient (3 points, 10 minutes, difficulty 3)
 #
 # k3 has the right value, but in the loss the gradient of KL(reference || policy): it leaves out that a changed policy draws
 # other tokens. A factor repairs it: **policy / sampler**, with `old_logprobs` from the policy that drew the tokens. Before the

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from minigrpo.grading.check import grade, questions
+from minigrpo.grading.check import every_question, grade
 from minigrpo.grading.compare import diagnose_in_part, run
 from minigrpo.grading.questions import Case
 from minigrpo.grading.symptoms import symptom
@@ -179,7 +179,7 @@ def with_one_mistake(question, wrong):
 
 def test_noise_is_no_known_mistake():
     """A wrong version with noise on it, and a right one with hardly any, are not taken for what they are near to."""
-    question = next(question for question in questions() if question.name == "kl_k3")
+    question = next(question for question in every_question() if question.name == "kl_k3")
     for mistake in question.mistakes:
         result = grade(question, lambda *args, wrong=mistake.function: wrong(*args) * 1.001 + 0.001, 0)
         assert not result.named
@@ -192,14 +192,14 @@ def test_noise_is_no_known_mistake():
 
 
 def test_a_mistake_that_ends_in_nan_is_not_named_by_its_nan_alone():
-    question = next(question for question in questions() if question.name == "kl_k3")
+    question = next(question for question in every_question() if question.name == "kl_k3")
     case = Case("", {"x": torch.ones(4, dtype=torch.float64)})
     nan = run(lambda x: x * torch.nan, case)
     assert diagnose_in_part(with_one_mistake(question, torch.nan), [nan], [case], [0]) is None
 
 
 def test_an_error_in_the_first_case_is_not_hidden_behind_the_numbers_of_another():
-    question = next(question for question in questions() if question.name == "kl_k3")
+    question = next(question for question in every_question() if question.name == "kl_k3")
 
     def wrong(logprobs, ref_logprobs):
         return logprobs.nonsense() if logprobs.numel() > 1 else logprobs + 5
