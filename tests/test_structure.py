@@ -242,7 +242,7 @@ GRADING_MAY_IMPORT = {
     "batch": {"sandbox", "submission"},
     "reports": {"submission"},
     "shipped": {"worker"},
-    **{f"ex0{k}": {"questions"} for k in range(1, 8)},
+    **{f"ex0{k}": {"questions"} for k in range(1, 9)},
     "ex05": {"questions", "shipped"},
     # A lesson's question shares the inputs of its exercise.
     "lesson01": {"questions"},

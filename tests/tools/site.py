@@ -232,7 +232,7 @@ def settings() -> dict:
             {"Start": "README.md"},
             {"Lessons": ["notebooks/README.md", *titled("notebooks")]},
             {"Exercises": ["exercises/README.md", *titled("exercises")]},
-            {"Package": ["minigrpo/README.md", {"API": [{m: f"api/{m}.md"} for m in API if (DOCS / f"api/{m}.md").exists()]}]},
+            {"Package": [{"Guide": "minigrpo/README.md"}, {"API": [{m: f"api/{m}.md"} for m in API if (DOCS / f"api/{m}.md").exists()]}]},
             {"A run": "report.html"},
             {"Measurements": "measurements.md"},
             {"Contributing": "contributing.md"},
