@@ -212,6 +212,7 @@ def settings() -> dict:
     ]  # fmt: skip
     options = {"show_root_heading": False, "show_root_toc_entry": False, "members_order": "source", "heading_level": 2}
     python = {"options": options | {"docstring_style": "google", "separate_signature": True}, "paths": [str(ROOT)]}
+    api = [{module: f"api/{module}.md"} for module in API if (DOCS / f"api/{module}.md").exists()]
     return {
         "site_name": "minigrpo",
         "docs_dir": str(DOCS),
@@ -232,7 +233,7 @@ def settings() -> dict:
             {"Start": "README.md"},
             {"Lessons": ["notebooks/README.md", *titled("notebooks")]},
             {"Exercises": ["exercises/README.md", *titled("exercises")]},
-            {"Package": [{"Guide": "minigrpo/README.md"}, {"API": [{m: f"api/{m}.md"} for m in API if (DOCS / f"api/{m}.md").exists()]}]},
+            {"Package": [{"Guide": "minigrpo/README.md"}, {"API": api}]},
             {"A run": "report.html"},
             {"Measurements": "measurements.md"},
             {"Contributing": "contributing.md"},
