@@ -6,7 +6,8 @@ Names that begin with ex are exercises: solutions/src/NAME.py becomes solutions/
 exercises/NAME.ipynb, where each solution is replaced by ``raise NotImplementedError``, not executed.
 
 Each lesson begins with a cell that installs the course in Colab and does nothing elsewhere. It is no part of the sources and
-is not executed here; ``--colab`` puts it, with the address that stands in pyproject.toml, into the lessons that are there.
+is not executed here; ``--colab`` puts it, with the address that stands in pyproject.toml, into the lessons that are there. The
+minutes in notebooks/README.md are renewed as well.
 
 On one machine the result is the same to the last byte: ids come from the name and the cell's number, and nothing that changes
 from run to run (timings, widget state, the interpreter's version) is kept.
@@ -120,6 +121,16 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> Path:
     return path
 
 
+def renew_minutes() -> None:
+    """The minutes of each lesson in notebooks/README.md, as its own head promises them."""
+    table = FOLDER / "README.md"
+    text = table.read_text(encoding="utf-8")
+    for path in (FOLDER / "src").glob("[0-9]*.py"):
+        if minutes := re.search(r"\*\*Time\*\* (\d+) minutes", path.read_text(encoding="utf-8")):
+            text = re.sub(rf"(\({path.stem}\.ipynb\) \| )\d+ ", rf"\g<1>{minutes[1]} ", text)
+    table.write_text(text, encoding="utf-8", newline="\n")
+
+
 def main() -> None:
     names = sorted(path.stem for folder in (FOLDER, SOLUTIONS) for path in (folder / "src").glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -128,6 +139,7 @@ def main() -> None:
         "--colab", action="store_true", help="execute nothing; give the lessons that are there their first cell"
     )
     args = parser.parse_args()
+    renew_minutes()
     if args.colab:
         for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
             print(write(path, with_colab(nbformat.read(path, as_version=4), path.stem)))
