@@ -17,6 +17,7 @@ from minigrpo.run.flags import (
     add_flag,
     check_prompts,
     evaluation_args,
+    fit_config,
     fork_config,
     new_parser,
     sampling_args,
@@ -226,6 +227,13 @@ def _diagnose(argv: list[str]) -> int:
         diagnosis = diagnose(args.log)
     print(json.dumps(diagnosis.to_dict(), indent=2) if args.format == "json" else diagnosis)
     return int(args.strict and diagnosis.wrong)
+
+
+def _fit(argv: list[str]) -> None:
+    config, prompt_length = fit_config(argv)
+    from minigrpo.run.fit import fit
+
+    print(fit(config.model, prompt_length=prompt_length, config=config))
 
 
 def _reward_model_args(argv: list[str]) -> argparse.Namespace:

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
     "diagnose": "say what is wrong with a run, from its folder or from a log of TRL's",
+    "fit": "say how much memory a run would take",
     "report": "write one page with the findings, curves and tokens of a run, or of several",
     "reward-model": "train a reward model on scored records",
     "grade": "grade exercises, in a sandbox",
@@ -149,6 +150,14 @@ def read_config(path: str) -> dict:
     if Path(path).name == "config.json":
         values.pop("output_dir", None)
     return values
+
+
+def fit_config(argv: list[str]) -> tuple[GRPOConfig, int]:
+    """The configuration whose memory is asked for, by the flags of train, and the tokens of a prompt."""
+    parser = new_parser("fit", epilog="Every flag of minigrpo train is taken, too, such as --model and --num-generations.")
+    add_flag(parser, "prompt_length", type=int, default=64, help="tokens of a prompt (default %(default)s)")
+    args, of_train = parser.parse_known_args(argv)
+    return train_config(of_train)[0], args.prompt_length
 
 
 def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:
