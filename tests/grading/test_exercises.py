@@ -1,4 +1,4 @@
-"""The exercises: written from the solutions, complete, running untouched, and worth 87 points."""
+"""The exercises: written from the solutions, complete, running untouched, and worth 100 points."""
 
 import inspect
 import re
@@ -29,7 +29,7 @@ def cells(notebook):
 
 
 def test_there_is_a_notebook_for_each_exercise_and_nothing_else():
-    assert [name[:4] for name in NAMES] == exercises() == [f"ex0{k}" for k in range(1, 8)]
+    assert [name[:4] for name in NAMES] == exercises() == [f"ex0{k}" for k in range(1, 9)]
     for folder in (EXERCISES, SOLUTIONS):
         assert sorted(path.stem for path in folder.glob("*.ipynb")) == NAMES
 
@@ -60,7 +60,7 @@ def test_an_exercise_holds_no_solution_and_asks_every_question_with_its_points(n
 
 
 def test_all_together_are_a_hundred_points_and_at_least_eighty_known_mistakes():
-    assert sum(question.points for question in questions()) == 87
+    assert sum(question.points for question in questions()) == 100
     assert sum(len(question.mistakes) for question in questions()) >= 80
 
 
@@ -98,7 +98,7 @@ def test_the_learners_notebook_needs_only_torch_and_check():
             if cell.cell_type == "code" and "demonstration" not in cell.metadata.get("tags", [])
         )
         imported = set(re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE))
-        assert imported <= {"torch", "minigrpo", "math"}
+        assert imported <= {"torch", "minigrpo", "math", "re"}
         for line in re.findall(r"^from minigrpo.*$", code, re.MULTILINE):
             assert line == "from minigrpo import check, hint"
 
@@ -228,5 +228,5 @@ def test_no_path_leads_out_of_the_course():
 
 def test_the_readme_counts_rightly():
     readme = (EXERCISES.parent / "README.md").read_text(encoding="utf-8")
-    assert f"{len(questions())} questions, 87 points" in readme
+    assert f"{len(questions())} questions, 100 points" in readme
     assert f"({sum(len(q.mistakes) for q in questions())} mistakes are known by name" in readme
