@@ -108,7 +108,8 @@ MAY_IMPORT = {
     # The command alone knows grading, which has its own table below.
     "run/cli": {
         "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/fit",
-        "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/summary", "grading",
+        "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/summary",
+        "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),

@@ -17,7 +17,7 @@ from minigrpo.run.flags import (
     add_flag,
     check_prompts,
     evaluation_args,
-    fit_config,
+    fit_args,
     fork_config,
     new_parser,
     sampling_args,
@@ -230,10 +230,9 @@ def _diagnose(argv: list[str]) -> int:
 
 
 def _fit(argv: list[str]) -> None:
-    config, prompt_length = fit_config(argv)
     from minigrpo.run.fit import fit
 
-    print(fit(config.model, prompt_length=prompt_length, config=config))
+    print(fit(**fit_args(argv)))
 
 
 def _reward_model_args(argv: list[str]) -> argparse.Namespace:

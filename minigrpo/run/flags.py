@@ -152,12 +152,13 @@ def read_config(path: str) -> dict:
     return values
 
 
-def fit_config(argv: list[str]) -> tuple[GRPOConfig, int]:
-    """The configuration whose memory is asked for, by the flags of train, and the tokens of a prompt."""
+def fit_args(argv: list[str]) -> dict:
+    """What ``fit`` takes: model and configuration, by the flags of train, and the tokens of a prompt."""
     parser = new_parser("fit", epilog="Every flag of minigrpo train is taken, too, such as --model and --num-generations.")
     add_flag(parser, "prompt_length", type=int, default=64, help="tokens of a prompt (default %(default)s)")
     args, of_train = parser.parse_known_args(argv)
-    return train_config(of_train)[0], args.prompt_length
+    config, _ = train_config(of_train)
+    return {"model": config.model, "config": config, "prompt_length": args.prompt_length}
 
 
 def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:

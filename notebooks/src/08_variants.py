@@ -228,7 +228,15 @@ plt.show()
 # %% [markdown]
 # Three methods learn faster than GRPO, even after sharing the 5 %. **GSPO's difference is noise.** (That does not refute GSPO: its epsilon was *our* choice.)
 #
-# How many seeds did that take? Drag *seeds* from 2 to 5 and *comparisons* up: with two or three seeds the intervals are so wide that the same differences often prove nothing.
+# How many seeds does that take? With two, an interval is itself a matter of luck:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for name in ("dapo", "cispo"):
+    print(name, {seeds: f"± {mg.interval(four[name][:seeds]).margin:.3f}" for seeds in (2, 3, 5)})
+
+# %% [markdown]
+# Drag *seeds* from 2 to 5, and *comparisons* up, and watch which rows turn grey.
 
 # %%
 mg.choose_seeds(four, label=LABEL)
@@ -258,7 +266,7 @@ mg.plot_forest(further, label=LABEL)
 plt.show()
 
 # %% [markdown]
-# **The average alone explains nearly all of the lead**, and what DAPO has beyond it is small. The reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average that token gets a
+# **The average alone explains nearly all of the lead**, and what DAPO has beyond it is noise. The reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average that token gets a
 # thirteenth of its completion's push, while the digit of a guess gets half. Where long answers are the good ones, that costs time. Elsewhere it may help.
 #
 # **One turn of the learning rate does as much as the best change of formula**, though those runs end lower. So if you compare two methods, tune the learning rate of both. And with that learning rate CISPO, which never silences a token, falls apart in
