@@ -221,10 +221,8 @@ def _diagnose(argv: list[str]) -> int:
     from minigrpo.run.diagnosis.doctor import examine
     from minigrpo.run.diagnosis.logs import as_text, diagnose, parse
 
-    if args.log == "-":
-        diagnosis = examine(parse(as_text(sys.stdin.buffer.read(), "The input"), "The input"))
-    else:
-        diagnosis = diagnose(args.log)
+    piped = as_text(sys.stdin.buffer.read(), "The input") if args.log == "-" else None
+    diagnosis = diagnose(args.log) if piped is None else examine(parse(piped, "The input"))
     print(json.dumps(diagnosis.to_dict(), indent=2) if args.format == "json" else diagnosis)
     return int(args.strict and diagnosis.wrong)
 
