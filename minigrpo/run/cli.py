@@ -20,6 +20,7 @@ from minigrpo.run.flags import (
     fit_args,
     fork_config,
     new_parser,
+    reward_model_args,
     sampling_args,
     seed,
     train_config,
@@ -112,6 +113,15 @@ def _fork(argv: list[str]) -> int:
     from minigrpo.run.runner import run
 
     return run(config, fork=planned)
+
+
+def _selfcheck(argv: list[str]) -> int:
+    new_parser("selfcheck").parse_args(argv)
+    _quiet()
+    from minigrpo.grading.sandbox import isolation
+    from minigrpo.run import selfcheck
+
+    return selfcheck.run(isolation)
 
 
 # --- the other commands -------------------------------------------------------------------------------------------
@@ -233,27 +243,8 @@ def _fit(argv: list[str]) -> None:
     print(fit(**fit_args(argv)))
 
 
-def _reward_model_args(argv: list[str]) -> argparse.Namespace:
-    parser = new_parser("reward-model")
-    parser.add_argument("action", choices=("train",))
-    parser.add_argument(
-        "--triples", default="bundled", help="a .jsonl, .json, .csv or .parquet file; by default the bundled records"
-    )
-    parser.add_argument("--model", default="tiny", help="the backbone: tiny, a folder, or a name on the hub")
-    objectives = "regression: the scores themselves; bradley_terry: which of two responses to one prompt is better"
-    parser.add_argument("--objective", choices=("regression", "bradley_terry"), default="regression", help=objectives)
-    add_flag(parser, "max_steps", type=int, default=100, help="optimizer updates (default %(default)s)")
-    add_flag(parser, "learning_rate", type=float, help="of AdamW, at the start (default: 3e-3, bradley_terry 1e-3)")
-    add_flag(parser, "seed", type=seed, default=0, help="(default %(default)s)")
-    add_flag(parser, "output_dir", help="a new folder; by default runs/reward-model")
-    args = parser.parse_args(argv)
-    if args.max_steps < 1 or not (args.learning_rate is None or 0 < args.learning_rate < float("inf")):
-        raise BadInput(f"max_steps and learning_rate must be above 0, got {args.max_steps} and {args.learning_rate}.")
-    return args
-
-
 def _reward_model(argv: list[str]) -> None:
-    args = _reward_model_args(argv)
+    args = reward_model_args(argv)
     _quiet()
     from minigrpo.run import reward_model
 
