@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "run/fork": {"config", "run/folders"},
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
+    "run/fit": {"config"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/rewards_by_name": {"config", "protocol", "rewards"},
     "run/inputs": {
@@ -107,21 +108,23 @@ MAY_IMPORT = {
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
-        "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/flags",
-        "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/selfcheck", "run/summary",
-        "grading",
+        "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/fit",
+        "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/selfcheck",
+        "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
     "view/plots": {"config", "metrics", "view/tokens"},
     "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
+    "view/forest": {"config", "view/plots"},
     "view/group": {"config", "view/plots", "view/tokens"},
     "view/rating": {"config"},
     "view/report": {"advantages", "config", "kl", "metrics"},
     # view/controls alone may call the whole front room.
     "view/controls/__init__": set(),
     "view/controls/clip": {"view/plots"},
+    "view/controls/seeds": {"view/controls/clip", "view/forest"},
     "view/controls/clinic": {"config", "view/controls/clip", "view/plots"},
     "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/clip", "view/plots"},
     "view/controls/one_step": {
@@ -251,6 +254,8 @@ GRADING_MAY_IMPORT = {
     "lesson04": {"questions"},
     "lesson05": {"questions"},
     "lesson06": {"ex06", "questions"},
+    "lesson08": {"questions"},
+    "lesson09": {"questions"},
     "own": {"check"},
 }
 
