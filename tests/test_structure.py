@@ -246,7 +246,8 @@ GRADING_MAY_IMPORT = {
     "reports": {"submission"},
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 9)},
-    "ex05": {"questions", "shipped"},
+    "ex05": {"diagnosis", "questions", "shipped"},
+    "diagnosis": {"questions"},
     # A lesson's question shares the inputs of its exercise.
     "lesson01": {"questions"},
     "lesson02": {"ex02", "questions"},
