@@ -119,6 +119,12 @@ MAY_IMPORT = {
     "view/report": {"advantages", "config", "kl", "metrics"},
     # view/controls alone may call the whole front room.
     "view/controls/__init__": set(),
+    "view/controls/picture": set(),
+    "view/controls/advantages": {"advantages", "config", "view/controls/picture", "view/plots"},
+    "view/controls/be_the_reward": {
+        "config", "policy", "sampling", "view/controls/one_step", "view/controls/picture", "view/group", "view/plots",
+    },
+    "view/controls/temperature": {"config", "logprobs", "view/controls/one_step", "view/controls/picture", "view/group"},
     "view/controls/one_step": {
         "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
     },
@@ -238,6 +244,7 @@ GRADING_MAY_IMPORT = {
     **{f"ex0{k}": {"questions"} for k in range(1, 8)},
     "ex05": {"questions", "shipped"},
     # A lesson's question shares the inputs of its exercise.
+    "lesson00": {"questions"},
     "lesson01": {"questions"},
     "lesson02": {"ex02", "questions"},
     "lesson03": {"ex03", "questions"},
