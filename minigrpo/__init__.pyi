@@ -103,8 +103,8 @@ from .view.diagrams import (
     plot_chunked_head as plot_chunked_head,
     plot_clipping as plot_clipping,
     plot_kl_estimators as plot_kl_estimators,
-    plot_pipeline as plot_pipeline,
     plot_prefix_tree as plot_prefix_tree,
+    plot_shift as plot_shift,
 )
 from .view.forest import (
     interval as interval,
@@ -112,6 +112,7 @@ from .view.forest import (
 )
 from .view.group import (
     Group as Group,
+    draw_first_token as draw_first_token,
     plot_group as plot_group,
 )
 from .view.controls.one_step import (

@@ -127,6 +127,12 @@ MAY_IMPORT = {
     "view/controls/seeds": {"view/controls/clip", "view/forest"},
     "view/controls/clinic": {"config", "view/controls/clip", "view/plots"},
     "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/clip", "view/plots"},
+    "view/controls/picture": set(),
+    "view/controls/advantages": {"advantages", "config", "view/controls/picture", "view/plots"},
+    "view/controls/be_the_reward": {
+        "config", "policy", "sampling", "view/controls/one_step", "view/controls/picture", "view/group", "view/plots",
+    },
+    "view/controls/temperature": {"config", "logprobs", "view/controls/one_step", "view/controls/picture", "view/group"},
     "view/controls/one_step": {
         "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
     },
@@ -249,6 +255,7 @@ GRADING_MAY_IMPORT = {
     "ex05": {"diagnosis", "questions", "shipped"},
     "diagnosis": {"questions"},
     # A lesson's question shares the inputs of its exercise.
+    "lesson00": {"questions"},
     "lesson01": {"questions"},
     "lesson02": {"ex02", "questions"},
     "lesson03": {"ex03", "questions"},

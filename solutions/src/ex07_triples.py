@@ -102,7 +102,7 @@ check(assistant_mask)
 # By hand: rewards 5 and 3, beta 2: exp(R / beta) stands 2.718 to 1, so the weights are 1.4621 and 0.5379. With summed log-probs
 # -2 and -3 the loss is (1.4621 * 2 + 0.5379 * 3) / 2 = 2.2689.
 #
-# Read: [notebook 07](../notebooks/07_triples.ipynb), "Estimator 1" and "Length bias, seen with bare eyes".
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "Estimator 1".
 
 
 # %%
