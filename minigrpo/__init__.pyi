@@ -105,6 +105,10 @@ from .view.diagrams import (
     plot_pipeline as plot_pipeline,
     plot_prefix_tree as plot_prefix_tree,
 )
+from .view.controls.kl import (
+    drag_policy as drag_policy,
+    plot_two_kls as plot_two_kls,
+)
 from .view.group import (
     Group as Group,
     plot_group as plot_group,

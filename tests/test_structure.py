@@ -122,6 +122,7 @@ MAY_IMPORT = {
     "view/controls/one_step": {
         "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
     },
+    "view/controls/kl": {"config", "kl", "view/plots"},
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip
@@ -242,6 +243,7 @@ GRADING_MAY_IMPORT = {
     "lesson02": {"ex02", "questions"},
     "lesson03": {"ex03", "questions"},
     "lesson06": {"ex06", "questions"},
+    "lesson07": {"questions"},
 }
 
 
