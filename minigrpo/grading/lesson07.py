@@ -15,6 +15,7 @@ def _cases(generator):
     inputs = (
         ("eight records with scores from 1 to 5, beta 0.4", scores(8), 0.4),
         ("five records, beta 2", scores(5), 2.0),
+        ("the example by hand: rewards 5 and 3, beta 2", torch.tensor([5.0, 3.0], dtype=torch.float64), 2.0),
         ("rewards below 0", scores(6) - 7.5, 1.0),
         ("rewards up to 1000, where exp(R / beta) is too large for a float", scores(6, largest=1000), 0.5),
         ("rewards around -1000, where exp(R / beta) is 0", scores(6) - 1000, 0.5),
