@@ -110,6 +110,10 @@ from .view.forest import (
     interval as interval,
     plot_forest as plot_forest,
 )
+from .view.controls.kl import (
+    drag_policy as drag_policy,
+    plot_two_kls as plot_two_kls,
+)
 from .view.group import (
     Group as Group,
     draw_first_token as draw_first_token,

@@ -136,6 +136,7 @@ MAY_IMPORT = {
     "view/controls/one_step": {
         "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
     },
+    "view/controls/kl": {"config", "kl", "view/plots"},
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip
@@ -262,6 +263,7 @@ GRADING_MAY_IMPORT = {
     "lesson04": {"questions"},
     "lesson05": {"questions"},
     "lesson06": {"ex06", "questions"},
+    "lesson07": {"questions"},
     "lesson08": {"questions"},
     "lesson09": {"questions"},
     "own": {"check"},
