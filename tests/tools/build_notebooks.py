@@ -81,8 +81,19 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
-            cell.outputs = [clean(output) for output in cell.outputs]
+            cell.outputs = [clean(output) for output in joined(cell.outputs)]
     return notebook
+
+
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs in which what a cell printed is one text: a busy machine hands it over in pieces, and never in the same ones."""
+    whole = []
+    for output in outputs:
+        if whole and output.output_type == "stream" == whole[-1].output_type and output.name == whole[-1].name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -35,7 +35,7 @@ GUIDES = {  # where a page of the repository stands in the site
 API = (
     *("config", "tasks", "prompts", "policy", "chat", "sampling", "rewards", "protocol", "advantages", "logprobs", "scoring"),
     *("kl", "loss", "update", "training", "triples", "effective", "reward_model", "metrics", "evaluation"),
-    *("view.plots", "view.diagrams", "view.tokens", "view.rating"),
+    *("view.plots", "view.diagrams", "view.group", "view.forest", "view.tokens", "view.rating"),
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 STYLE = """
