@@ -103,15 +103,20 @@ from .view.diagrams import (
     plot_chunked_head as plot_chunked_head,
     plot_clipping as plot_clipping,
     plot_kl_estimators as plot_kl_estimators,
-    plot_pipeline as plot_pipeline,
     plot_prefix_tree as plot_prefix_tree,
+    plot_shift as plot_shift,
 )
 from .view.forest import (
     interval as interval,
     plot_forest as plot_forest,
 )
+from .view.controls.kl import (
+    drag_policy as drag_policy,
+    plot_two_kls as plot_two_kls,
+)
 from .view.group import (
     Group as Group,
+    draw_first_token as draw_first_token,
     plot_group as plot_group,
 )
 from .view.controls.one_step import (

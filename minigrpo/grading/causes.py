@@ -21,6 +21,17 @@ class Cause:
     certain: bool = False
 
 
+def known(question: Question) -> tuple[Mistake, ...]:
+    """The mistakes written by hand, and behind them those derived from the reference."""
+    return (*question.mistakes, *derived(question))
+
+
+def tells(question: Question, case: Case) -> int:
+    """On how many mistakes a case would show. Where policy and reference are equal, or every advantage is 0, few do."""
+    want = wanted(question, case)
+    return sum(difference(want, run(mistake.function, case)) is not None for mistake in known(question))
+
+
 @dataclass(frozen=True, eq=False)
 class Attempt:
     """A question's cases, and what a learner's function gave for them."""
@@ -33,22 +44,17 @@ class Attempt:
     @cached_property
     def known(self) -> list[tuple[Mistake, list[Outcome]]]:
         """Every known mistake, those written by hand first, and what it gives."""
-        mistakes = [*self.question.mistakes, *derived(self.question)]
-        return [(mistake, [run(mistake.function, case) for case in self.cases]) for mistake in mistakes]
+        return [(mistake, [run(mistake.function, case) for case in self.cases]) for mistake in known(self.question)]
 
     @cached_property
     def wants(self) -> list[Outcome]:
         return [wanted(self.question, case) for case in self.cases]
 
-    def tells(self, number: int) -> int:
-        """On how many mistakes a case would show. Where policy and reference are equal, or every advantage is 0, few do."""
-        return sum(difference(self.wants[number], gives[number]) is not None for _, gives in self.known)
-
     @cached_property
     def ordinary(self) -> list[int]:
         """The failing cases on which most mistakes show."""
-        tells = {number: self.tells(number) for number in self.failing}
-        return [number for number in self.failing if tells[number] >= 0.7 * max(tells.values())]
+        shown = {number: tells(self.question, self.cases[number]) for number in self.failing}
+        return [number for number in self.failing if shown[number] >= 0.7 * max(shown.values())]
 
 
 def find(question: Question, cases: list[Case], outcomes: list[Outcome], failing: list[int]) -> Cause | None:

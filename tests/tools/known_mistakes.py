@@ -8,7 +8,8 @@ answers of solutions/src with one piece of their source changed, which no questi
 * named: a mistake is stated for all cases, and gives the same numbers on the inputs of another seed, too;
 * useful: an error with its line, a wrong shape or kind, a mistake for some of the failing cases, or a sentence about the
   numbers that is true and says more than how many are wrong, or what all failing cases, and they alone, have in common;
-* vague: the sentence only counts what is wrong, or says where, or there is none;
+* by hand: the sentence only counts what is wrong, but a call of a few numbers is shown with its result and the wanted one;
+* vague: it only counts what is wrong, or says where, or there is none, and no such call is shown;
 * MISLEADING: what is said is not so, or the mistake that is named does not give these numbers on another seed;
 * ACCEPTED: all points, and wrong on another seed. What is right on all seeds is no wrong answer ("equal").
 
@@ -99,6 +100,7 @@ def remembered() -> Iterator[None]:
     with (
         patch.object(causes, "run", run),
         patch.object(causes, "wanted", wanted),
+        patch.object(causes, "tells", once(causes.tells)),
         patch.object(symptoms, "wanted", wanted),
         patch.object(compare, "wanted", wanted),
     ):
@@ -150,7 +152,8 @@ def _kind(result: Result, cases: list[Case], outcomes: list[Outcome], make: Call
     if compare.failure(question, case, got) is None:
         return "MISLEADING"  # nothing is wrong in the case that is shown
     if result.cause is None:
-        return "useful" if question.accepts or got.values is None or " has the " in result.difference else "vague"
+        clear = question.accepts or got.values is None or " has the " in result.difference
+        return "useful" if clear else "by hand" if result.small else "vague"
     return _of_cause(result, case, got, make, others)
 
 
@@ -160,7 +163,8 @@ def _of_cause(result: Result, case: Case, got: Outcome, make: Callable, others: 
     if not named or not (result.named or "like this: " in cause):
         if not is_true(cause, compare.wanted(question, case), compare.as_wanted(compare.wanted(question, case), got)):
             return "MISLEADING"
-        return "vague" if any(words in cause for words in VAGUE) and "only where" not in cause else "useful"
+        counts = any(words in cause for words in VAGUE) and "only where" not in cause
+        return "useful" if not counts else "by hand" if result.small else "vague"
     if result.named:
         return "named" if any(_always(m, make, others[0]) for m in named) else "MISLEADING"
     return "useful" if any(_ever(question, m, make, others) for m in named) else "MISLEADING"
@@ -197,7 +201,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=40, help="pairs, and unseen variants, of a question")
     parser.add_argument("--show", action="store_true", help="what is said about each that is vague, or equal")
     options = parser.parse_args()
-    kinds = ("named", "useful", "vague", "MISLEADING", "ACCEPTED", "equal")
+    kinds = ("named", "useful", "by hand", "vague", "MISLEADING", "ACCEPTED", "equal")
     print(__doc__)
     print(f"| question | wrong answers | {' | '.join(kinds)} |\n|---{'|---' * (len(kinds) + 1)}|")
     by_kind: dict[str, Counter] = {"alone": Counter(), "two": Counter(), "unseen": Counter()}
