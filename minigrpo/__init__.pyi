@@ -126,3 +126,4 @@ from .grading.check import (
     check as check,
     hint as hint,
 )
+from .grading.own import own_functions as own_functions
