@@ -36,7 +36,8 @@ def plot_over_band(runs: list[list[dict]], rows: list[dict], label: str, *, axes
     axes = compare_runs({f"recorded, {len(runs)} seeds": shown}, PANELS, axes=axes)
     for ax, name in zip(axes, PANELS, strict=True):
         plot_metric([rows], name, ax=ax, color=ORANGE, linestyle="--", label=label)
-    axes[0].legend(fontsize=8, frameon=False)
+    lines = [line for line in axes[0].lines if line.get_label() == label]
+    axes[0].legend(lines, [label], fontsize=8, frameon=False)
     return axes
 
 
