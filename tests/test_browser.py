@@ -26,6 +26,15 @@ SETTINGS = {
 }
 # That all cells of these run is shown elsewhere, without a browser; here run those that move, and what they need.
 LIVE = {
+    "00_one_picture": [
+        "import matplotlib",
+        "be_the_reward()",
+        "clock_task()",
+        "def right_answer",
+        "check(",
+        "mine =",
+        "mg.watch(",
+    ],
     "04_training": [
         *("import minigrpo as mg", "rcParams", "task, config =", "def one_step(", "model, tokenizer =", "own_functions("),
         *("def my_loss(", "def ask(", "mg.watch("),
@@ -159,9 +168,9 @@ def test_a_notebook_runs_and_its_live_figure_moves(browser, lab, name):
 def be_the_reward(page):
     """One answer is called right, a step is taken, and eight new answers are there."""
     page.get_by_role("button", name="right", exact=True).nth(2).click()
-    page.get_by_role("button", name="step", exact=True).click()
+    page.locator("button.jupyter-button", has_text="step").click()
     until(lambda: page.get_by_text("step 1: 1 of 8").count() == 1, page, "a step is taken")
-    page.get_by_role("button", name="step", exact=True).scroll_into_view_if_needed()
+    page.locator("button.jupyter-button", has_text="step").scroll_into_view_if_needed()
     screenshot(page, "00_be_the_reward")
 
 
