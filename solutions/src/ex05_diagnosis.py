@@ -82,7 +82,7 @@ def shipped_kl(logprobs, ref_logprobs):
 #
 # By hand: policy and reference both give a token 0.5. Then k3 is 0, and so is `shipped_kl`: nothing shows.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
 
 
 # %%
@@ -108,7 +108,7 @@ check(shows_kl)
 #
 # By hand: policy 0.5 and reference 0.25 should give 0.1931.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token" and "When a token was given up".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate" and "A right value is not a right gradient".
 
 
 # %%
