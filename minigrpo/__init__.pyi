@@ -129,3 +129,4 @@ from .grading.check import (
     check as check,
     hint as hint,
 )
+from .grading.own import own_functions as own_functions

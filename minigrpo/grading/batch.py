@@ -36,7 +36,9 @@ def _person(path: Path, folder: Path) -> str:
     return inside.parts[0] if len(inside.parts) > 1 else path.stem
 
 
-def grade_paths(paths: list[Path], *, trust: bool = False, seed: int | None = None) -> tuple[list[Report], str]:
+def grade_paths(
+    paths: list[Path], *, trust: bool = False, seed: int | None = None, all_or_nothing: bool = False
+) -> tuple[list[Report], str]:
     """Grade them all; the reports, and what kept the code in.
 
     Raises:
@@ -45,6 +47,6 @@ def grade_paths(paths: list[Path], *, trust: bool = False, seed: int | None = No
     submissions, how = find(paths), isolation(trust)
     seed = secrets.randbits(31) if seed is None else seed
     try:
-        return [grade_file(path, person, how, seed) for person, path in submissions], how
+        return [grade_file(path, person, how, seed, all_or_nothing=all_or_nothing) for person, path in submissions], how
     except GraderError as error:
         raise BadInput(f"{error} This is not the submission's fault; nothing was graded.") from error

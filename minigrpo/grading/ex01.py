@@ -3,7 +3,7 @@
 import torch
 
 from minigrpo import logprobs as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_normal, draw_number
+from minigrpo.grading.questions import Case, Mistake, Question, draw_id, draw_normal, draw_number, exactly
 
 
 def _ids(generator, *shape):
@@ -18,7 +18,9 @@ def _shift_cases(generator):
         ("a prompt of 4 tokens, a completion of 5", 4, 5),
         ("a completion of one token", 4, 1),
         ("a prompt shorter than the completion", 2, 6),
+        ("a prompt of one token", 1, 4),
     )
+    by_hand = {"logits": exactly([[[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]]]), "prompt_length": 4}
     return [
         Case(
             about,
@@ -26,7 +28,7 @@ def _shift_cases(generator):
             gradient=("logits",),
         )
         for about, prompt, length in sizes
-    ]
+    ] + [Case("the example by hand: six positions, whose logits are 0 to 5", by_hand, gradient=("logits",))]
 
 
 SHIFT = Question(
@@ -77,7 +79,7 @@ SHIFT = Question(
 
 
 def _mask_cases(generator):
-    eos = 6
+    eos = draw_id(generator)
 
     def case(about, endings, padding):
         """Rows of 5 tokens with the first EOS at the given places (5: none), and what stands behind it."""
@@ -93,7 +95,8 @@ def _mask_cases(generator):
     _, none = case("a completion that was cut off: no EOS", (5, middle, 5), 0)
     ids, tail = case("text and a second EOS behind the first", (1, 0, 5), 2)
     ids[0, 3] = ids[1, 2] = eos
-    return [other, same, none, tail]
+    by_hand = {"completion_ids": torch.tensor([[5, 9, 2, 9, 9]]), "eos_token_id": 9}
+    return [other, same, none, tail, Case("the example by hand", by_hand)]
 
 
 def _up_to_the_last(completion_ids, eos_token_id):
@@ -165,20 +168,21 @@ MASK = Question(
 
 
 def _entropy_cases(generator):
-    def case(about, logits, temperature):
-        return Case(about, {"logits": logits, "temperature": temperature}, gradient=("logits",))
+    def case(about, logits, temperature=None):
+        return Case(about, {"logits": logits} | ({"temperature": temperature} if temperature else {}), gradient=("logits",))
 
     favoured = draw_normal(generator, 3, 5, 7, spread=1.5)
     favoured[:, 1:, 0] += 800.0
     return [
-        case("temperature 1", draw_normal(generator, 3, 5, 7, spread=1.5), 1.0),
         case("a temperature below 1", draw_normal(generator, 3, 5, 7, spread=1.5), draw_number(generator, 0.4, 0.8)),
+        case("no temperature is given: 1", draw_normal(generator, 3, 5, 7, spread=1.5)),
         case(
             "equal logits: a policy without any idea",
             torch.zeros(3, 1, 7, dtype=torch.float64),
             draw_number(generator, 1.3, 2.0),
         ),
         case("a token so likely that the probabilities of the others round to 0", favoured, 1.0),
+        case("the example by hand, temperature 2", exactly([[[3.0, 1.0]]]).log(), 2.0),
     ]
 
 
@@ -249,11 +253,15 @@ def _ratio_cases(generator):
         args = {"logits": logits, "token_ids": ids, "old_logprobs": old, "temperature": temperature}
         return Case(about, args, gradient=("logits",))
 
+    by_hand = {"logits": exactly([[[3.0, 1.0]]]).log(), "token_ids": torch.tensor([[0]])}
+    by_hand |= {"old_logprobs": exactly([[0.6]]).log(), "temperature": 0.5}
+
     return [
-        case("a policy that has not moved since it sampled: every ratio is 1", draw_number(generator, 0.4, 0.8), 0.0),
         case("a policy that has moved a little", draw_number(generator, 0.4, 0.8), 0.5),
         case("completions of one token, at a temperature above 1", draw_number(generator, 1.3, 2.0), 0.5, columns=1),
-        case("a policy that has moved far: log-ratios up to 20", draw_number(generator, 0.4, 0.8), 20.0),
+        case("a policy that has not moved since it sampled: every ratio is 1", draw_number(generator, 0.4, 0.8), 0.0),
+        case("a policy that has moved far: log-ratios up to 30", draw_number(generator, 0.4, 0.8), 30.0),
+        Case("the example by hand", by_hand, gradient=("logits",)),
     ]
 
 

@@ -4,14 +4,14 @@ import torch
 
 from minigrpo import advantages as package
 from minigrpo import rewards as package_rewards
-from minigrpo.grading.questions import Case, Mistake, Question, draw_normal
+from minigrpo.grading.questions import Case, Mistake, Question, draw_normal, exactly
 
 EPS = 1e-4
 
 
 def mixed_groups(generator, *sizes):
-    """Rows of groups of these sizes, mixed; the numbers of the groups are not 0, 1, 2, and not in order."""
-    names = (torch.randperm(len(sizes), generator=generator) + 1) * 4
+    """Rows of groups of these sizes, mixed; their ids are any whole numbers, one of them negative, and not in order."""
+    names = (torch.randperm(len(sizes), generator=generator)) * 400 - 7
     ids = torch.cat([names[i].repeat(size) for i, size in enumerate(sizes)])
     ids = ids[torch.randperm(len(ids), generator=generator)]
     ids[ids == ids[0]] = ids.max() + 3  # the first row's group has the largest number, so the rows are never in order
@@ -30,7 +30,7 @@ def centred(x):
     return x - x.mean()
 
 
-# --- ex02.2 -----------------------------------------------------------------------------------------------------------
+# --- ex02.1 -----------------------------------------------------------------------------------------------------------
 
 
 def _scale_cases(generator):
@@ -39,8 +39,9 @@ def _scale_cases(generator):
         rewards = 2 + ids * draw_normal(generator, len(ids)) / 4  # every group has its own spread
         if nan:
             rewards[[(ids == ids[0]).nonzero()[0].item(), (ids == ids[-1]).nonzero()[-1].item()]] = torch.nan
-        return Case(about, {"rewards": rewards, "group_ids": ids, "scale_rewards": scale})
+        return Case(about, {"rewards": rewards, "group_ids": ids} | ({"scale_rewards": scale} if scale else {}))
 
+    by_hand = {"rewards": exactly([1.0, 0.0, 5.0, 3.0]), "group_ids": torch.tensor([0, 0, 1, 1])}
     equal = case('scale_rewards="batch", a group whose rewards are all equal', "batch")
     ids, rewards = equal.args["group_ids"], equal.args["rewards"]
     rewards[ids == ids[0]] = 0.5
@@ -51,6 +52,9 @@ def _scale_cases(generator):
         equal,
         case('two rows whose reward is NaN, scale_rewards="group"', "group", nan=True),
         case('two rows whose reward is NaN, scale_rewards="batch"', "batch", nan=True),
+        case('two rows whose reward is NaN, scale_rewards="none"', "none", nan=True),
+        case("scale_rewards is not given", None),
+        Case('the example by hand, scale_rewards="batch"', by_hand | {"scale_rewards": "batch"}),
     ]
 
 
@@ -101,7 +105,7 @@ def _kept_nan(rewards, group_ids, *, scale_rewards="group"):
 
 
 SCALE = Question(
-    id="ex02.2",
+    id="ex02.1",
     name="compute_advantages",
     points=4,
     cases=_scale_cases,
@@ -168,12 +172,14 @@ SCALE = Question(
     ),
 )
 
-# --- ex02.3 -----------------------------------------------------------------------------------------------------------
+# --- ex02.2 -----------------------------------------------------------------------------------------------------------
 
 
 def _combine_cases(generator):
     def case(about, scores, weights):
         return Case(about, {"scores": scores, "weights": weights})
+
+    nothing = exactly([[1.0, 1.0], [0.0, 0.0], [torch.nan, 0.0]])  # totals of 0, which are not "no opinion"
 
     some, silent = draw_normal(generator, 5, 3), draw_normal(generator, 5, 3)
     some[0, 1] = some[3, 0] = some[3, 2] = torch.nan
@@ -184,6 +190,10 @@ def _combine_cases(generator):
         case("functions that abstained in some rows", some, weights),
         case("a row in which every function abstained", silent, weights),
         case("no weights (None): every function counts once", some.flip(0), None),
+        Case("no weights are given", {"scores": draw_normal(generator, 2, 3)}),
+        case("a penalty: a weight below 0", some, [weights[0], -weights[1], weights[2]]),
+        case("totals of exactly 0", nothing, [1.0, -1.0]),
+        case("the example by hand", exactly([[1.0, torch.nan, 0.5]]), [1.0, 2.0, -0.4]),
     ]
 
 
@@ -197,7 +207,7 @@ def _mean_of_those_that_spoke(scores, weights=None):
 
 
 COMBINE = Question(
-    id="ex02.3",
+    id="ex02.2",
     name="combine",
     points=2,
     cases=_combine_cases,
@@ -239,7 +249,7 @@ COMBINE = Question(
     ),
 )
 
-# --- ex02.4 -----------------------------------------------------------------------------------------------------------
+# --- ex02.3 -----------------------------------------------------------------------------------------------------------
 
 
 def _process_cases(generator):
@@ -256,11 +266,13 @@ def _process_cases(generator):
     equal = case("a group whose step rewards are all equal", (2, 3, 1, 2, 3), (0, 0, 1, 1, 1), 9)
     first = equal.args["step_rewards"][:2]
     first[~first.isnan()] = 1.0
+    by_hand = {"step_rewards": exactly([[1.0, 0.0], [1.0, torch.nan]]), "step_ends": torch.tensor([[1, 3], [2, 0]])}
     return [
         case("one group, completions of two steps", (2, 2, 2), (0, 0, 0), 7),
-        case("two groups, their rows mixed, different numbers of steps", (3, 1, 2, 3, 2), (4, 1, 4, 1, 1), 9),
+        case("two groups, their rows mixed, different numbers of steps", (3, 1, 2, 3, 2), (400, -3, 400, -3, -3), 9),
         equal,
         case("one step per completion", (1, 1, 1), (0, 0, 0), 5),
+        Case("the example by hand", by_hand | {"group_ids": torch.tensor([0, 0]), "num_tokens": 4}),
     ]
 
 
@@ -309,7 +321,7 @@ def _summed_first(step_rewards, step_ends, group_ids, num_tokens):
 
 
 PROCESS = Question(
-    id="ex02.4",
+    id="ex02.3",
     name="process_advantages",
     points=4,
     cases=_process_cases,

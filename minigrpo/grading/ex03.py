@@ -3,10 +3,10 @@
 import torch
 
 from minigrpo import loss as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, draw_normal
+from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, draw_normal, exactly
 
 ROWS, COLUMNS = 3, 5
-EXTREME = torch.tensor([-20.0, -5.0, 0.0, 5.0, 20.0], dtype=torch.float64)
+EXTREME = torch.tensor([-25.0, -5.0, 0.0, 5.0, 25.0], dtype=torch.float64)
 
 
 def _advantages(generator, rows):
@@ -31,13 +31,19 @@ def _ratio_cases(generator):
     drawn = (
         ("a ratio for each token, completions of different length", {}, {}),
         ("the level is named: token, and one completion has no token that counts", {"rows": 4, "empty_row": True}, "token"),
-        ("log-probs that are up to 20 nats apart", {"extreme": True}, "token"),
+        ("log-probs that are up to 25 nats apart", {"extreme": True}, "token"),
         ("the level of the sequence, completions of different length", {}, "sequence"),
         ("the level of the sequence, one completion has no token that counts", {"rows": 4, "empty_row": True}, "sequence"),
     )
+    by_hand = {"logprobs": exactly([[-1.0, -2.0]]), "old_logprobs": exactly([[-1.2, -1.6]])}
+    by_hand |= {"completion_mask": torch.tensor([[True, True]])}
     return [
-        Case(about, _batch(generator, **how) | ({"level": level} if level else {}), gradient=("logprobs",))
-        for about, how, level in drawn
+        *(
+            Case(about, _batch(generator, **how) | ({"level": level} if level else {}), gradient=("logprobs",))
+            for about, how, level in drawn
+        ),
+        Case("the example by hand, for each token", by_hand, gradient=("logprobs",)),
+        Case("the example by hand, the level of the sequence", by_hand | {"level": "sequence"}, gradient=("logprobs",)),
     ]
 
 
@@ -67,7 +73,7 @@ def _mean_of_ratios(log_ratio, mask, level):
     return torch.where(mask, log_ratio, 0.0).exp() if level == "token" else _mean(log_ratio.exp(), mask, level)
 
 
-# --- ex03.3 -----------------------------------------------------------------------------------------------------------
+# --- ex03.2 -----------------------------------------------------------------------------------------------------------
 
 
 def _aggregate_cases(generator):
@@ -78,7 +84,10 @@ def _aggregate_cases(generator):
         ("dapo, some tokens of a step of 47", {"loss_type": "dapo", "num_tokens": 47}),
         ("bnpo, rows of a step of 47 tokens", {"loss_type": "bnpo", "num_sequences": 11, "num_tokens": 47}),
         ("dr_grpo, completions of at most 16 tokens", {"loss_type": "dr_grpo", "max_completion_length": 16}),
+        ("dr_grpo, 4 completions of a step of 11", {"loss_type": "dr_grpo", "max_completion_length": 16, "num_sequences": 11}),
     )
+    by_hand = {"values": exactly([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]), "completion_mask": exactly([[1, 1, 1], [1, 0, 0]]).bool()}
+    kinds = ({"loss_type": "grpo"}, {"loss_type": "dapo"}, {"loss_type": "dr_grpo", "max_completion_length": 5})
     return [
         Case(
             about,
@@ -87,7 +96,7 @@ def _aggregate_cases(generator):
         )
         for about, how in cases
         for mask in [draw_mask(generator, 4, COLUMNS, empty_row=True)]
-    ]
+    ] + [Case(f"the example by hand, {how['loss_type']}", by_hand | how, gradient=("values",)) for how in kinds]
 
 
 def _aggregate(change):
@@ -108,7 +117,7 @@ def _rows(values, mask, counts, *, lengths=None, rows=None):
     return (torch.where(mask, values, 0.0).sum(1) / lengths).sum() / (rows or counts["num_sequences"] or len(values))
 
 
-# --- ex03.4 and ex03.5 ------------------------------------------------------------------------------------------------
+# --- ex03.3 and ex03.4 ------------------------------------------------------------------------------------------------
 
 
 def _loss_cases(generator):
@@ -117,7 +126,7 @@ def _loss_cases(generator):
         ("completions of different length, some tokens outside the band", {}, 0.1, 0.2),
         ("fresh completions: the policy is still the one that sampled", {}, 0.04, 0.2),
         ("a group whose rewards are all equal: every advantage is 0", {}, 0.1, 0.2),
-        ("log-probs that are up to 20 nats apart", {"extreme": True}, 0.1, 0.2),
+        ("log-probs that are up to 25 nats apart", {"extreme": True}, 0.1, 0.2),
         ("one completion has no token that counts", {"rows": 4, "empty_row": True}, 0.5, 0.1),
     ):
         batch = _batch(generator, **how)
@@ -127,7 +136,9 @@ def _loss_cases(generator):
         mask, kl = batch.pop("completion_mask"), draw_normal(generator, *batch["logprobs"].shape, spread=1.0) ** 2
         args = batch | {"advantages": advantages, "completion_mask": mask, "kl": kl, "beta": beta, "epsilon": epsilon}
         cases.append(Case(about, args, gradient=("logprobs", "kl")))
-    return cases
+    by_hand = {"logprobs": exactly([[-1.0]]), "old_logprobs": exactly([[-1.5]]), "advantages": exactly([2.0])}
+    by_hand |= {"completion_mask": torch.tensor([[True]]), "kl": exactly([[0.5]]), "beta": 0.1, "epsilon": 0.2}
+    return [*cases, Case("the example by hand", by_hand, gradient=("logprobs", "kl"))]
 
 
 def _package_loss(logprobs, old_logprobs, advantages, completion_mask, kl, beta, epsilon, level="token", loss_type="grpo"):
@@ -170,7 +181,9 @@ def _micro_cases(generator):
         advantages = torch.randn(rows, generator=generator, dtype=torch.float64)  # part of a group does not sum to 0
         args = {"logprobs": batch["logprobs"], "advantages": advantages, "completion_mask": batch["completion_mask"]}
         cases.append(Case(about, args | {"num_sequences": num_sequences}, gradient=("logprobs",)))
-    return cases
+    by_hand = {"logprobs": exactly([[-1.0], [-2.0]]), "advantages": exactly([0.5, -1.5])}
+    by_hand |= {"completion_mask": torch.tensor([[True], [True]]), "num_sequences": 8}
+    return [*cases, Case("the example by hand, completions of one token", by_hand, gradient=("logprobs",))]
 
 
 def _micro(logprobs, advantages, completion_mask, num_sequences):
@@ -229,7 +242,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex03.3",
+        id="ex03.2",
         name="aggregate",
         points=5,
         cases=_aggregate_cases,
@@ -304,7 +317,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex03.4",
+        id="ex03.3",
         name="simple_grpo_loss",
         points=5,
         cases=_loss_cases,
@@ -361,7 +374,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex03.5",
+        id="ex03.4",
         name="micro_batch_loss",
         points=3,
         cases=_micro_cases,

@@ -2,11 +2,18 @@
 
 import torch
 
-from minigrpo.grading.questions import Case, Mistake, Question, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_mask, exactly
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import aggregate, clipped_objective
 
 ROWS, COLUMNS, FEATURES, VOCABULARY = 3, 5, 4, 7
+BY_HAND = {
+    "weights": exactly([[0.0, 0.0]]),
+    "features": exactly([[[1.0]]]),
+    "token_ids": torch.tensor([[0]]),
+    "completion_mask": torch.tensor([[True]]),
+    "advantages": exactly([1.0]),
+}
 
 
 def _normal(generator, *shape, spread=1.0):
@@ -17,18 +24,30 @@ def _normal(generator, *shape, spread=1.0):
 
 
 def _sample_cases(generator):
-    rows = 60  # so many that no mistake draws the same tokens by luck
     cases = []
-    for about, temperature in (("temperature 1", 1.0), ("a low temperature, 0.6", 0.6), ("a high temperature, 2.5", 2.5)):
-        uniforms = torch.rand(rows, generator=generator, dtype=torch.float64)
-        logits = _normal(generator, rows, VOCABULARY, spread=1.5)
-        cases.append(Case(about, {"logits": logits, "temperature": temperature, "uniforms": uniforms}))
-    edges = torch.tensor([0.0, 1 - 2.0**-53, 0.5], dtype=torch.float64)
-    logits = _normal(generator, ROWS, VOCABULARY)
-    cases.append(Case("a uniform of 0, and one just below 1", {"logits": logits, "temperature": 1.0, "uniforms": edges}))
-    large = _normal(generator, ROWS, VOCABULARY) + torch.tensor([0.0, 0.0, 0.0, 900.0, 900.0, 0.0, 0.0], dtype=torch.float64)
-    middle = torch.rand(ROWS, generator=generator, dtype=torch.float64) * 0.9 + 0.05
-    return [*cases, Case("logits of 900", {"logits": large, "temperature": 0.9, "uniforms": middle})]
+    for about, temperature in (("a low temperature, 0.6", 0.6), ("a high temperature, 2.5", 2.5), ("temperature 1", 1.0)):
+        logits = _normal(generator, 60, VOCABULARY, spread=1.5)  # so many rows that no mistake draws the same by luck
+        sums = torch.softmax(logits / temperature, dim=1).cumsum(1)
+        uniforms = torch.rand(60, generator=generator, dtype=torch.float64)
+        clear = (sums - uniforms.unsqueeze(1)).abs().amin(1) > 1e-4  # rounding must not decide which token it is
+        cases.append(Case(about, {"logits": logits[clear], "temperature": temperature, "uniforms": uniforms[clear]}))
+    large = _normal(generator, ROWS, VOCABULARY) + exactly([0.0, 0.0, 0.0, 900.0, 900.0, 0.0, 0.0])
+    equal = {"logits": torch.zeros(4, 4, dtype=torch.float64), "temperature": 1.0, "uniforms": exactly([0.0, 0.25, 0.5, 0.75])}
+    return [
+        *cases,
+        Case("logits of 900, a uniform of 0.001", {"logits": large, "temperature": 0.9, "uniforms": exactly([0.001] * ROWS)}),
+        Case("the example by hand: four equal logits", equal),
+        _rounded(generator),
+    ]
+
+
+def _rounded(generator):
+    """Rows whose summed probabilities round to less than 1 in float32, and the largest float32 below 1."""
+    logits = torch.randn(400, VOCABULARY, generator=generator).sort(1, descending=True).values
+    short = torch.softmax(logits, 1).cumsum(1)[:, -1] < 1
+    uniforms = torch.full((int(short.sum()),), 1 - 2.0**-24, dtype=torch.float64)
+    args = {"logits": logits[short].double(), "temperature": 1.0, "uniforms": uniforms}
+    return Case("uniforms just below 1, above the rounded sum", args)
 
 
 def _draw(probabilities, uniforms):
@@ -62,6 +81,7 @@ def _step_cases(generator):
         _policy_case(generator, "a learning rate of 2", learning_rate=2.0),
         _policy_case(generator, "a group whose rewards are all equal: every advantage is 0", equal=True, learning_rate=0.5),
         _policy_case(generator, "one completion has no token that counts", rows=6, empty_row=True, learning_rate=0.5),
+        Case("the example by hand", BY_HAND | {"learning_rate": 0.5}),
     ]
 
 
@@ -104,6 +124,8 @@ def _two_cases(generator):
         _policy_case(generator, "steps so large that tokens leave the band", **wide),
         _policy_case(generator, "a narrow band, one completion without a token that counts", rows=6, empty_row=True, **narrow),
         _policy_case(generator, "a group whose rewards are all equal: every advantage is 0", equal=True, **wide),
+        Case("the example by hand, epsilon 0.2", BY_HAND | {"learning_rate": 0.5, "epsilon": 0.2}),
+        Case("the example by hand, epsilon 0.3", BY_HAND | {"learning_rate": 0.5, "epsilon": 0.3}),
     ]
 
 

@@ -4,7 +4,7 @@ import torch
 
 from minigrpo import kl
 from minigrpo.grading import shipped
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_id, draw_logprobs, draw_mask
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import aggregate
 
@@ -31,7 +31,7 @@ def _shows(number, name, bug, good, *hints):
         cases=_your_input,
         reference=good,
         hints=hints,
-        accepts=bug.accepts,
+        accepts=lambda values, case: bug.accepts(values),
     )
 
 
@@ -117,11 +117,11 @@ def _mean_cases(generator):
 
 
 def _mask_cases(generator):
-    eos, other = 6, 0
+    eos, other = draw_id(generator), 0
 
     def case(about, ends, pad):
         """Rows of 5 tokens that end with EOS at these places (5: cut off); a policy may write any token, padding's too."""
-        ids = torch.randint(1, eos, (len(ends), COLUMNS), generator=generator)
+        ids = torch.randint(1, 7, (len(ends), COLUMNS), generator=generator)
         ids[-1, 1] = pad if pad != eos else 1
         for row, end in enumerate(ends):
             ids[row, end:] = pad

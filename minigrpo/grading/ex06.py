@@ -3,7 +3,7 @@
 import torch
 
 from minigrpo import kl as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, exactly
 
 
 def _extreme(generator, *shape):
@@ -16,7 +16,7 @@ def pair_cases(generator):
         ("three completions of five tokens", draw_logprobs(generator, 3, 5), draw_logprobs(generator, 3, 5)),
         ("a policy that is still equal to the reference", both, both.clone()),
         ("log-probs that are up to 18 nats apart", _extreme(generator, 3, 5), _extreme(generator, 3, 5)),
-        ("one completion of one token", draw_logprobs(generator, 1, 1), draw_logprobs(generator, 1, 1)),
+        ("the example by hand: policy 0.5, reference 0.25", exactly([[0.5]]).log(), exactly([[0.25]]).log()),
     )
     return [Case(about, {"logprobs": p, "ref_logprobs": q}, gradient=("logprobs",)) for about, p, q in inputs]
 
@@ -25,18 +25,22 @@ def _exact_cases(generator):
     def logits(*shape):
         return 1.5 * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    far = logits(3, 5, 7)
+    far, far_ref = logits(3, 5, 7), logits(3, 5, 7)
     far[1, 2, 3] = -1000.0
+    far_ref[:, :, 2] = -1000.0  # a token that the policy still likes
+    by_hand = exactly([[[1.0, 9.0]]]).log(), exactly([[[0.0, 0.0]]])
     inputs = (
-        ("three completions of five tokens, a vocabulary of seven, temperature 1", logits(3, 5, 7), 1.0),
-        ("the same shapes, drawn at temperature 0.7", logits(3, 5, 7), 0.7),
-        ("one completion of one token, drawn at temperature 2", logits(1, 1, 7), 2.0),
-        ("a policy that gives one token a logit of -1000", far, 1.0),
+        (
+            "three completions of five tokens, a vocabulary of seven, drawn at temperature 0.7",
+            (logits(3, 5, 7), logits(3, 5, 7)),
+            0.7,
+        ),
+        ("the same shapes, temperature 1", (logits(3, 5, 7), logits(3, 5, 7)), 1.0),
+        ("a policy that gives one token a logit of -1000", (far, logits(3, 5, 7)), 1.0),
+        ("a reference that gives one token a logit of -1000", (logits(3, 5, 7), far_ref), 1.0),
+        ("the example by hand, temperature 2", by_hand, 2.0),
     )
-    return [
-        Case(about, {"logits": z, "ref_logits": logits(*z.shape), "temperature": t}, gradient=("logits",))
-        for about, z, t in inputs
-    ]
+    return [Case(about, {"logits": p, "ref_logits": q, "temperature": t}, gradient=("logits",)) for about, (p, q), t in inputs]
 
 
 def _kl_of(log_p, log_q):
@@ -62,13 +66,16 @@ def _reward_cases(generator):
             "completion_mask": mask,
             "beta": beta,
         }
-        return Case(about, args, gradient=("old_logprobs",))
+        return Case(about, args, gradient=("old_logprobs", "ref_logprobs"))
 
+    by_hand = {"rewards": exactly([1.0]), "old_logprobs": exactly([[-0.3, -1.2, -1.0]])}
+    by_hand |= {"ref_logprobs": exactly([[-1.0, -1.0, -10.0]]), "completion_mask": torch.tensor([[True, True, False]])}
     return [
         case("three completions of uneven length", 3, 5, 0.1),
         case("a completion of which no token counts", 3, 5, 0.5, mask=draw_mask(generator, 3, 5, empty_row=True)),
         case("log-probs that are up to 18 nats apart", 3, 5, 0.04, draw=_extreme),
         case("two completions of one token each, with padding", 2, 4, 1.0, mask=torch.arange(4).expand(2, 4) < 1),
+        Case("the example by hand", by_hand | {"beta": 0.1}, gradient=("old_logprobs", "ref_logprobs")),
     ]
 
 
@@ -97,14 +104,15 @@ def _ratio_cases(generator):
     def moved(logprobs):
         return (logprobs + 0.3 * torch.randn(*logprobs.shape, generator=generator, dtype=torch.float64)).clamp(max=0.0)
 
-    first, second, far, both = (draw_logprobs(generator, 3, 5) for _ in range(4))
-    far = _extreme(generator, 3, 5)
+    first, second, both = (draw_logprobs(generator, 3, 5) for _ in range(3))
+    far, far_ref = _extreme(generator, 3, 5) / 3, _extreme(generator, 3, 5) / 3  # further, and float32 loses the gradient
+    by_hand = (exactly([[p]]).log() for p in (0.5, 0.25, 0.4))
     return [
-        case("before the first update: the sampler is the policy", first, draw_logprobs(generator, 3, 5), first.clone()),
         case("after an update: the sampler is an older policy", second, draw_logprobs(generator, 3, 5), moved(second)),
-        case("log-probs that are up to 18 nats apart", far, _extreme(generator, 3, 5), moved(far)),
+        case("before the first update: the sampler is the policy", first, draw_logprobs(generator, 3, 5), first.clone()),
+        case("log-probs that are up to 6 nats apart", far, far_ref, moved(far)),
         case("a policy that is still equal to the reference", both, both.clone(), moved(both)),
-        case("one completion of one token", *(draw_logprobs(generator, 1, 1) for _ in range(3))),
+        case("the example by hand: policy 0.5, reference 0.25, sampler 0.4", *by_hand),
     ]
 
 
@@ -200,7 +208,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex06.4",
+        id="ex06.3",
         name="kl_exact",
         points=3,
         cases=_exact_cases,
@@ -242,7 +250,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex06.5",
+        id="ex06.4",
         name="kl_penalized_rewards",
         points=3,
         cases=_reward_cases,
@@ -290,7 +298,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex06.6",
+        id="ex06.5",
         name="kl_k3_ratio",
         points=3,
         cases=_ratio_cases,

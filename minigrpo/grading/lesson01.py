@@ -3,26 +3,30 @@
 import torch
 
 from minigrpo import logprobs as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_normal, draw_number
+from minigrpo.grading.questions import Case, Mistake, Question, draw_normal, draw_number, exactly
 
 
 def _token_cases(generator):
     def case(about, logits, temperature):
         ids = torch.randint(7, logits.shape[:2], generator=generator)
         ids[0, 0] = 1  # in the case of the favoured token 0: a token that was drawn against all odds
-        return Case(about, {"logits": logits, "token_ids": ids, "temperature": temperature}, gradient=("logits",))
+        args = {"logits": logits, "token_ids": ids} | ({"temperature": temperature} if temperature else {})
+        return Case(about, args, gradient=("logits",))
+
+    by_hand = {"logits": exactly([[[2.0, 0.0, 0.0]]]), "token_ids": torch.tensor([[0]]), "temperature": 0.5}
 
     favoured = draw_normal(generator, 3, 5, 7, spread=1.5)
     favoured[..., 0] += 800.0
     return [
-        case("temperature 1", draw_normal(generator, 3, 5, 7, spread=1.5), 1.0),
         case("a temperature below 1", draw_normal(generator, 3, 5, 7, spread=1.5), draw_number(generator, 0.4, 0.8)),
         case(
             "a temperature above 1, completions of one token",
             draw_normal(generator, 3, 1, 7, spread=1.5),
             draw_number(generator, 1.3, 2.0),
         ),
+        case("no temperature is given: 1", draw_normal(generator, 3, 5, 7, spread=1.5), None),
         case("a token so likely that the probabilities of the others round to 0", favoured, 1.0),
+        Case("the example by hand: the logits 2, 0, 0, token 0, temperature 0.5", by_hand, gradient=("logits",)),
     ]
 
 

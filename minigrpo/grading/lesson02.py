@@ -17,8 +17,8 @@ def _group_cases(generator):
     equal[ids == ids[0]] = 0.5
     mixed = mixed_groups(generator, 2, 3, 5)
     return [
-        case("one group, right or wrong", right_or_wrong, torch.zeros(4, dtype=torch.long)),
         case("three groups of different sizes, their rows mixed", draw_normal(generator, len(mixed)), mixed),
+        case("one group, right or wrong", right_or_wrong, torch.zeros(4, dtype=torch.long)),
         case("a group whose rewards are all equal", equal, ids),
         case("scores between 1 and 5, of groups of two", 3 + draw_normal(generator, 6), mixed_groups(generator, 2, 2, 2)),
     ]

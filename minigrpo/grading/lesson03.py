@@ -15,12 +15,14 @@ def _clip_cases(generator):
     )
     sizes = 0.5 + torch.rand(ROWS, 1, generator=generator, dtype=torch.float64)
     flipped = draw_normal(generator, 1, COLUMNS, spread=0.4).exp() * EXTREME.exp()
+    none = {"epsilon": 0.2, "epsilon_high": 0.0}
     wide = {"epsilon": 0.2, "epsilon_high": 0.28}
     cases = (
-        ("ratios of 0.5 to 1.5 with the advantages 1, -1 and 0", corners, signs, {"epsilon": 0.2}),
         ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, {"epsilon": 0.1}),
+        ("ratios of 0.5 to 1.5 with the advantages 1, -1 and 0", corners, signs, {"epsilon": 0.2}),
         ("a band that is wider above than below", drawn + 0.003, signs * sizes, wide),
-        ("ratios from e^-20 to e^20", flipped.expand(3, -1), signs * sizes, {"epsilon": 0.2, "epsilon_high": None}),
+        ("a band that ends at 1: epsilon_high is 0", drawn, signs * sizes, none),
+        ("ratios from e^-25 to e^25", flipped.expand(3, -1), signs * sizes, {"epsilon": 0.2, "epsilon_high": None}),
         ("one ratio per completion, the sequence level", drawn[:, 3:4] + 0.3, signs * sizes, {"epsilon": 0.003}),
     )
     return [Case(about, {"ratio": r, "advantages": a} | rest, gradient=("ratio",)) for about, r, a, rest in cases]

@@ -99,7 +99,7 @@ def which_exercise(path: Path, cells: list[str]) -> str | None:
     return best if best and counts[best] else None
 
 
-def grade_file(path: Path, person: str, how: str, seed: int) -> Report:
+def grade_file(path: Path, person: str, how: str, seed: int, *, all_or_nothing: bool = False) -> Report:
     """Grade one notebook; whatever is in it, a report comes back. Raises GraderError if the sandbox does not start."""
     try:
         cells = read_cells(path)
@@ -110,7 +110,7 @@ def grade_file(path: Path, person: str, how: str, seed: int) -> Report:
     exercise = which_exercise(path, cells)
     if exercise is None:
         return Report(person, None, [], f"{path.name} belongs to no exercise: its name should begin with ex01 ... .")
-    return Report(person, exercise, _graded(exercise, cells, how, seed))
+    return Report(person, exercise, _graded(exercise, cells, how, seed, all_or_nothing))
 
 
 def _by_name(path: Path) -> str | None:
@@ -151,12 +151,12 @@ class _Session:
         self.worker = None
 
 
-def _graded(exercise: str, cells: list[str], how: str, seed: int) -> list[Graded]:
+def _graded(exercise: str, cells: list[str], how: str, seed: int, all_or_nothing: bool) -> list[Graded]:
     session, graded = _Session(cells, how), []
     try:
         for number, question in enumerate(questions(exercise)):
             try:
-                graded.append(_one(question, session, seed * 1000 + number))
+                graded.append(_one(question, session, seed * 1000 + number, all_or_nothing))
             except WorkerDied as error:
                 session.close()
                 graded.append(Graded(question, 0, f"The process that ran it is gone: {error}."))
@@ -165,8 +165,8 @@ def _graded(exercise: str, cells: list[str], how: str, seed: int) -> list[Graded
     return graded
 
 
-def _one(question: Question, session: _Session, seed: int) -> Graded:
-    cases = question.cases(torch.Generator().manual_seed(seed))
+def _one(question: Question, session: _Session, seed: int, all_or_nothing: bool) -> Graded:
+    cases = question.draw(seed)
     outcomes = []
     for case in cases:
         args = {name: encode(value) for name, value in case.args.items()}
@@ -177,7 +177,7 @@ def _one(question: Question, session: _Session, seed: int) -> Graded:
         outcomes.append(outcome_of(reply, len(case.gradient)))
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Graded(question, 0, "Not answered.")
-    result = judge(question, cases, outcomes)
+    result = judge(question, cases, outcomes, all_or_nothing=all_or_nothing)
     return Graded(question, result.points, "" if result.about is None else _sentence(result))
 
 

@@ -113,6 +113,15 @@ def _fork(argv: list[str]) -> int:
     return run(config, fork=planned)
 
 
+def _selfcheck(argv: list[str]) -> int:
+    new_parser("selfcheck").parse_args(argv)
+    _quiet()
+    from minigrpo.grading.sandbox import isolation
+    from minigrpo.run import selfcheck
+
+    return selfcheck.run(isolation)
+
+
 # --- the other commands -------------------------------------------------------------------------------------------
 
 
@@ -264,6 +273,9 @@ def _grade(argv: list[str]) -> int:
     parser.add_argument("--seed", type=seed, help="of the random inputs; by default other ones each time")
     add_flag(parser, "min_score", type=float, help="points below which the exit code is 1")
     parser.add_argument(
+        "--all-or-nothing", action="store_true", help="no points where a case fails; else by the share of cases"
+    )
+    parser.add_argument(
         "--trust", action="store_true", help="run without a sandbox where there is none: for your own work only"
     )
     args = parser.parse_args(argv)
@@ -279,7 +291,7 @@ def _grade(argv: list[str]) -> int:
     _quiet()
     from minigrpo.grading import batch, reports
 
-    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed)
+    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed, all_or_nothing=args.all_or_nothing)
     text = reports.write(graded, how, args.format)
     if output:
         folders.write_text(output, text)

@@ -4,7 +4,7 @@
 # Three questions, 10 points, about 28 minutes. Read notebook [02](../notebooks/02_policy_gradient.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
-# function on random inputs, compares the values, and says what differs. `hint("ex02.2")` helps; called again it says more.
+# function on random inputs, compares the values, and says what differs. `hint("ex02.1")` helps; called again it says more.
 # You need only torch. Loops are welcome: right comes before short. Advantages are plain numbers, so no gradients are asked for.
 
 # %%
@@ -13,7 +13,7 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex02.2 · Three scales, and no opinion (4 points, 10 minutes, difficulty 3)
+# ## ex02.1 · Three scales, and no opinion (4 points, 10 minutes, difficulty 3)
 #
 # Rows with the same group id answer the same prompt: group advantages, with two things more. `scale_rewards` says what the difference from the group's mean is divided by: "group" is the
 # group's standard deviation plus 1e-4; "batch" is that of all rewards together plus 1e-4; "none" is nothing at all. The mean
@@ -51,7 +51,7 @@ def compute_advantages(rewards, group_ids, *, scale_rewards="group"):
 check(compute_advantages)
 
 # %% [markdown]
-# ## ex02.3 · Several reward functions (2 points, 6 minutes, difficulty 2)
+# ## ex02.2 · Several reward functions (2 points, 6 minutes, difficulty 2)
 #
 # F reward functions have scored B completions. Return one reward per completion: the weighted sum of its scores. A score of NaN
 # means that this function abstained; leave its term out. Where **every** function abstained the reward is NaN, not 0: 0 would
@@ -86,7 +86,7 @@ def combine(scores, weights=None):
 check(combine)
 
 # %% [markdown]
-# ## ex02.4 · A reward for every step (4 points, 12 minutes, difficulty 4)
+# ## ex02.3 · A reward for every step (4 points, 12 minutes, difficulty 4)
 #
 # Now every step of a completion has a reward. Two parts. First, normalise each step reward with the mean and the standard
 # deviation (the sample's, plus 1e-4) of **all** step rewards of its group. Then give each token the sum of the normalised

@@ -53,7 +53,7 @@ def importance_ratio(logprobs, old_logprobs, completion_mask, level="token"):
 check(importance_ratio)
 
 # %% [markdown]
-# ## ex03.3 · Who divides by what (5 points, 15 minutes, difficulty 3)
+# ## ex03.2 · Who divides by what (5 points, 15 minutes, difficulty 3)
 #
 # From one value per token to one number. The divisor decides how long and short completions weigh, and the papers differ in it:
 #
@@ -95,7 +95,7 @@ def aggregate(values, completion_mask, loss_type, *, max_completion_length=None,
 check(aggregate)
 
 # %% [markdown]
-# ## ex03.4 · The whole loss (5 points, 15 minutes, difficulty 4)
+# ## ex03.3 · The whole loss (5 points, 15 minutes, difficulty 4)
 #
 # All of it in one function: the ratio of each token, the clipped objective (the band is `1 - epsilon` to `1 + epsilon`),
 # minus that plus `beta` times the KL, averaged over the tokens that count in each completion and then over the completions.
@@ -129,7 +129,7 @@ def simple_grpo_loss(logprobs, old_logprobs, advantages, completion_mask, kl, be
 check(simple_grpo_loss)
 
 # %% [markdown]
-# ## ex03.5 · Micro-batches (3 points, 10 minutes, difficulty 3)
+# ## ex03.4 · Micro-batches (3 points, 10 minutes, difficulty 3)
 #
 # A batch that does not fit into memory goes through the model in parts, and `backward` adds up their gradients. Write the
 # loss of one part so that **the sum over the parts has the value and the gradient of the whole batch**, whatever the split.

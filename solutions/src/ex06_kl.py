@@ -67,7 +67,7 @@ def kl_k2(logprobs, ref_logprobs):
 check(kl_k2)
 
 # %% [markdown]
-# ## ex06.4 · The sum itself (3 points, 8 minutes, difficulty 2)
+# ## ex06.3 · The sum itself (3 points, 8 minutes, difficulty 2)
 #
 # With the logits of the whole vocabulary there is nothing to estimate: **KL(policy || reference)** of the next token is a sum
 # over the vocabulary, weighted by the policy's probabilities. The policy is what the tokens are drawn from, which is
@@ -99,7 +99,7 @@ def kl_exact(logits, ref_logits, temperature):
 check(kl_exact)
 
 # %% [markdown]
-# ## ex06.5 · The penalty in the reward (3 points, 10 minutes, difficulty 3)
+# ## ex06.4 · The penalty in the reward (3 points, 10 minutes, difficulty 3)
 #
 # The objective E[R - beta KL] is about whole completions. One way to it: subtract from each completion's reward beta
 # times the **sum of k1 over its tokens**. A completion of which no token counts keeps its reward. Rewards are plain numbers:
@@ -132,7 +132,7 @@ def kl_penalized_rewards(rewards, old_logprobs, ref_logprobs, completion_mask, b
 check(kl_penalized_rewards)
 
 # %% [markdown]
-# ## ex06.6 · The right gradient (3 points, 10 minutes, difficulty 3)
+# ## ex06.5 · The right gradient (3 points, 10 minutes, difficulty 3)
 #
 # k3 has the right value, but in the loss the gradient of KL(reference || policy): it leaves out that a changed policy draws
 # other tokens. A factor repairs it: **policy / sampler**, with `old_logprobs` from the policy that drew the tokens. Before the

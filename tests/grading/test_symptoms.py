@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from minigrpo.grading.check import every_question, grade, questions
+from minigrpo.grading.check import every_question, grade
 from minigrpo.grading.compare import diagnose_in_part, run
 from minigrpo.grading.questions import Case
 from minigrpo.grading.symptoms import symptom
