@@ -26,7 +26,10 @@ SETTINGS = {
 }
 # That all cells of these run is shown elsewhere, without a browser; here run those that move, and what they need.
 LIVE = {
-    "04_training": ["import minigrpo", "from minigrpo import (", "problem, answer =", "def ask(", "minigrpo.watch("],
+    "04_training": [
+        *("import minigrpo as mg", "rcParams", "task, config =", "def one_step(", "model, tokenizer =", "own_functions("),
+        *("def my_loss(", "def ask(", "mg.watch("),
+    ],
     "07_triples": ["import minigrpo", 'records = mg.load_triples("bundled")', "mg.rate(records"],
 }
 DARK = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
