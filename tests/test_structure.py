@@ -104,11 +104,12 @@ MAY_IMPORT = {
         "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
-    # The command alone knows grading, which has its own table below.
+    # run/grade alone knows grading, which has its own table below.
     "run/cli": {
         "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/flags",
-        "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/summary", "grading",
+        "run/folders", "run/fork", "run/grade", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/summary",
     },
+    "run/grade": {"config", "run/flags", "run/folders", "grading"},
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
     "view/plots": {"config", "metrics", "view/tokens"},
@@ -223,9 +224,13 @@ GRADING_MAY_IMPORT = {
     "compare": {"questions", "worker"},
     "symptoms": {"compare", "questions", "worker"},
     "check": {"compare", "questions", "symptoms"},
-    "sandbox": set(),
-    "submission": {"check", "questions", "sandbox", "worker"},
-    "batch": {"sandbox", "submission"},
+    "inside": {"worker"},  # the process in there
+    "walls": set(),
+    "sandbox": {"walls"},
+    "cells": set(),
+    "submission": {"cells", "check", "questions", "sandbox", "worker"},
+    "people": {"cells", "submission"},
+    "batch": {"cells", "people", "sandbox", "submission"},
     "reports": {"submission"},
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 8)},
@@ -249,4 +254,6 @@ def test_grading_keeps_to_its_own_table(name):
 
 
 def test_the_worker_imports_nothing_of_ours():
+    """What calls the functions is all that goes with the process in the sandbox."""
     assert not any(module.startswith("minigrpo") for module in imports(GRADING["worker"]))
+    assert {module for module in imports(GRADING["inside"]) if module.startswith("minigrpo")} == {"minigrpo.grading.worker"}
