@@ -232,6 +232,7 @@ GRADING_MAY_IMPORT = {
     "people": {"cells", "submission"},
     "batch": {"cells", "people", "sandbox", "submission"},
     "reports": {"submission"},
+    "pages": {"cells", "questions", "reports", "submission"},
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 8)},
     "ex05": {"questions", "shipped"},

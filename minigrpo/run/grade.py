@@ -24,8 +24,10 @@ def run(argv: list[str], before: Callable[[], None]) -> int:
     paths, output = [Path(path) for path in args.paths], args.output and Path(args.output)
     if output:
         _check_output(output, paths, args.format)
+    elif args.format == "html":
+        raise BadInput("--format html writes a page per person and class.html: name a folder for them with --output.")
     before()
-    from minigrpo.grading import batch, reports
+    from minigrpo.grading import batch, pages, reports
 
     written = [time.monotonic()]
 
@@ -35,6 +37,10 @@ def run(argv: list[str], before: Callable[[], None]) -> int:
             written[0] = time.monotonic()
 
     def write(graded: list, how: str) -> None:
+        if args.format == "html":
+            for name, text in pages.pages(graded, how).items():
+                folders.write_text(output / name, text)
+            return
         text = reports.write(graded, how, args.format)
         if output:
             folders.write_text(output, text)
@@ -63,8 +69,8 @@ def _exit_code(graded: list, counted: list, min_score: float | None) -> int:
 def _args(argv: list[str]) -> argparse.Namespace:
     parser = new_parser("grade")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="notebooks, or folders of them")
-    parser.add_argument("--format", choices=("table", "csv", "json", "junit", "gradescope"), default="table")
-    parser.add_argument("--output", help="the file to write; by default what is printed")
+    parser.add_argument("--format", choices=("table", "csv", "json", "junit", "gradescope", "html"), default="table")
+    parser.add_argument("--output", help="the file to write, for html the folder; by default what is printed")
     parser.add_argument("--seed", type=seed, help="of the random inputs; by default other ones each time")
     add_flag(parser, "min_score", type=float, help="points below which the exit code is 1")
     parser.add_argument(
@@ -77,6 +83,11 @@ def _args(argv: list[str]) -> argparse.Namespace:
 
 
 def _check_output(output: Path, paths: list[Path], form: str) -> None:
-    folders.check_output(output)
+    if form == "html":
+        if output.exists() and not output.is_dir():
+            raise BadInput(f"--output {str(output)!r} is a file; --format html wants a folder for its pages.")
+        output.mkdir(parents=True, exist_ok=True)
+    else:
+        folders.check_output(output)
     if output.suffix == ".ipynb" or any(output.exists() and path.exists() and output.samefile(path) for path in paths):
         raise BadInput(f"--output {str(output)!r} would replace a submission with its report; name another file.")
