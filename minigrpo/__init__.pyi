@@ -116,4 +116,5 @@ from .view.rating import (
 from .grading.check import (
     check as check,
     hint as hint,
+    progress as progress,
 )

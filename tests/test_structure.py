@@ -223,7 +223,8 @@ GRADING_MAY_IMPORT = {
     "questions": set(),
     "compare": {"questions", "worker"},
     "symptoms": {"compare", "questions", "worker"},
-    "check": {"compare", "questions", "symptoms"},
+    "check": {"compare", "progress", "questions", "symptoms"},
+    "progress": set(),
     "inside": {"worker"},  # the process in there
     "walls": set(),
     "sandbox": {"walls"},

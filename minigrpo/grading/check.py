@@ -6,12 +6,14 @@ import pkgutil
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 import minigrpo.grading
 from minigrpo.config import BadInput
 from minigrpo.grading.compare import diagnose, diagnose_in_part, first_failure, run
+from minigrpo.grading.progress import Progress, Square, in_notebook, read, record
 from minigrpo.grading.questions import Question
 from minigrpo.grading.symptoms import clearest
 
@@ -85,7 +87,10 @@ def check(function: Callable) -> Result | Unanswered:
     found = [question for question in questions() if question.name == name]
     if not found:
         raise BadInput(f"No question asks for a function {name!r}; check takes the function, under the exercise's name for it.")
-    return grade(found[0], function, secrets.randbits(32))
+    result = grade(found[0], function, secrets.randbits(32))
+    if isinstance(result, Result) and in_notebook():
+        record(result.question.id, result.points, Path())
+    return result
 
 
 def grade(question: Question, function: Callable, seed: int) -> Result | Unanswered:
@@ -111,6 +116,12 @@ def judge(question: Question, cases: list, outcomes: list) -> Result:
     shown, cause = seen or (failing[0], None)
     case, sentence = found[shown]
     return Result(question, 0, len(cases) - len(failing), len(cases), case.about, sentence, cause, named is not None)
+
+
+def progress() -> Progress:
+    """The questions as squares with the points of their last ``check`` in notebooks of this folder: filled ones are solved."""
+    kept = read(Path())
+    return Progress([Square(q.id, q.name, q.points, kept.get(q.id)) for q in questions()])
 
 
 class Hint(str):

@@ -101,7 +101,7 @@ def inhabitants(namespaces):
 
 
 def snapshot(folder):
-    files = [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    files = [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts and p.name[0] != "."]
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
