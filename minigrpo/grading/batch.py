@@ -9,9 +9,11 @@ from tqdm import tqdm
 
 from minigrpo.config import BadInput
 from minigrpo.grading.cells import plain
+from minigrpo.grading.own import Own
 from minigrpo.grading.people import Submission, find
+from minigrpo.grading.results import Report
 from minigrpo.grading.sandbox import GraderError, isolation, missing
-from minigrpo.grading.submission import Report, by_name, grade_file
+from minigrpo.grading.submission import by_name, grade_file
 
 WORKERS = 2  # at a time
 GIVE_UP = 3  # sandboxes in a row that do not start
@@ -23,9 +25,14 @@ def grade_paths(
     *,
     trust: bool = False,
     seed: int | None = None,
+    own: Own | None = None,
+    hide: tuple[Path, ...] = (),
+    kept: Path | None = None,
     each: Callable[[list[Report], str], None] = lambda reports, how: None,
 ) -> tuple[list[Report], str]:
     """Grade them all; the reports, and what kept the code in. ``each`` gets these whenever one more is ready.
+
+    ``own``, ``hide`` and ``kept`` are grade_file's.
 
     Raises:
         BadInput: if nothing is there, or nothing can keep the code in and ``trust`` is not given.
@@ -33,12 +40,12 @@ def grade_paths(
     submissions, how = find(paths), isolation(trust)
     walls = "; ".join([how, *missing(how)])
     seed = secrets.randbits(31) if seed is None else seed
-    hide = tuple({path if path.is_dir() else path.parent for path in paths})
+    options = {"hide": (*{path if path.is_dir() else path.parent for path in paths}, *hide), "own": own, "kept": kept}
     reports: dict[int, Report] = {}
     failures = [0]  # sandboxes in a row
     bar = tqdm(total=len(submissions), unit="file", disable=None, leave=False)
     pool = ThreadPoolExecutor(WORKERS)
-    waiting = {pool.submit(_report, one, how, seed, hide, failures): number for number, one in enumerate(submissions)}
+    waiting = {pool.submit(_report, one, how, seed, options, failures): number for number, one in enumerate(submissions)}
     try:
         for done in as_completed(waiting):
             reports[waiting[done]] = done.result()
@@ -59,14 +66,14 @@ def _stop(waiting: dict[Future, int]) -> None:
         future.cancel()
 
 
-def _report(one: Submission, how: str, seed: int, hide: tuple[Path, ...], failures: list[int]) -> Report:
+def _report(one: Submission, how: str, seed: int, options: dict, failures: list[int]) -> Report:
     """Whatever happens, a report: an error of one submission is kept to it."""
     if one.problem:
         return Report(one.person, by_name(one.path), [], one.problem, file=plain(one.path))
     if failures[0] >= GIVE_UP:
         return _failed(one, f"It was not tried, since the sandbox did not start {GIVE_UP} times in a row. {FAULT}")
     try:
-        report = grade_file(one.path, one.person, how, seed, hide)
+        report = grade_file(one.path, one.person, how, seed, **options)
         failures[0] = 0
     except GraderError as error:
         failures[0] += 1

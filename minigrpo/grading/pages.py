@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.questions import Question
 from minigrpo.grading.reports import counted
-from minigrpo.grading.submission import Graded, Report
+from minigrpo.grading.results import Graded, Report
 
 MOST_LINES = 60  # of an answer's code
 # Where a question's subject is explained: the lesson that comes before the exercise.

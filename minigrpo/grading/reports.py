@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from minigrpo.grading.submission import Report
+from minigrpo.grading.results import Report
 
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what spreadsheets begin one with, full-width too
 FORMATS = ("table", "csv", "json", "junit", "gradescope")

@@ -177,9 +177,10 @@ class Worker:
             reply = self._receive(seconds, until)
             if not isinstance(reply, dict) or reply.get("id") != self.count:
                 raise WorkerDied("it answered something that was not asked")
-            if note is None or "at" not in reply:
+            if "at" not in reply:
                 return reply
-            note(reply["at"])
+            if note is not None:
+                note(reply["at"])
 
     def _send(self, message: dict, seconds: float) -> None:
         """Never waits past the deadline, though the worker need not read."""

@@ -2,14 +2,16 @@
 
 import re
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from minigrpo.grading import cache
 from minigrpo.grading.cells import Cell, NoNotebook, plain, read_cells
 from minigrpo.grading.check import Result, exercises, judge, questions
+from minigrpo.grading.own import Own
 from minigrpo.grading.questions import Case, Question
+from minigrpo.grading.results import Graded, Report
 from minigrpo.grading.sandbox import Worker, WorkerDied
 from minigrpo.grading.worker import Outcome, decode, encode
 
@@ -21,37 +23,6 @@ MOST_STATEMENTS = 100_000  # of a cell
 MOST_VALUES = 1000  # tensors in a result
 LONGEST = 1500  # characters of what is said to an answer
 NAME = re.compile(r"(?<![A-Za-z0-9])ex\d\d(?!\d)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Graded:
-    """One question of one submission."""
-
-    question: Question
-    points: int
-    says: str  # what was wrong; empty where nothing was
-    result: Result | None = None  # where its function could be called
-
-
-@dataclass(frozen=True)
-class Report:
-    """One submission, all questions; ``problem`` where it could not be read or run."""
-
-    person: str
-    exercise: str | None
-    graded: list[Graded]
-    problem: str = ""
-    failed: bool = False  # whether the grader, not the submission, is why nothing was graded
-    cells: list[Cell] = field(default_factory=list)
-    file: str = ""
-
-    @property
-    def points(self) -> int:
-        return sum(item.points for item in self.graded)
-
-    @property
-    def of(self) -> int:
-        return sum(item.question.points for item in self.graded)
 
 
 def which_exercise(path: Path, cells: list[Cell]) -> str | None:
@@ -70,23 +41,39 @@ def by_name(path: Path) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
-def grade_file(path: Path, person: str, how: str, seed: int, hide: tuple[Path, ...] = ()) -> Report:
+def grade_file(
+    path: Path,
+    person: str,
+    how: str,
+    seed: int,
+    *,
+    hide: tuple[Path, ...] = (),
+    own: Own | None = None,
+    kept: Path | None = None,
+) -> Report:
     """Grade one notebook; whatever is in it, a report comes back. Raises GraderError if the sandbox does not start.
 
-    ``hide``: folders that a submission must not see, besides its own.
+    ``hide``: folders that a submission must not see, besides its own; ``own``: an instructor's questions in place of the
+    exercise's; ``kept``: the folder of results that need not be found again.
     """
-    file = plain(str(path))
+    file, exercise = plain(str(path)), own.name if own else by_name(path)
     try:
         cells = read_cells(path)
     except NoNotebook as error:
-        named = by_name(path)
-        nothing = [Graded(question, 0, "") for question in questions(named)] if named else []
-        return Report(person, named, nothing, f"{plain(path.name)} cannot be graded: {error}.", file=file)
-    exercise = which_exercise(path, cells)
+        asked = own.questions if own else questions(exercise) if exercise else []
+        nothing = [Graded(question, 0, "") for question in asked]
+        return Report(person, exercise, nothing, f"{plain(path.name)} cannot be graded: {error}.", file=file)
+    exercise = own.name if own else which_exercise(path, cells)
     if exercise is None:
         sentence = f"{plain(path.name)} belongs to no exercise: its name should begin with {exercises()[0]} ... ."
         return Report(person, None, [], sentence, file=file)
-    graded = _graded(exercise, cells, how, seed, (*hide, path.parent))
+    asked = own.questions if own else questions(exercise)
+    name = kept and cache.key(exercise, cells, seed, how, own.text if own else b"")
+    graded = cache.load(kept, name, asked) if kept else None
+    if graded is None:
+        graded = _graded(asked, _Session(cells, how, (*hide, path.parent)), seed)
+        if kept:
+            cache.save(kept, name, graded)
     return Report(person, exercise, graded, cells=cells, file=file)
 
 
@@ -168,10 +155,10 @@ class _Clock:
         self.at, self.since = number, now
 
 
-def _graded(exercise: str, cells: list[Cell], how: str, seed: int, hide: tuple[Path, ...]) -> list[Graded]:
-    session, graded = _Session(cells, how, hide), []
+def _graded(asked: list[Question], session: _Session, seed: int) -> list[Graded]:
+    graded = []
     try:
-        for number, question in enumerate(questions(exercise)):
+        for number, question in enumerate(asked):
             try:
                 graded.append(_one(question, session, seed * 1000 + number))
             except WorkerDied as error:

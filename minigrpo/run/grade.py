@@ -27,8 +27,10 @@ def run(argv: list[str], before: Callable[[], None]) -> int:
     elif args.format == "html":
         raise BadInput("--format html writes a page per person and class.html: name a folder for them with --output.")
     before()
-    from minigrpo.grading import batch, pages, reports
+    from minigrpo.grading import batch, own, pages, reports
 
+    asked = own.load(Path(args.questions)) if args.questions else None
+    settings = {"own": asked, "hide": (Path(args.questions).parent,) if asked else (), "kept": args.cache and Path(args.cache)}
     written = [time.monotonic()]
 
     def each(graded: list, how: str) -> None:
@@ -47,7 +49,7 @@ def run(argv: list[str], before: Callable[[], None]) -> int:
         else:
             sys.stdout.write(text)
 
-    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed, each=each)
+    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed, each=each, **settings)
     if args.format == "gradescope":
         batch.one_person(graded)
     write(graded, how)
@@ -72,6 +74,8 @@ def _args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=("table", "csv", "json", "junit", "gradescope", "html"), default="table")
     parser.add_argument("--output", help="the file to write, for html the folder; by default what is printed")
     parser.add_argument("--seed", type=seed, help="of the random inputs; by default other ones each time")
+    parser.add_argument("--questions", metavar="FILE.py", help="questions of your own (exercises/README.md)")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep results there, and grade again only what changed; needs --seed")
     add_flag(parser, "min_score", type=float, help="points below which the exit code is 1")
     parser.add_argument(
         "--trust", action="store_true", help="run without a sandbox where there is none: for your own work only"
@@ -79,6 +83,8 @@ def _args(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.min_score is not None and not math.isfinite(args.min_score):
         raise BadInput(f"min_score must be a number of points, got {args.min_score}.")
+    if args.cache and args.seed is None:
+        raise BadInput("--cache needs --seed: with other random inputs each time, nothing that was kept would hold.")
     return args
 
 

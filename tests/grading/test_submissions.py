@@ -230,7 +230,7 @@ def test_one_files_worst_error_costs_that_file(tmp_path, monkeypatch, capsys):
         write_notebook(tmp_path / name, [MASK])
     errors = {"bob": TypeError("only up to 64 dims"), "cem": GraderError("The worker does not start."), "dan": MemoryError()}
 
-    def grade_file(path, person, *_):
+    def grade_file(path, person, *_, **options):
         if person in errors:
             raise errors[person]
         return Report(person, "ex01", [Graded(questions("ex01")[0], 2, "")])
