@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "run/fork": {"config", "run/folders"},
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
+    "run/fit": {"config"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/rewards_by_name": {"config", "protocol", "rewards"},
     "run/inputs": {
@@ -95,6 +96,7 @@ MAY_IMPORT = {
         "config", "run/diagnosis/doctor", "run/diagnosis/findings", "run/diagnosis/rows", "run/diagnosis/text", "run/verdict",
     },
     "run/processes": set(),
+    "run/selfcheck": {"config", "policy", "tasks", "training"},
     "run/tracking": {"config"},
     "run/trl_engine": {"config", "policy", "protocol", "rewards", "threads", "run/folders", "run/processes", "run/trl_trainer"},
     "run/trl_trainer": {"policy", "protocol", "rewards", "sampling"},
@@ -104,10 +106,11 @@ MAY_IMPORT = {
         "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
-    # run/grade alone knows grading, which has its own table below.
+    # These two alone know grading, which has its own table below.
     "run/cli": {
-        "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/flags",
-        "run/folders", "run/fork", "run/grade", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/summary",
+        "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/fit",
+        "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/selfcheck",
+        "run/summary", "run/grade", "grading",
     },
     "run/grade": {"config", "run/flags", "run/folders", "grading"},
     # view draws what it is given, and calls the algebra.
@@ -115,11 +118,30 @@ MAY_IMPORT = {
     "view/plots": {"config", "metrics", "view/tokens"},
     "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
+    "view/forest": {"config", "view/plots"},
+    "view/group": {"config", "view/plots", "view/tokens"},
     "view/rating": {"config"},
     "view/report": {"advantages", "config", "kl", "metrics"},
+    # view/controls alone may call the whole front room.
+    "view/controls/__init__": set(),
+    "view/controls/clip": {"view/plots"},
+    "view/controls/seeds": {"view/controls/clip", "view/forest"},
+    "view/controls/clinic": {"config", "view/controls/clip", "view/plots"},
+    "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/clip", "view/plots"},
+    "view/controls/picture": set(),
+    "view/controls/advantages": {"advantages", "config", "view/controls/picture", "view/plots"},
+    "view/controls/be_the_reward": {
+        "config", "policy", "sampling", "view/controls/one_step", "view/controls/picture", "view/group", "view/plots",
+    },
+    "view/controls/temperature": {"config", "logprobs", "view/controls/one_step", "view/controls/picture", "view/group"},
+    "view/controls/one_step": {
+        "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
+    },
+    "view/controls/kl": {"config", "kl", "view/plots"},
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip
+ROOMS = ("", ".run", ".run.diagnosis", ".view", ".view.controls", ".grading")  # packages, so that a module may be imported from
 ALGEBRA = ("advantages", "logprobs", "kl", "loss")
 
 
@@ -129,7 +151,7 @@ def imports(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            room = node.module in ("minigrpo", "minigrpo.run", "minigrpo.run.diagnosis", "minigrpo.view", "minigrpo.grading")
+            room = (node.module or "").removeprefix("minigrpo") in ROOMS
             yield from ([f"{node.module}.{a.name}" for a in node.names] if room else [node.module])
 
 
@@ -207,7 +229,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_no_library_function_seeds_the_global_generator_prints_or_shows():
     """Randomness enters by generator or seed; only the command prints."""
-    for name in set(MODULES) - {"run/cli", "run/runner", "run/summary"}:
+    for name in set(MODULES) - {"run/cli", "run/runner", "run/selfcheck", "run/summary"}:
         text = FILES[name].read_text(encoding="utf-8")
         assert "torch.manual_seed" not in text
         assert not re.search(r"^\s*print\(", text, re.MULTILINE)
@@ -223,23 +245,38 @@ GRADING_MAY_IMPORT = {
     "questions": set(),
     "compare": {"questions", "worker"},
     "symptoms": {"compare", "questions", "worker"},
-    "check": {"compare", "progress", "questions", "symptoms"},
+    "mutations": {"questions"},
+    "causes": {"compare", "mutations", "questions", "symptoms", "worker"},
+    "check": {"causes", "compare", "progress", "questions"},
     "progress": set(),
     "inside": {"worker"},  # the process in there
     "walls": set(),
     "sandbox": {"walls"},
     "cells": set(),
     "results": {"cells", "check", "questions"},
-    "own": {"compare", "questions"},
+    "exam": {"compare", "questions"},
     "cache": {"cells", "check", "questions", "results"},
-    "submission": {"cache", "cells", "check", "own", "questions", "results", "sandbox", "worker"},
+    "submission": {"cache", "cells", "check", "exam", "questions", "results", "sandbox", "worker"},
     "people": {"cells", "submission"},
-    "batch": {"cells", "own", "people", "results", "sandbox", "submission"},
+    "batch": {"cells", "exam", "people", "results", "sandbox", "submission"},
     "reports": {"results"},
     "pages": {"cells", "questions", "reports", "results"},
     "shipped": {"worker"},
-    **{f"ex0{k}": {"questions"} for k in range(1, 8)},
-    "ex05": {"questions", "shipped"},
+    **{f"ex0{k}": {"questions"} for k in range(1, 9)},
+    "ex05": {"diagnosis", "questions", "shipped"},
+    "diagnosis": {"questions"},
+    # A lesson's question shares the inputs of its exercise.
+    "lesson00": {"questions"},
+    "lesson01": {"questions"},
+    "lesson02": {"ex02", "questions"},
+    "lesson03": {"ex03", "questions"},
+    "lesson04": {"questions"},
+    "lesson05": {"questions"},
+    "lesson06": {"ex06", "questions"},
+    "lesson07": {"questions"},
+    "lesson08": {"questions"},
+    "lesson09": {"questions"},
+    "own": {"check"},
 }
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from minigrpo.config import BadInput
 from minigrpo.grading.cells import plain
-from minigrpo.grading.own import Own
+from minigrpo.grading.exam import Exam
 from minigrpo.grading.people import Submission, find
 from minigrpo.grading.results import Report
 from minigrpo.grading.sandbox import GraderError, isolation, missing
@@ -25,14 +25,15 @@ def grade_paths(
     *,
     trust: bool = False,
     seed: int | None = None,
-    own: Own | None = None,
+    exam: Exam | None = None,
     hide: tuple[Path, ...] = (),
     kept: Path | None = None,
+    all_or_nothing: bool = False,
     each: Callable[[list[Report], str], None] = lambda reports, how: None,
 ) -> tuple[list[Report], str]:
     """Grade them all; the reports, and what kept the code in. ``each`` gets these whenever one more is ready.
 
-    ``own``, ``hide`` and ``kept`` are grade_file's.
+    ``exam``, ``hide`` and ``kept`` are grade_file's.
 
     Raises:
         BadInput: if nothing is there, or nothing can keep the code in and ``trust`` is not given.
@@ -40,7 +41,8 @@ def grade_paths(
     submissions, how = find(paths), isolation(trust)
     walls = "; ".join([how, *missing(how)])
     seed = secrets.randbits(31) if seed is None else seed
-    options = {"hide": (*{path if path.is_dir() else path.parent for path in paths}, *hide), "own": own, "kept": kept}
+    options = {"hide": (*{path if path.is_dir() else path.parent for path in paths}, *hide), "exam": exam, "kept": kept}
+    options |= {"all_or_nothing": all_or_nothing}
     reports: dict[int, Report] = {}
     failures = [0]  # sandboxes in a row
     bar = tqdm(total=len(submissions), unit="file", disable=None, leave=False)

@@ -2,38 +2,60 @@
 
 import html
 import importlib
+import inspect
+import linecache
 import pkgutil
+import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 import minigrpo.grading
 from minigrpo.config import BadInput
-from minigrpo.grading.compare import diagnose, diagnose_in_part, first_failure, run
+from minigrpo.grading import causes
+from minigrpo.grading.compare import failure, number_of, run
 from minigrpo.grading.progress import Progress, Square, in_notebook, read, record
-from minigrpo.grading.questions import Question
-from minigrpo.grading.symptoms import clearest
+from minigrpo.grading.questions import Case, Question
+
+SMALL = 16  # numbers that a person looks at
 
 _shown: dict[str, int] = {}  # how many hints of a question have been seen in this session
 
 
 def exercises() -> list[str]:
     """The names of the exercises: "ex01", "ex02" ..."""
-    return sorted(m.name for m in pkgutil.iter_modules(minigrpo.grading.__path__) if m.name.startswith("ex0"))
+    return _modules("ex0")
 
 
-def questions(exercise: str | None = None) -> list[Question]:
-    """The questions of one exercise, or of all, in order."""
-    names = exercises() if exercise is None else [exercise]
+def lessons() -> list[str]:
+    """The names of the lessons that ask a question in their own cells: "lesson01", "lesson02" ... No points are given there."""
+    return _modules("lesson0")
+
+
+def _modules(start: str) -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(minigrpo.grading.__path__) if m.name.startswith(start))
+
+
+def questions(name: str | None = None) -> list[Question]:
+    """The questions of one exercise or lesson, or of all exercises, in order."""
+    names = exercises() if name is None else [name]
     return [q for name in names for q in importlib.import_module(f"minigrpo.grading.{name}").QUESTIONS]
+
+
+def every_question() -> list[Question]:
+    """Those of the exercises, and behind them those of the lessons."""
+    return [q for name in [*exercises(), *lessons()] for q in questions(name)]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found: points, and where it failed a case in words, the first difference there, and what it comes from."""
+    """What a check found: points, and where it failed a case in words, the first difference there, and what it comes from.
+
+    ``args`` are the inputs of that case, to try by yourself: ``f(**check(f).args)``.
+    """
 
     question: Question
     points: int
@@ -42,19 +64,24 @@ class Result:
     about: str | None = None
     difference: str | None = None
     cause: str | None = None
-    named: bool = True  # the cause is a mistake that is known; else what the numbers look like
+    named: bool = True  # the cause is a mistake that gives these numbers on all cases; else what they look like
+    small: str | None = None  # the smallest failing case, a call that can be worked out by hand
+    args: dict[str, object] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
         return "the likely cause" if self.named else "a closer look"
 
     def __repr__(self) -> str:
-        head = f"{self.question.id} {self.question.name}: {self.points} of {self.question.points} points"
+        name = f"{self.question.id} {self.question.name}: "
+        points = f"{self.points} of {self.question.points} points" if self.question.points else ""  # none in a lesson
         if self.about is None:
-            return f"{head}, all {self.cases} cases pass." if self.cases > 1 else f"{head}."
-        head += f", {self.passed} of {self.cases} cases pass"
+            cases = f"all {self.cases} cases pass" if self.cases > 1 or not points else ""
+            return name + ", ".join(filter(None, (points, cases))) + "."
+        head = name + ", ".join(filter(None, (points, f"{self.passed} of {self.cases} cases pass")))
         lines = [head, f"  the case:  {self.about}", f"  what differs:  {self.difference}"]
         lines += [f"  {self.label}:  {self.cause}"] if self.cause else []
+        lines += [f"  by hand:  {self.small}"] if self.small else []
         return "\n".join([*lines, f'  more:  hint("{self.question.id}")'])
 
     def _repr_html_(self) -> str:
@@ -71,51 +98,94 @@ class Unanswered:
     question: Question
 
     def __repr__(self) -> str:
-        question, points = self.question, "1 point" if self.question.points == 1 else f"{self.question.points} points"
-        return f'{question.id} {question.name}: not answered yet ({points}). hint("{question.id}")'
+        question = self.question
+        points = {0: "", 1: " (1 point)"}.get(question.points, f" ({question.points} points)")
+        return f'{question.id} {question.name}: not answered yet{points}. hint("{question.id}")'
 
 
 def check(function: Callable) -> Result | Unanswered:
-    """Try a function that the exercises ask for, by its name, on random inputs; values and gradients are compared.
+    """Try a function that an exercise or a lesson asks for, by its name, on random inputs; values and gradients are compared.
 
     Returns:
         What to show: a Result, or Unanswered while the function still raises NotImplementedError.
     Raises:
         BadInput: if no question asks for a function of that name.
     """
-    name = getattr(function, "__name__", repr(function))
-    found = [question for question in questions() if question.name == name]
-    if not found:
-        raise BadInput(f"No question asks for a function {name!r}; check takes the function, under the exercise's name for it.")
-    result = grade(found[0], function, secrets.randbits(32))
-    if isinstance(result, Result) and in_notebook():
-        record(result.question.id, result.points, Path())
+    frame = inspect.currentframe().f_back
+    found = _asked_for(
+        function, {**frame.f_globals, **frame.f_locals}, linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    )
+    result = grade(found, function, secrets.randbits(32))
+    if isinstance(result, Result) and found.points and in_notebook():  # a lesson's question has no points
+        record(found.id, result.points, Path())
     return result
+
+
+def _asked_for(function: Callable, names: dict[str, object], line: str) -> Question:
+    """The question by the name that the function has where check is called: a lambda or a module has no other."""
+    every = {question.name: question for question in every_question()}
+    bound = [name for name, value in names.items() if value is function and name in every]
+    called = getattr(function, "__name__", None)
+    here = re.search(r"check\(\s*(\w+)", line)
+    for name in (here and here[1], called, *bound):
+        if name in every and (name in bound or name == called):
+            return every[name]
+    shown = called or type(function).__name__
+    raise BadInput(
+        f"No question asks for a function {shown!r}; check takes the function, under the name that the notebook gives it."
+    )
 
 
 def grade(question: Question, function: Callable, seed: int) -> Result | Unanswered:
     """Check on the inputs of one seed, in this process."""
-    cases = question.cases(torch.Generator().manual_seed(seed))
+    cases = question.draw(seed)
     outcomes = [run(function, case) for case in cases]
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Unanswered(question)
     return judge(question, cases, outcomes)
 
 
-def judge(question: Question, cases: list, outcomes: list) -> Result:
-    """Points for outcomes that all agree with the reference; else the case that shows most, what differs there, and why."""
-    found = [first_failure(question, [outcome], [case]) for outcome, case in zip(outcomes, cases, strict=True)]
-    failing = [number for number, failure in enumerate(found) if failure]
+def judge(question: Question, cases: list[Case], outcomes: list, *, all_or_nothing: bool = False) -> Result:
+    """All points for outcomes that agree with the reference; else a share, the case that shows most, what differs, and why."""
+    found = [failure(question, case, outcome) for case, outcome in zip(cases, outcomes, strict=True)]
+    failing = [number for number, sentence in enumerate(found) if sentence]
     if not failing:
         return Result(question, question.points, len(cases), len(cases))
-    named = seen = None
-    if not question.accepts:  # which has said it
-        given = question, outcomes, cases, failing
-        named = diagnose(*given) or diagnose_in_part(*given)
-        seen = named or clearest(*given)
-    shown, cause = seen or (failing[0], None)
-    case, sentence = found[shown]
-    return Result(question, 0, len(cases) - len(failing), len(cases), case.about, sentence, cause, named is not None)
+    cause = causes.find(question, cases, outcomes, failing)
+    shown = cause.case if cause else failing[0]
+    passed = len(cases) - len(failing)
+    return Result(
+        question,
+        0 if all_or_nothing else partial_points(question.points, passed, len(cases)),
+        passed,
+        len(cases),
+        cases[shown].about,
+        found[shown],
+        cause and cause.says,
+        bool(cause and cause.certain),
+        _smallest(question, cases, found, failing),
+        cases[shown].args,
+    )
+
+
+def partial_points(points: int, passed: int, cases: int) -> int:
+    """By the share of cases, rounded down; nothing for fewer than half of them, which an answer passes that does nothing."""
+    return points * passed // cases if 2 * passed >= cases else 0
+
+
+def _smallest(question: Question, cases: list[Case], found: list[str | None], failing: list[int]) -> str | None:
+    number = min(failing, key=lambda number: cases[number].size())
+    args = cases[number].args
+    if cases[number].size() > SMALL or not args:
+        return None
+    call = ", ".join(f"{name}={_written(value)}" for name, value in args.items())
+    return f"{question.name}({call}): {found[number]}"
+
+
+def _written(value) -> str:
+    if isinstance(value, Tensor):
+        return number_of(value) if value.dim() == 0 else f"[{', '.join(map(_written, value))}]"
+    return f"{value:.6g}" if type(value) is float else repr(value)
 
 
 def progress() -> Progress:
@@ -137,9 +207,9 @@ def hint(question_id: str) -> Hint:
     Raises:
         BadInput: if there is no such question.
     """
-    found = [question for question in questions() if question.id == question_id]
+    found = [question for question in every_question() if question.id == question_id]
     if not found:
-        raise BadInput(f"There is no question {question_id!r}; they are called {', '.join(q.id for q in questions())}.")
+        raise BadInput(f"There is no question {question_id!r}; they are called {', '.join(q.id for q in every_question())}.")
     hints = found[0].hints
     shown = _shown.get(question_id, 0)
     _shown[question_id] = min(shown + 1, len(hints) - 1)

@@ -3,19 +3,11 @@
 import torch
 
 from minigrpo import logprobs as package
-from minigrpo.grading.questions import Case, Mistake, Question
-
-
-def _logits(generator, *shape, spread=1.5):
-    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+from minigrpo.grading.questions import Case, Mistake, Question, draw_id, draw_normal, draw_number, exactly
 
 
 def _ids(generator, *shape):
     return torch.randint(7, shape, generator=generator)
-
-
-def _draw(generator, low, high):
-    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
 # --- ex01.1 -----------------------------------------------------------------------------------------------------------
@@ -26,11 +18,17 @@ def _shift_cases(generator):
         ("a prompt of 4 tokens, a completion of 5", 4, 5),
         ("a completion of one token", 4, 1),
         ("a prompt shorter than the completion", 2, 6),
+        ("a prompt of one token", 1, 4),
     )
+    by_hand = {"logits": exactly([[[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]]]), "prompt_length": 4}
     return [
-        Case(about, {"logits": _logits(generator, 3, prompt + length, 7), "prompt_length": prompt}, gradient=("logits",))
+        Case(
+            about,
+            {"logits": draw_normal(generator, 3, prompt + length, 7, spread=1.5), "prompt_length": prompt},
+            gradient=("logits",),
+        )
         for about, prompt, length in sizes
-    ]
+    ] + [Case("the example by hand: six positions, whose logits are 0 to 5", by_hand, gradient=("logits",))]
 
 
 SHIFT = Question(
@@ -80,85 +78,79 @@ SHIFT = Question(
 # --- ex01.2 -----------------------------------------------------------------------------------------------------------
 
 
-def _token_cases(generator):
-    def case(about, logits, temperature):
-        ids = _ids(generator, *logits.shape[:2])
-        ids[0, 0] = 1  # in the case of the favoured token 0: a token that was drawn against all odds
-        return Case(about, {"logits": logits, "token_ids": ids, "temperature": temperature}, gradient=("logits",))
+def _top_cases(generator):
+    def case(about, columns, top_k, temperature):
+        logits = draw_normal(generator, 3, columns, 7, spread=1.5)
+        kept = logits.topk(top_k).indices  # only these can have been drawn
+        ids = kept.gather(-1, torch.randint(top_k, (3, columns, 1), generator=generator)).squeeze(-1)
+        args = {"logits": logits, "token_ids": ids, "temperature": temperature, "top_k": top_k}
+        return Case(about, args, gradient=("logits",))
 
-    favoured = _logits(generator, 3, 5, 7)
-    favoured[..., 0] += 800.0
+    by_hand = {"logits": exactly([[[2.0, 1.0, 0.0]]]), "token_ids": torch.tensor([[0]]), "temperature": 1.0, "top_k": 2}
     return [
-        case("temperature 1", _logits(generator, 3, 5, 7), 1.0),
-        case("a temperature below 1", _logits(generator, 3, 5, 7), _draw(generator, 0.4, 0.8)),
-        case("a temperature above 1, completions of one token", _logits(generator, 3, 1, 7), _draw(generator, 1.3, 2.0)),
-        case("a token so likely that the probabilities of the others round to 0", favoured, 1.0),
+        case("the three likeliest of seven tokens, a temperature below 1", 5, 3, draw_number(generator, 0.4, 0.8)),
+        case("the two likeliest, a temperature above 1", 5, 2, draw_number(generator, 1.3, 2.0)),
+        case("completions of one token, four are kept", 1, 4, draw_number(generator, 0.4, 0.8)),
+        case("all tokens are kept", 5, 7, 1.0),
+        Case("the example by hand", by_hand, gradient=("logits",)),
     ]
 
 
-def _gather(values, token_ids):
-    return values.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+def _top(logits, token_ids, temperature, top_k):
+    least = logits.topk(top_k).values[..., -1:]
+    kept = torch.where(logits >= least, logits / temperature, -torch.inf)
+    return package.token_logprobs(kept, token_ids)
 
 
-TOKENS = Question(
+def _renormalised(logits, token_ids, temperature, top_k):
+    return package.token_logprobs(logits, token_ids, temperature) / logits.softmax(-1).topk(top_k).values.sum(-1)
+
+
+def _kept_at_zero(logits, token_ids, temperature, top_k):
+    kept = torch.where(logits >= logits.topk(top_k).values[..., -1:], logits / temperature, 0.0)
+    return package.token_logprobs(kept, token_ids)
+
+
+TOP = Question(
     id="ex01.2",
-    name="token_logprobs",
+    name="top_k_logprobs",
     points=3,
-    cases=_token_cases,
-    reference=package.token_logprobs,
+    cases=_top_cases,
+    reference=_top,
     hints=(
-        "Two steps: make log-probs of the logits, then pick one number out of the V at each place. Where does the temperature "
-        "go?",
-        "The policy is softmax(logits / temperature), over the last dimension. torch.log_softmax is safe where log(softmax) "
-        "is not. To pick, torch.gather wants an index with as many dimensions as the logits.",
-        "torch.log_softmax(logits / temperature, dim=-1), then .gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).",
+        "Which policy drew these tokens? Its probabilities sum to 1 over the tokens that it may draw, and are 0 elsewhere.",
+        "Find the smallest logit that is kept (torch.topk), put minus infinity in the place of all below it, and normalise "
+        "afterwards.",
+        "kept = torch.where(logits >= logits.topk(top_k).values[..., -1:], logits / temperature, -torch.inf), then "
+        "log_softmax and gather.",
     ),
     mistakes=(
         Mistake(
-            "temperature ignored",
-            "these are log-probs at temperature 1. The tokens were drawn from softmax(logits / temperature), so score them "
-            "under that policy.",
-            lambda logits, token_ids, temperature=1.0: _gather(logits.log_softmax(-1), token_ids),
+            "all tokens",
+            "these are log-probs under all V tokens. The sampler kept top_k of them, and their probabilities sum to 1.",
+            lambda logits, token_ids, temperature, top_k: package.token_logprobs(logits, token_ids, temperature),
         ),
         Mistake(
-            "temperature after the softmax",
-            "the log-probs were divided by the temperature, so their probabilities no longer add up to 1. Divide the logits, "
-            "and normalise afterwards.",
-            lambda logits, token_ids, temperature=1.0: _gather(logits.log_softmax(-1) / temperature, token_ids),
+            "the temperature left out",
+            "these are log-probs at temperature 1. The tokens that are kept were drawn at the temperature.",
+            lambda logits, token_ids, temperature, top_k: _top(logits, token_ids, 1.0, top_k),
         ),
         Mistake(
-            "times the temperature",
-            "the logits were multiplied by the temperature. Divide: a low temperature makes differences between logits larger.",
-            lambda logits, token_ids, temperature=1.0: _gather((logits * temperature).log_softmax(-1), token_ids),
+            "zeros for the others",
+            "the tokens that are not kept have the logit 0, not minus infinity, and still take probability.",
+            _kept_at_zero,
         ),
         Mistake(
-            "log of softmax",
-            "softmax first and log afterwards: a probability too small for a float becomes 0, and its log minus infinity. "
-            "log_softmax does both at once and stays finite.",
-            lambda logits, token_ids, temperature=1.0: _gather((logits / temperature).softmax(-1).log(), token_ids),
+            "one token too many",
+            "one token more than top_k was kept.",
+            lambda logits, token_ids, temperature, top_k: _top(
+                logits, token_ids, temperature, min(top_k + 1, logits.shape[-1])
+            ),
         ),
         Mistake(
-            "not normalised",
-            "these are the logits of the drawn tokens. A log-prob is the logit minus the logsumexp of all V; log_softmax "
-            "subtracts it.",
-            lambda logits, token_ids, temperature=1.0: _gather(logits / temperature, token_ids),
-        ),
-        Mistake(
-            "normalised over the positions",
-            "the softmax ran over the positions of the completion (dim=1). Tokens compete with the other tokens of the "
-            "vocabulary at the same position: dim=-1.",
-            lambda logits, token_ids, temperature=1.0: _gather((logits / temperature).log_softmax(1), token_ids),
-        ),
-        Mistake(
-            "minus sign",
-            "this is minus the log-prob, as cross_entropy gives it. A log-prob is at most 0; turn the sign.",
-            lambda logits, token_ids, temperature=1.0: -_gather((logits / temperature).log_softmax(-1), token_ids),
-        ),
-        Mistake(
-            "no gradient",
-            "the numbers were taken out of the graph (detach, no_grad, item or tolist), so training could not move the policy. "
-            "Stay with tensors; put results together with torch.stack.",
-            lambda logits, token_ids, temperature=1.0: package.token_logprobs(logits.detach(), token_ids, temperature),
+            "a log-prob divided by a probability",
+            "the log-probs were divided by the probability of what is kept. Of a log-prob the log of it is subtracted.",
+            _renormalised,
         ),
     ),
 )
@@ -167,7 +159,7 @@ TOKENS = Question(
 
 
 def _mask_cases(generator):
-    eos = 6
+    eos = draw_id(generator)
 
     def case(about, endings, padding):
         """Rows of 5 tokens with the first EOS at the given places (5: none), and what stands behind it."""
@@ -183,7 +175,8 @@ def _mask_cases(generator):
     _, none = case("a completion that was cut off: no EOS", (5, middle, 5), 0)
     ids, tail = case("text and a second EOS behind the first", (1, 0, 5), 2)
     ids[0, 3] = ids[1, 2] = eos
-    return [other, same, none, tail]
+    by_hand = {"completion_ids": torch.tensor([[5, 9, 2, 9, 9]]), "eos_token_id": 9}
+    return [other, same, none, tail, Case("the example by hand", by_hand)]
 
 
 def _up_to_the_last(completion_ids, eos_token_id):
@@ -255,16 +248,21 @@ MASK = Question(
 
 
 def _entropy_cases(generator):
-    def case(about, logits, temperature):
-        return Case(about, {"logits": logits, "temperature": temperature}, gradient=("logits",))
+    def case(about, logits, temperature=None):
+        return Case(about, {"logits": logits} | ({"temperature": temperature} if temperature else {}), gradient=("logits",))
 
-    favoured = _logits(generator, 3, 5, 7)
+    favoured = draw_normal(generator, 3, 5, 7, spread=1.5)
     favoured[:, 1:, 0] += 800.0
     return [
-        case("temperature 1", _logits(generator, 3, 5, 7), 1.0),
-        case("a temperature below 1", _logits(generator, 3, 5, 7), _draw(generator, 0.4, 0.8)),
-        case("equal logits: a policy without any idea", torch.zeros(3, 1, 7, dtype=torch.float64), _draw(generator, 1.3, 2.0)),
+        case("a temperature below 1", draw_normal(generator, 3, 5, 7, spread=1.5), draw_number(generator, 0.4, 0.8)),
+        case("no temperature is given: 1", draw_normal(generator, 3, 5, 7, spread=1.5)),
+        case(
+            "equal logits: a policy without any idea",
+            torch.zeros(3, 1, 7, dtype=torch.float64),
+            draw_number(generator, 1.3, 2.0),
+        ),
         case("a token so likely that the probabilities of the others round to 0", favoured, 1.0),
+        case("the example by hand, temperature 2", exactly([[[3.0, 1.0]]]).log(), 2.0),
     ]
 
 
@@ -329,17 +327,21 @@ ENTROPIES = Question(
 
 def _ratio_cases(generator):
     def case(about, temperature, moved, columns=5):
-        logits, ids = _logits(generator, 3, columns, 7), _ids(generator, 3, columns)
+        logits, ids = draw_normal(generator, 3, columns, 7, spread=1.5), _ids(generator, 3, columns)
         noise = 2 * torch.rand(3, columns, generator=generator, dtype=torch.float64) - 1
         old = package.token_logprobs(logits, ids, temperature) + moved * noise
         args = {"logits": logits, "token_ids": ids, "old_logprobs": old, "temperature": temperature}
         return Case(about, args, gradient=("logits",))
 
+    by_hand = {"logits": exactly([[[3.0, 1.0]]]).log(), "token_ids": torch.tensor([[0]])}
+    by_hand |= {"old_logprobs": exactly([[0.6]]).log(), "temperature": 0.5}
+
     return [
-        case("a policy that has not moved since it sampled: every ratio is 1", _draw(generator, 0.4, 0.8), 0.0),
-        case("a policy that has moved a little", _draw(generator, 0.4, 0.8), 0.5),
-        case("completions of one token, at a temperature above 1", _draw(generator, 1.3, 2.0), 0.5, columns=1),
-        case("a policy that has moved far: log-ratios up to 20", _draw(generator, 0.4, 0.8), 20.0),
+        case("a policy that has moved a little", draw_number(generator, 0.4, 0.8), 0.5),
+        case("completions of one token, at a temperature above 1", draw_number(generator, 1.3, 2.0), 0.5, columns=1),
+        case("a policy that has not moved since it sampled: every ratio is 1", draw_number(generator, 0.4, 0.8), 0.0),
+        case("a policy that has moved far: log-ratios up to 30", draw_number(generator, 0.4, 0.8), 30.0),
+        Case("the example by hand", by_hand, gradient=("logits",)),
     ]
 
 
@@ -361,7 +363,7 @@ RATIO = Question(
     hints=(
         "A ratio of two probabilities of the same token: above the line the policy as it is now, below it as it was when it "
         "sampled.",
-        "Score the tokens as in ex01.2, with the temperature. The sampler's log-probs have it in them already. How does a "
+        "Score the tokens as in lesson 01, with the temperature. The sampler's log-probs have it in them already. How does a "
         "difference of logs become a ratio?",
         "logprobs at that temperature by log_softmax and gather, then torch.exp(logprobs - old_logprobs).",
     ),
@@ -409,4 +411,4 @@ RATIO = Question(
     ),
 )
 
-QUESTIONS = (SHIFT, TOKENS, MASK, ENTROPIES, RATIO)
+QUESTIONS = (SHIFT, TOP, MASK, ENTROPIES, RATIO)

@@ -4,25 +4,21 @@ import torch
 
 from minigrpo import advantages as package
 from minigrpo import rewards as package_rewards
-from minigrpo.grading.questions import Case, Mistake, Question
+from minigrpo.grading.questions import Case, Mistake, Question, draw_normal, exactly
 
 EPS = 1e-4
 
 
-def _random(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def _group_ids(generator, *sizes):
-    """Rows of groups of these sizes, mixed; the numbers of the groups are not 0, 1, 2, and not in order."""
-    names = (torch.randperm(len(sizes), generator=generator) + 1) * 4
+def mixed_groups(generator, *sizes):
+    """Rows of groups of these sizes, mixed; their ids are any whole numbers, one of them negative, and not in order."""
+    names = (torch.randperm(len(sizes), generator=generator)) * 400 - 7
     ids = torch.cat([names[i].repeat(size) for i, size in enumerate(sizes)])
     ids = ids[torch.randperm(len(ids), generator=generator)]
     ids[ids == ids[0]] = ids.max() + 3  # the first row's group has the largest number, so the rows are never in order
     return ids
 
 
-def _per_group(rewards, group_ids, function):
+def per_group(rewards, group_ids, function):
     """``function`` of each group's rewards, put back in the rows where they came from."""
     result = torch.zeros_like(rewards)
     for group in group_ids.unique():
@@ -30,103 +26,22 @@ def _per_group(rewards, group_ids, function):
     return result
 
 
-def _centred(x):
+def centred(x):
     return x - x.mean()
 
 
 # --- ex02.1 -----------------------------------------------------------------------------------------------------------
 
 
-def _group_cases(generator):
-    def case(about, rewards, ids):
-        return Case(about, {"rewards": rewards, "group_ids": ids})
-
-    right_or_wrong = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
-    equal = _random(generator, 9)
-    ids = _group_ids(generator, 4, 5)
-    equal[ids == ids[0]] = 0.5
-    mixed = _group_ids(generator, 2, 3, 5)
-    return [
-        case("one group, right or wrong", right_or_wrong, torch.zeros(4, dtype=torch.long)),
-        case("three groups of different sizes, their rows mixed", _random(generator, len(mixed)), mixed),
-        case("a group whose rewards are all equal", equal, ids),
-        case("scores between 1 and 5, of groups of two", 3 + _random(generator, 6), _group_ids(generator, 2, 2, 2)),
-    ]
-
-
-def _in_group_order(rewards, group_ids):
-    parts = [rewards[group_ids == group] for group in group_ids.unique()]
-    return torch.cat([_centred(x) / (x.std() + EPS) for x in parts])
-
-
-GROUP = Question(
-    id="ex02.1",
-    name="group_advantages",
-    points=3,
-    cases=_group_cases,
-    reference=package.compute_advantages,
-    hints=(
-        "Who is compared with whom? Take the rows of one group, work out their advantages, write them back in the same rows.",
-        "For every number in group_ids.unique(): rows = group_ids == number. Mean and standard deviation are those of "
-        "rewards[rows]; x.std() of torch is the sample's. What keeps an all-equal group from dividing by 0?",
-        "advantages[rows] = (x - x.mean()) / (x.std() + 1e-4) with x = rewards[rows], into a tensor made by "
-        "torch.zeros_like(rewards).",
-    ),
-    mistakes=(
-        Mistake(
-            "population std",
-            "the standard deviation was divided by n; here it is the sample's, divided by n - 1 (torch's std does that by "
-            "itself). In a group of two that is +-0.707, not +-1.",
-            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / (x.std(correction=0) + EPS)),
-        ),
-        Mistake(
-            "eps inside the root",
-            "1e-4 was added to the variance. Add it to the standard deviation, after the root.",
-            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / (x.var() + EPS).sqrt()),
-        ),
-        Mistake(
-            "eps of 1e-8",
-            "the number added to the standard deviation is 1e-8. Here it is 1e-4: so small a number lets the rounding of "
-            "nearly equal rewards grow into large advantages.",
-            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / (x.std() + 1e-8)),
-        ),
-        Mistake(
-            "no eps",
-            "nothing was added to the standard deviation, so a group whose rewards are all equal divides 0 by 0. Add 1e-4 to "
-            "it.",
-            lambda rewards, group_ids: _per_group(rewards, group_ids, lambda x: _centred(x) / x.std()),
-        ),
-        Mistake(
-            "groups ignored",
-            "all rewards were compared with the mean and standard deviation of the batch. A completion is compared with those "
-            "that answer the same prompt, so take each group by itself.",
-            lambda rewards, group_ids: _centred(rewards) / (rewards.std() + EPS),
-        ),
-        Mistake(
-            "not divided",
-            "the mean was subtracted, and nothing else. Divide by the group's standard deviation plus 1e-4.",
-            lambda rewards, group_ids: _per_group(rewards, group_ids, _centred),
-        ),
-        Mistake(
-            "in the order of the groups",
-            "the advantages are right but stand in the wrong rows: they were put together group by group. Write each group's "
-            "back to the rows it came from.",
-            _in_group_order,
-        ),
-    ),
-)
-
-# --- ex02.2 -----------------------------------------------------------------------------------------------------------
-
-
 def _scale_cases(generator):
     def case(about, scale, nan=False):
-        ids = _group_ids(generator, 4, 5, 6)  # two NaN leave at least two rewards in a group
-        rewards = 2 + ids * _random(generator, len(ids)) / 4  # every group has its own spread
+        ids = mixed_groups(generator, 4, 5, 6)  # two NaN leave at least two rewards in a group
+        rewards = 2 + ids * draw_normal(generator, len(ids)) / 4  # every group has its own spread
         if nan:
             rewards[[(ids == ids[0]).nonzero()[0].item(), (ids == ids[-1]).nonzero()[-1].item()]] = torch.nan
-        return Case(about, {"rewards": rewards, "group_ids": ids, "scale_rewards": scale})
+        return Case(about, {"rewards": rewards, "group_ids": ids} | ({"scale_rewards": scale} if scale else {}))
 
+    by_hand = {"rewards": exactly([1.0, 0.0, 5.0, 3.0]), "group_ids": torch.tensor([0, 0, 1, 1])}
     equal = case('scale_rewards="batch", a group whose rewards are all equal', "batch")
     ids, rewards = equal.args["group_ids"], equal.args["rewards"]
     rewards[ids == ids[0]] = 0.5
@@ -137,6 +52,9 @@ def _scale_cases(generator):
         equal,
         case('two rows whose reward is NaN, scale_rewards="group"', "group", nan=True),
         case('two rows whose reward is NaN, scale_rewards="batch"', "batch", nan=True),
+        case('two rows whose reward is NaN, scale_rewards="none"', "none", nan=True),
+        case("scale_rewards is not given", None),
+        Case('the example by hand, scale_rewards="batch"', by_hand | {"scale_rewards": "batch"}),
     ]
 
 
@@ -144,8 +62,8 @@ def _scaled(rewards, group_ids, scale_rewards, *, mean=None, batch_std=None, non
     """The right answer, with the parts given that a mistake replaces."""
     valid = ~rewards.isnan()
     x, ids = rewards[valid], group_ids[valid]
-    centre = _per_group(x, ids, lambda y: y.mean().expand_as(y)) if mean is None else mean(x)
-    std = _per_group(x, ids, lambda y: y.std().expand_as(y))
+    centre = per_group(x, ids, lambda y: y.mean().expand_as(y)) if mean is None else mean(x)
+    std = per_group(x, ids, lambda y: y.std().expand_as(y))
     if scale_rewards == "batch":
         std = x.std() if batch_std is None else batch_std(x, ids)
     advantages = torch.zeros_like(rewards)
@@ -164,7 +82,7 @@ def _raw_rewards(rewards, group_ids, *, scale_rewards="group"):
 
 
 def _std_of_centred(rewards, group_ids, *, scale_rewards="group"):
-    return _scaled(rewards, group_ids, scale_rewards, batch_std=lambda x, ids: _per_group(x, ids, _centred).std())
+    return _scaled(rewards, group_ids, scale_rewards, batch_std=lambda x, ids: per_group(x, ids, centred).std())
 
 
 def _mean_of_stds(rewards, group_ids, *, scale_rewards="group"):
@@ -175,8 +93,8 @@ def _mean_of_stds(rewards, group_ids, *, scale_rewards="group"):
 
 
 def _nan_spreads(rewards, group_ids, *, scale_rewards="group"):
-    mean = _per_group(rewards, group_ids, lambda x: x.mean().expand_as(x))
-    std = _per_group(rewards, group_ids, lambda x: x.std().expand_as(x))
+    mean = per_group(rewards, group_ids, lambda x: x.mean().expand_as(x))
+    std = per_group(rewards, group_ids, lambda x: x.std().expand_as(x))
     std = rewards.std() if scale_rewards == "batch" else std
     return (rewards - mean) / (1.0 if scale_rewards == "none" else std + EPS)
 
@@ -187,7 +105,7 @@ def _kept_nan(rewards, group_ids, *, scale_rewards="group"):
 
 
 SCALE = Question(
-    id="ex02.2",
+    id="ex02.1",
     name="compute_advantages",
     points=4,
     cases=_scale_cases,
@@ -254,22 +172,28 @@ SCALE = Question(
     ),
 )
 
-# --- ex02.3 -----------------------------------------------------------------------------------------------------------
+# --- ex02.2 -----------------------------------------------------------------------------------------------------------
 
 
 def _combine_cases(generator):
     def case(about, scores, weights):
         return Case(about, {"scores": scores, "weights": weights})
 
-    some, silent = _random(generator, 5, 3), _random(generator, 5, 3)
+    nothing = exactly([[1.0, 1.0], [0.0, 0.0], [torch.nan, 0.0]])  # totals of 0, which are not "no opinion"
+
+    some, silent = draw_normal(generator, 5, 3), draw_normal(generator, 5, 3)
     some[0, 1] = some[3, 0] = some[3, 2] = torch.nan
     silent[2] = silent[4, 1] = torch.nan
     weights = [0.5 + eighths / 8 for eighths in torch.randperm(8, generator=generator)[:3].tolist()]  # exact in float32
     return [
-        case("every function gave every row a score", _random(generator, 5, 3), weights),
+        case("every function gave every row a score", draw_normal(generator, 5, 3), weights),
         case("functions that abstained in some rows", some, weights),
         case("a row in which every function abstained", silent, weights),
         case("no weights (None): every function counts once", some.flip(0), None),
+        Case("no weights are given", {"scores": draw_normal(generator, 2, 3)}),
+        case("a penalty: a weight below 0", some, [weights[0], -weights[1], weights[2]]),
+        case("totals of exactly 0", nothing, [1.0, -1.0]),
+        case("the example by hand", exactly([[1.0, torch.nan, 0.5]]), [1.0, 2.0, -0.4]),
     ]
 
 
@@ -283,7 +207,7 @@ def _mean_of_those_that_spoke(scores, weights=None):
 
 
 COMBINE = Question(
-    id="ex02.3",
+    id="ex02.2",
     name="combine",
     points=2,
     cases=_combine_cases,
@@ -325,7 +249,7 @@ COMBINE = Question(
     ),
 )
 
-# --- ex02.4 -----------------------------------------------------------------------------------------------------------
+# --- ex02.3 -----------------------------------------------------------------------------------------------------------
 
 
 def _process_cases(generator):
@@ -334,7 +258,7 @@ def _process_cases(generator):
         rewards = torch.full((len(lengths), max(lengths)), torch.nan, dtype=torch.float64)
         ends = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
         for row, steps in enumerate(lengths):
-            rewards[row, :steps] = _random(generator, steps)
+            rewards[row, :steps] = draw_normal(generator, steps)
             ends[row, :steps] = torch.randperm(tokens, generator=generator)[:steps].sort().values
         args = {"step_rewards": rewards, "step_ends": ends, "group_ids": torch.tensor(ids), "num_tokens": tokens}
         return Case(about, args)
@@ -342,11 +266,13 @@ def _process_cases(generator):
     equal = case("a group whose step rewards are all equal", (2, 3, 1, 2, 3), (0, 0, 1, 1, 1), 9)
     first = equal.args["step_rewards"][:2]
     first[~first.isnan()] = 1.0
+    by_hand = {"step_rewards": exactly([[1.0, 0.0], [1.0, torch.nan]]), "step_ends": torch.tensor([[1, 3], [2, 0]])}
     return [
         case("one group, completions of two steps", (2, 2, 2), (0, 0, 0), 7),
-        case("two groups, their rows mixed, different numbers of steps", (3, 1, 2, 3, 2), (4, 1, 4, 1, 1), 9),
+        case("two groups, their rows mixed, different numbers of steps", (3, 1, 2, 3, 2), (400, -3, 400, -3, -3), 9),
         equal,
         case("one step per completion", (1, 1, 1), (0, 0, 0), 5),
+        Case("the example by hand", by_hand | {"group_ids": torch.tensor([0, 0]), "num_tokens": 4}),
     ]
 
 
@@ -395,7 +321,7 @@ def _summed_first(step_rewards, step_ends, group_ids, num_tokens):
 
 
 PROCESS = Question(
-    id="ex02.4",
+    id="ex02.3",
     name="process_advantages",
     points=4,
     cases=_process_cases,
@@ -403,7 +329,7 @@ PROCESS = Question(
     hints=(
         "Two parts: first make every step reward comparable within its group, then hand them out to the tokens. Who answers "
         "for a step: the tokens before its end, or those after it?",
-        "Mean and standard deviation are over all steps of all completions of a group (without NaN), as in ex02.1. Token t "
+        "Mean and standard deviation are over all steps of all completions of a group (without NaN), as in lesson 02. Token t "
         "then gets the sum of the normalised rewards of the steps with step_end >= t.",
         "Loops are fine: for every row, for every step that is not NaN, result[row, : step_ends[row, step] + 1] += "
         "(step_rewards[row, step] - mean) / (std + 1e-4).",
@@ -452,4 +378,4 @@ PROCESS = Question(
     ),
 )
 
-QUESTIONS = (GROUP, SCALE, COMBINE, PROCESS)
+QUESTIONS = (SCALE, COMBINE, PROCESS)

@@ -3,14 +3,10 @@
 import torch
 
 from minigrpo import loss as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, draw_normal, exactly
 
 ROWS, COLUMNS = 3, 5
-EXTREME = torch.tensor([-20.0, -5.0, 0.0, 5.0, 20.0], dtype=torch.float64)
-
-
-def _noise(generator, *shape, spread=0.4):
-    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+EXTREME = torch.tensor([-25.0, -5.0, 0.0, 5.0, 25.0], dtype=torch.float64)
 
 
 def _advantages(generator, rows):
@@ -23,7 +19,7 @@ def _batch(generator, rows=ROWS, *, empty_row=False, extreme=False):
     """Log-probs now and when the tokens were drawn, and which tokens count; on padding stand numbers that mean nothing."""
     logprobs = draw_logprobs(generator, rows, COLUMNS)
     ratio = EXTREME.roll(int(torch.randint(5, (1,), generator=generator))).expand(rows, -1)
-    old_logprobs = logprobs - (ratio if extreme else _noise(generator, rows, COLUMNS))
+    old_logprobs = logprobs - (ratio if extreme else draw_normal(generator, rows, COLUMNS, spread=0.4))
     mask = draw_mask(generator, rows, COLUMNS, empty_row=empty_row)
     return {"logprobs": logprobs, "old_logprobs": old_logprobs, "completion_mask": mask}
 
@@ -35,13 +31,19 @@ def _ratio_cases(generator):
     drawn = (
         ("a ratio for each token, completions of different length", {}, {}),
         ("the level is named: token, and one completion has no token that counts", {"rows": 4, "empty_row": True}, "token"),
-        ("log-probs that are up to 20 nats apart", {"extreme": True}, "token"),
+        ("log-probs that are up to 25 nats apart", {"extreme": True}, "token"),
         ("the level of the sequence, completions of different length", {}, "sequence"),
         ("the level of the sequence, one completion has no token that counts", {"rows": 4, "empty_row": True}, "sequence"),
     )
+    by_hand = {"logprobs": exactly([[-1.0, -2.0]]), "old_logprobs": exactly([[-1.2, -1.6]])}
+    by_hand |= {"completion_mask": torch.tensor([[True, True]])}
     return [
-        Case(about, _batch(generator, **how) | ({"level": level} if level else {}), gradient=("logprobs",))
-        for about, how, level in drawn
+        *(
+            Case(about, _batch(generator, **how) | ({"level": level} if level else {}), gradient=("logprobs",))
+            for about, how, level in drawn
+        ),
+        Case("the example by hand, for each token", by_hand, gradient=("logprobs",)),
+        Case("the example by hand, the level of the sequence", by_hand | {"level": "sequence"}, gradient=("logprobs",)),
     ]
 
 
@@ -74,47 +76,6 @@ def _mean_of_ratios(log_ratio, mask, level):
 # --- ex03.2 -----------------------------------------------------------------------------------------------------------
 
 
-def _clip_cases(generator):
-    signs = torch.tensor([[1.0], [-1.0], [0.0]], dtype=torch.float64)
-    corners = torch.tensor([0.5, 0.9, 1.0, 1.1, 1.5], dtype=torch.float64).expand(3, -1).clone()
-    drawn = _noise(generator, ROWS, COLUMNS).clamp(-0.2, 0.2).exp() * torch.tensor(
-        [0.6, 0.9, 1.0, 1.1, 1.7], dtype=torch.float64
-    )
-    sizes = 0.5 + torch.rand(ROWS, 1, generator=generator, dtype=torch.float64)
-    flipped = _noise(generator, 1, COLUMNS).exp() * EXTREME.exp()
-    wide = {"epsilon": 0.2, "epsilon_high": 0.28}
-    cases = (
-        ("ratios of 0.5 to 1.5 with the advantages 1, -1 and 0", corners, signs, {"epsilon": 0.2}),
-        ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, {"epsilon": 0.1}),
-        ("a band that is wider above than below", drawn + 0.003, signs * sizes, wide),
-        ("ratios from e^-20 to e^20", flipped.expand(3, -1), signs * sizes, {"epsilon": 0.2, "epsilon_high": None}),
-        ("one ratio per completion, the sequence level", drawn[:, 3:4] + 0.3, signs * sizes, {"epsilon": 0.003}),
-    )
-    return [Case(about, {"ratio": r, "advantages": a} | rest, gradient=("ratio",)) for about, r, a, rest in cases]
-
-
-def _clip(change):
-    """A wrong version made of the ratio times the advantage, with the clip and without, and the advantage."""
-
-    def clipped_objective(ratio, advantages, epsilon, epsilon_high=None):
-        upper = 1 + (epsilon if epsilon_high is None else epsilon_high)
-        return change(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages, advantages)
-
-    return clipped_objective
-
-
-def _same_width(ratio, advantages, epsilon, epsilon_high=None):
-    return package.clipped_objective(ratio, advantages, epsilon)
-
-
-def _band_around_zero(ratio, advantages, epsilon, epsilon_high=None):
-    high = epsilon if epsilon_high is None else epsilon_high
-    return torch.minimum(ratio * advantages, ratio.clamp(-epsilon, high) * advantages)
-
-
-# --- ex03.3 -----------------------------------------------------------------------------------------------------------
-
-
 def _aggregate_cases(generator):
     cases = (
         ("grpo, one completion without any token", {"loss_type": "grpo"}),
@@ -123,12 +84,19 @@ def _aggregate_cases(generator):
         ("dapo, some tokens of a step of 47", {"loss_type": "dapo", "num_tokens": 47}),
         ("bnpo, rows of a step of 47 tokens", {"loss_type": "bnpo", "num_sequences": 11, "num_tokens": 47}),
         ("dr_grpo, completions of at most 16 tokens", {"loss_type": "dr_grpo", "max_completion_length": 16}),
+        ("dr_grpo, 4 completions of a step of 11", {"loss_type": "dr_grpo", "max_completion_length": 16, "num_sequences": 11}),
     )
+    by_hand = {"values": exactly([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]), "completion_mask": exactly([[1, 1, 1], [1, 0, 0]]).bool()}
+    kinds = ({"loss_type": "grpo"}, {"loss_type": "dapo"}, {"loss_type": "dr_grpo", "max_completion_length": 5})
     return [
-        Case(about, {"values": _noise(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | how, gradient=("values",))
+        Case(
+            about,
+            {"values": draw_normal(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | how,
+            gradient=("values",),
+        )
         for about, how in cases
         for mask in [draw_mask(generator, 4, COLUMNS, empty_row=True)]
-    ]
+    ] + [Case(f"the example by hand, {how['loss_type']}", by_hand | how, gradient=("values",)) for how in kinds]
 
 
 def _aggregate(change):
@@ -149,7 +117,7 @@ def _rows(values, mask, counts, *, lengths=None, rows=None):
     return (torch.where(mask, values, 0.0).sum(1) / lengths).sum() / (rows or counts["num_sequences"] or len(values))
 
 
-# --- ex03.4 and ex03.5 ------------------------------------------------------------------------------------------------
+# --- ex03.3 and ex03.4 ------------------------------------------------------------------------------------------------
 
 
 def _loss_cases(generator):
@@ -158,17 +126,19 @@ def _loss_cases(generator):
         ("completions of different length, some tokens outside the band", {}, 0.1, 0.2),
         ("fresh completions: the policy is still the one that sampled", {}, 0.04, 0.2),
         ("a group whose rewards are all equal: every advantage is 0", {}, 0.1, 0.2),
-        ("log-probs that are up to 20 nats apart", {"extreme": True}, 0.1, 0.2),
+        ("log-probs that are up to 25 nats apart", {"extreme": True}, 0.1, 0.2),
         ("one completion has no token that counts", {"rows": 4, "empty_row": True}, 0.5, 0.1),
     ):
         batch = _batch(generator, **how)
         if about.startswith("fresh"):
             batch["old_logprobs"] = batch["logprobs"].clone()
         advantages = _advantages(generator, len(batch["logprobs"])) * (not about.startswith("a group"))
-        mask, kl = batch.pop("completion_mask"), _noise(generator, *batch["logprobs"].shape, spread=1.0) ** 2
+        mask, kl = batch.pop("completion_mask"), draw_normal(generator, *batch["logprobs"].shape, spread=1.0) ** 2
         args = batch | {"advantages": advantages, "completion_mask": mask, "kl": kl, "beta": beta, "epsilon": epsilon}
         cases.append(Case(about, args, gradient=("logprobs", "kl")))
-    return cases
+    by_hand = {"logprobs": exactly([[-1.0]]), "old_logprobs": exactly([[-1.5]]), "advantages": exactly([2.0])}
+    by_hand |= {"completion_mask": torch.tensor([[True]]), "kl": exactly([[0.5]]), "beta": 0.1, "epsilon": 0.2}
+    return [*cases, Case("the example by hand", by_hand, gradient=("logprobs", "kl"))]
 
 
 def _package_loss(logprobs, old_logprobs, advantages, completion_mask, kl, beta, epsilon, level="token", loss_type="grpo"):
@@ -211,7 +181,9 @@ def _micro_cases(generator):
         advantages = torch.randn(rows, generator=generator, dtype=torch.float64)  # part of a group does not sum to 0
         args = {"logprobs": batch["logprobs"], "advantages": advantages, "completion_mask": batch["completion_mask"]}
         cases.append(Case(about, args | {"num_sequences": num_sequences}, gradient=("logprobs",)))
-    return cases
+    by_hand = {"logprobs": exactly([[-1.0], [-2.0]]), "advantages": exactly([0.5, -1.5])}
+    by_hand |= {"completion_mask": torch.tensor([[True], [True]]), "num_sequences": 8}
+    return [*cases, Case("the example by hand, completions of one token", by_hand, gradient=("logprobs",))]
 
 
 def _micro(logprobs, advantages, completion_mask, num_sequences):
@@ -271,65 +243,6 @@ QUESTIONS = (
     ),
     Question(
         id="ex03.2",
-        name="clipped_objective",
-        points=4,
-        cases=_clip_cases,
-        reference=package.clipped_objective,
-        hints=(
-            "Compute two candidates, ratio times advantage with the ratio as it is and with the ratio held in the band. "
-            "Be pessimistic.",
-            "The band goes from 1 - epsilon to 1 + epsilon_high, where epsilon_high is epsilon if it is None.",
-            "torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, upper) * advantages), for both signs of the advantage.",
-        ),
-        mistakes=(
-            Mistake(
-                "maximum",
-                "this is the larger of the two. It silences the corrections and lets the pushes go on; the objective is "
-                "the smaller.",
-                _clip(lambda free, held, advantages: torch.maximum(free, held)),
-            ),
-            Mistake(
-                "the maximum where the advantage is negative",
-                "for negative advantages the larger of the two was taken. The advantage's sign turns the order round by "
-                "itself: "
-                "take the smaller for both signs.",
-                _clip(
-                    lambda free, held, advantages: torch.where(advantages >= 0, torch.min(free, held), torch.max(free, held))
-                ),
-            ),
-            Mistake(
-                "the clip alone",
-                "the ratio was clipped and no minimum taken, so a good token that has become rare is not pulled back up. "
-                "Take the smaller of this and ratio * advantage.",
-                _clip(lambda free, held, advantages: held),
-            ),
-            Mistake(
-                "no clip",
-                "nothing was clipped: this is ratio * advantage. Compare it with what the clipped ratio gives, take the "
-                "smaller.",
-                _clip(lambda free, held, advantages: free),
-            ),
-            Mistake(
-                "epsilon_high not used",
-                "the band is right where both sides are the same; where epsilon_high is given, its upper edge is 1 + "
-                "epsilon_high.",
-                _same_width,
-            ),
-            Mistake(
-                "a band around 0",
-                "the ratio was held between -epsilon and epsilon. The band lies around 1, the ratio of a policy that has "
-                "not moved.",
-                _band_around_zero,
-            ),
-            Mistake(
-                "the loss",
-                "this is the loss, with a minus sign. The objective is what should become large; the minus sign comes later.",
-                _clip(lambda free, held, advantages: -torch.minimum(free, held)),
-            ),
-        ),
-    ),
-    Question(
-        id="ex03.3",
         name="aggregate",
         points=5,
         cases=_aggregate_cases,
@@ -404,7 +317,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex03.4",
+        id="ex03.3",
         name="simple_grpo_loss",
         points=5,
         cases=_loss_cases,
@@ -461,7 +374,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex03.5",
+        id="ex03.4",
         name="micro_batch_loss",
         points=3,
         cases=_micro_cases,

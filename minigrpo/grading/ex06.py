@@ -3,20 +3,20 @@
 import torch
 
 from minigrpo import kl as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, exactly
 
 
 def _extreme(generator, *shape):
     return -0.1 - 18 * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
 
-def _pair_cases(generator):
+def pair_cases(generator):
     both = draw_logprobs(generator, 3, 5)
     inputs = (
         ("three completions of five tokens", draw_logprobs(generator, 3, 5), draw_logprobs(generator, 3, 5)),
         ("a policy that is still equal to the reference", both, both.clone()),
         ("log-probs that are up to 18 nats apart", _extreme(generator, 3, 5), _extreme(generator, 3, 5)),
-        ("one completion of one token", draw_logprobs(generator, 1, 1), draw_logprobs(generator, 1, 1)),
+        ("the example by hand: policy 0.5, reference 0.25", exactly([[0.5]]).log(), exactly([[0.25]]).log()),
     )
     return [Case(about, {"logprobs": p, "ref_logprobs": q}, gradient=("logprobs",)) for about, p, q in inputs]
 
@@ -25,18 +25,22 @@ def _exact_cases(generator):
     def logits(*shape):
         return 1.5 * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    far = logits(3, 5, 7)
+    far, far_ref = logits(3, 5, 7), logits(3, 5, 7)
     far[1, 2, 3] = -1000.0
+    far_ref[:, :, 2] = -1000.0  # a token that the policy still likes
+    by_hand = exactly([[[1.0, 9.0]]]).log(), exactly([[[0.0, 0.0]]])
     inputs = (
-        ("three completions of five tokens, a vocabulary of seven, temperature 1", logits(3, 5, 7), 1.0),
-        ("the same shapes, drawn at temperature 0.7", logits(3, 5, 7), 0.7),
-        ("one completion of one token, drawn at temperature 2", logits(1, 1, 7), 2.0),
-        ("a policy that gives one token a logit of -1000", far, 1.0),
+        (
+            "three completions of five tokens, a vocabulary of seven, drawn at temperature 0.7",
+            (logits(3, 5, 7), logits(3, 5, 7)),
+            0.7,
+        ),
+        ("the same shapes, temperature 1", (logits(3, 5, 7), logits(3, 5, 7)), 1.0),
+        ("a policy that gives one token a logit of -1000", (far, logits(3, 5, 7)), 1.0),
+        ("a reference that gives one token a logit of -1000", (logits(3, 5, 7), far_ref), 1.0),
+        ("the example by hand, temperature 2", by_hand, 2.0),
     )
-    return [
-        Case(about, {"logits": z, "ref_logits": logits(*z.shape), "temperature": t}, gradient=("logits",))
-        for about, z, t in inputs
-    ]
+    return [Case(about, {"logits": p, "ref_logits": q, "temperature": t}, gradient=("logits",)) for about, (p, q), t in inputs]
 
 
 def _kl_of(log_p, log_q):
@@ -62,13 +66,16 @@ def _reward_cases(generator):
             "completion_mask": mask,
             "beta": beta,
         }
-        return Case(about, args, gradient=("old_logprobs",))
+        return Case(about, args, gradient=("old_logprobs", "ref_logprobs"))
 
+    by_hand = {"rewards": exactly([1.0]), "old_logprobs": exactly([[-0.3, -1.2, -1.0]])}
+    by_hand |= {"ref_logprobs": exactly([[-1.0, -1.0, -10.0]]), "completion_mask": torch.tensor([[True, True, False]])}
     return [
         case("three completions of uneven length", 3, 5, 0.1),
         case("a completion of which no token counts", 3, 5, 0.5, mask=draw_mask(generator, 3, 5, empty_row=True)),
         case("log-probs that are up to 18 nats apart", 3, 5, 0.04, draw=_extreme),
         case("two completions of one token each, with padding", 2, 4, 1.0, mask=torch.arange(4).expand(2, 4) < 1),
+        Case("the example by hand", by_hand | {"beta": 0.1}, gradient=("old_logprobs", "ref_logprobs")),
     ]
 
 
@@ -97,18 +104,19 @@ def _ratio_cases(generator):
     def moved(logprobs):
         return (logprobs + 0.3 * torch.randn(*logprobs.shape, generator=generator, dtype=torch.float64)).clamp(max=0.0)
 
-    first, second, far, both = (draw_logprobs(generator, 3, 5) for _ in range(4))
-    far = _extreme(generator, 3, 5)
+    first, second, both = (draw_logprobs(generator, 3, 5) for _ in range(3))
+    far, far_ref = _extreme(generator, 3, 5) / 3, _extreme(generator, 3, 5) / 3  # further, and float32 loses the gradient
+    by_hand = (exactly([[p]]).log() for p in (0.5, 0.25, 0.4))
     return [
-        case("before the first update: the sampler is the policy", first, draw_logprobs(generator, 3, 5), first.clone()),
         case("after an update: the sampler is an older policy", second, draw_logprobs(generator, 3, 5), moved(second)),
-        case("log-probs that are up to 18 nats apart", far, _extreme(generator, 3, 5), moved(far)),
+        case("before the first update: the sampler is the policy", first, draw_logprobs(generator, 3, 5), first.clone()),
+        case("log-probs that are up to 6 nats apart", far, far_ref, moved(far)),
         case("a policy that is still equal to the reference", both, both.clone(), moved(both)),
-        case("one completion of one token", *(draw_logprobs(generator, 1, 1) for _ in range(3))),
+        case("the example by hand: policy 0.5, reference 0.25, sampler 0.4", *by_hand),
     ]
 
 
-def _k3(logprobs, ref_logprobs):
+def k3(logprobs, ref_logprobs):
     log_r = ref_logprobs - logprobs
     return log_r.exp() - 1 - log_r
 
@@ -118,7 +126,7 @@ QUESTIONS = (
         id="ex06.1",
         name="kl_k1",
         points=1,
-        cases=_pair_cases,
+        cases=pair_cases,
         reference=package.kl_k1,
         hints=(
             "KL(policy || reference) is the mean of log(policy / reference) over the policy's draws. You hold one draw.",
@@ -162,7 +170,7 @@ QUESTIONS = (
         id="ex06.2",
         name="kl_k2",
         points=1,
-        cases=_pair_cases,
+        cases=pair_cases,
         reference=package.kl_k2,
         hints=(
             "Start from the log-ratio of ex06.1, and think of what makes it positive and smooth.",
@@ -201,49 +209,6 @@ QUESTIONS = (
     ),
     Question(
         id="ex06.3",
-        name="kl_k3",
-        points=3,
-        cases=_pair_cases,
-        reference=package.kl_k3,
-        hints=(
-            "In k3 = r - 1 - log r, the letter r is reference / policy. Which sign has its logarithm, beside that of k1?",
-            "log r = ref_logprobs - logprobs: name it once, then use it twice.",
-            "log_r.exp() - 1 - log_r; torch.expm1(log_r) is the first two terms without rounding.",
-        ),
-        mistakes=(
-            Mistake(
-                "r upside down",
-                "r is policy / reference here; k3 wants reference / policy. This one's mean over the policy's draws is not "
-                "the KL, and explodes where the policy has left the reference.",
-                lambda logprobs, ref_logprobs: _k3(ref_logprobs, logprobs),
-            ),
-            Mistake(
-                "sign of the logarithm",
-                "this is r - 1 + log r, which is negative for r below 1. The logarithm is subtracted; it is what keeps k3 "
-                "positive.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - 1 + (ref_logprobs - logprobs),
-            ),
-            Mistake(
-                "r upside down in exp only",
-                "exp was taken of log(policy / reference) while the last term belongs to reference / policy. Give log r a "
-                "name, and use that name in both places.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp() - 1 - (ref_logprobs - logprobs),
-            ),
-            Mistake(
-                "no minus one",
-                "the 1 is missing, so k3 is 1 where policy and reference agree, and must be 0.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs),
-            ),
-            Mistake(
-                "r detached",
-                "the value is right, but r was detached, so only the logarithm has a slope, and that is k1's. Let both terms "
-                "carry their gradient.",
-                lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp().detach() - 1 - (ref_logprobs - logprobs),
-            ),
-        ),
-    ),
-    Question(
-        id="ex06.4",
         name="kl_exact",
         points=3,
         cases=_exact_cases,
@@ -285,7 +250,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex06.5",
+        id="ex06.4",
         name="kl_penalized_rewards",
         points=3,
         cases=_reward_cases,
@@ -322,7 +287,7 @@ QUESTIONS = (
             Mistake(
                 "k3",
                 "the penalty is k3. In the reward k3 brings the wrong gradient; k1, the plain log-ratio, is right there.",
-                _charge(lambda old, ref: _k3(old, ref).detach(), _sum_of_row),
+                _charge(lambda old, ref: k3(old, ref).detach(), _sum_of_row),
             ),
             Mistake(
                 "not detached",
@@ -333,7 +298,7 @@ QUESTIONS = (
         ),
     ),
     Question(
-        id="ex06.6",
+        id="ex06.5",
         name="kl_k3_ratio",
         points=3,
         cases=_ratio_cases,
@@ -350,30 +315,30 @@ QUESTIONS = (
                 "k3 alone",
                 "this is k3 without the ratio: the value before the first update is right, its gradient is that of "
                 "KL(reference || policy). Multiply by exp(logprobs - old_logprobs).",
-                lambda logprobs, ref_logprobs, old_logprobs: _k3(logprobs, ref_logprobs),
+                lambda logprobs, ref_logprobs, old_logprobs: k3(logprobs, ref_logprobs),
             ),
             Mistake(
                 "ratio detached",
                 "the ratio was detached, so its value is there and its gradient is not. That gradient is the reason for the "
                 "ratio.",
-                lambda p, ref, old: (p - old).exp().detach() * _k3(p, ref),
+                lambda p, ref, old: (p - old).exp().detach() * k3(p, ref),
             ),
             Mistake(
                 "k3 detached",
                 "only the ratio carries a gradient, since k3 was detached. Both factors change with the policy: leave both in.",
-                lambda p, ref, old: (p - old).exp() * _k3(p, ref).detach(),
+                lambda p, ref, old: (p - old).exp() * k3(p, ref).detach(),
             ),
             Mistake(
                 "ratio upside down",
                 "the ratio is sampler / policy here. The tokens came from the sampler, so the weight that makes them the "
                 "policy's is policy / sampler: exp(logprobs - old_logprobs).",
-                lambda p, ref, old: (old - p).exp() * _k3(p, ref),
+                lambda p, ref, old: (old - p).exp() * k3(p, ref),
             ),
             Mistake(
                 "ratio with itself",
                 "the ratio is exp(logprobs - logprobs.detach()), always 1 in value. That is right before the first update "
                 "only; after it, divide by the sampler's probability: old_logprobs.",
-                lambda p, ref, old: (p - p.detach()).exp() * _k3(p, ref),
+                lambda p, ref, old: (p - p.detach()).exp() * k3(p, ref),
             ),
             Mistake(
                 "k1 with the ratio",

@@ -3,10 +3,10 @@
 import torch
 
 from minigrpo import reward_model, triples
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask
+from minigrpo.grading.questions import Case, Mistake, Question, draw_id, draw_logprobs, draw_mask, exactly
 
 SYSTEM, USER, ASSISTANT, PADDING = 0, 1, 2, -1
-NEWLINE, EOS, LARGE = 5, 6, 1000.0
+NEWLINE, LARGE = 5, 1000.0
 
 
 # --- ex07.1: baselines ------------------------------------------------------------------------------------------------
@@ -20,10 +20,11 @@ def _baseline_cases(generator):
     equal = _scores(generator, 7)
     equal[[0, 3, 4]] = equal[0].clone()
     inputs = (
-        ("groups of three, two and one response, out of order", _scores(generator, 6), [4, 0, 4, 2, 0, 4]),
+        ("groups of three, two and one response, out of order", _scores(generator, 6), [400, -3, 400, 2, -3, 400]),
         ("a group whose rewards are all equal, and two lone responses", equal, [1, 0, 2, 1, 1, 3, 2]),
         ("no two responses to one prompt", _scores(generator, 5), [3, 1, 0, 4, 2]),
         ("rewards that are all equal", torch.full((4,), 2.5, dtype=torch.float64), [0, 0, 1, 2]),
+        ("the example by hand", exactly([5.0, 1.0, 5.0]), [0, 0, 1]),
     )
     return [Case(about, {"rewards": rewards, "group_ids": torch.tensor(ids)}) for about, rewards, ids in inputs]
 
@@ -53,35 +54,45 @@ def _leave_one_out_everywhere(rewards, group_ids):
 # --- ex07.2: the mask of a chat ---------------------------------------------------------------------------------------
 
 
-def _chat(generator, turns):
-    """Tokens and roles of a list of (role, ended by EOS): text, EOS where the turn has one, a newline."""
+def _chat(generator, turns, eos):
+    """Tokens and roles of a list of (role, how often its turn has an EOS): text, EOS and what follows it, a newline."""
     tokens, roles = [], []
-    for role, ended in turns:
+    for role, endings in turns:
         length = int(torch.randint(1, 4, (), generator=generator))
-        turn = [*torch.randint(NEWLINE, (length,), generator=generator).tolist(), *([EOS] if ended else []), NEWLINE]
+        turn = torch.randint(NEWLINE, (length,), generator=generator).tolist()
+        for ending in range(endings):
+            turn += [eos] if ending + 1 == endings else [eos, *torch.randint(NEWLINE, (2,), generator=generator).tolist()]
+        turn.append(NEWLINE)
         tokens, roles = tokens + turn, roles + [role] * len(turn)
     return tokens, roles
 
 
 def _batch_of_chats(generator, about, chats):
-    rows = [_chat(generator, turns) for turns in chats]
+    eos = draw_id(generator)
+    rows = [_chat(generator, turns, eos) for turns in chats]
     width = max(len(tokens) for tokens, _ in rows) + 1
-    padded = [(t + [EOS] * (width - len(t)), r + [PADDING] * (width - len(r))) for t, r in rows]
+    padded = [(t + [eos] * (width - len(t)), r + [PADDING] * (width - len(r))) for t, r in rows]
     token_ids, role_ids = (torch.tensor(column) for column in zip(*padded, strict=True))
-    return Case(about, {"token_ids": token_ids, "role_ids": role_ids, "eos_token_id": EOS})
+    return Case(about, {"token_ids": token_ids, "role_ids": role_ids, "eos_token_id": eos})
 
 
 def _mask_cases(generator):
-    one = [(USER, False), (ASSISTANT, True)]
-    two = [(SYSTEM, False), *one, *one]
-    question = [(SYSTEM, False), (USER, False)]
-    marked = [(USER, True), (ASSISTANT, True), (USER, True), (ASSISTANT, True)]
-    cut = [*one, (USER, False), (ASSISTANT, False)]
+    one = [(USER, 0), (ASSISTANT, 1)]
+    two = [(SYSTEM, 0), *one, *one]
+    question = [(SYSTEM, 0), (USER, 0)]
+    marked = [(USER, 1), (ASSISTANT, 1), (USER, 1), (ASSISTANT, 1)]
+    cut = [*one, (USER, 0), (ASSISTANT, 0)]
+    runs_on = [(USER, 0), (ASSISTANT, 3), (USER, 0), (ASSISTANT, 2)]
+    by_system = [*one, (SYSTEM, 0), (ASSISTANT, 1), (USER, 0), (ASSISTANT, 1)]
+    by_hand = {"token_ids": torch.tensor([[3, 1, 4, 6, 5, 2, 0, 6]]), "role_ids": torch.tensor([[1, 2, 2, 2, 2, 1, 2, 2]])}
     return [
         _batch_of_chats(generator, "chats with one, two and three answers; the padding has the id of EOS", [one, two, one * 3]),
         _batch_of_chats(generator, "a chat in which the user's turns end with EOS too", [marked, two]),
         _batch_of_chats(generator, "a last answer that was cut off before its EOS", [cut, one]),
+        _batch_of_chats(generator, "answers that run on behind their EOS, to another EOS", [runs_on, one]),
+        _batch_of_chats(generator, "a system message between two answers", [by_system, one]),
         _batch_of_chats(generator, "a chat without any answer: no token of it counts", [two, question]),
+        Case("the example by hand", by_hand | {"eos_token_id": 6}),
     ]
 
 
@@ -119,13 +130,16 @@ def _weighted_cases(generator):
         args = {"logprobs": draw_logprobs(generator, *mask.shape), "completion_mask": mask, "rewards": rewards, "beta": beta}
         return Case(about, args, gradient=("logprobs",))
 
-    large = torch.tensor([0.0, 400.0, 399.8], dtype=torch.float64)
+    large = exactly([0.0, 400.0, 399.75])
+    by_hand = {"logprobs": exactly([[-1.5, -0.5], [-3.0, -9.0]]), "completion_mask": exactly([[1, 1], [1, 0]]).bool()}
+    by_hand |= {"rewards": exactly([5.0, 3.0]), "beta": 2.0}
     return [
         case("three responses of uneven length, scores from 1 to 5", _scores(generator, 3), 2.0, draw_mask(generator, 3, 5)),
         case("the default beta of records, 0.4", _scores(generator, 3), 0.4, draw_mask(generator, 3, 5)),
         case("rewards that are all equal", torch.full((3,), 2.0, dtype=torch.float64), 1.5, draw_mask(generator, 3, 5)),
         case("a response of which no token counts", _scores(generator, 3), 2.0, draw_mask(generator, 3, 5, empty_row=True)),
         case("scores up to 400, divided by a beta of 0.4", large, 0.4, draw_mask(generator, 3, 5)),
+        Case("the example by hand", by_hand, gradient=("logprobs",)),
     ]
 
 
@@ -152,7 +166,7 @@ def _pair_cases(generator):
     inputs = (
         ("five pairs", scores(5), scores(5)),
         ("pairs with equal scores", tied, tied.clone()),
-        ("one pair", scores(1), scores(1)),
+        ("the example by hand: scores 2 and 1", exactly([2.0]), exactly([1.0])),
         ("scores 1000 apart, in the wrong order", far, far + torch.tensor([0.0, LARGE, 1.0], dtype=torch.float64)),
     )
     return [Case(about, {"chosen": a, "rejected": b}, gradient=("chosen", "rejected")) for about, a, b in inputs]

@@ -15,7 +15,7 @@ MOST_LINES = 60  # of an answer's code
 # Where a question's subject is explained: the lesson that comes before the exercise.
 LESSONS = {
     "ex01": "01_logprobs", "ex02": "02_policy_gradient", "ex03": "03_loss", "ex04": "04_training", "ex05": "05_failures",
-    "ex06": "06_kl", "ex07": "07_triples", "ex08": "04_training",
+    "ex06": "06_kl", "ex07": "07_triples", "ex08": "09_a_real_model",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What a question is: a function to write, inputs that tell right from wrong, and the mistakes that are known by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,15 @@ class Case:
     args: dict[str, object]  # in the order of the signature; tensors, numbers, strings, lists, None
     gradient: tuple[str, ...] = ()  # names of float arguments
 
+    def to(self, dtype: torch.dtype) -> "Case":
+        """The same numbers, floats of another width."""
+        args = {n: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in self.args.items()}
+        return replace(self, args=args)
+
+    def size(self) -> int:
+        """How many numbers a reader would have to look at."""
+        return sum(v.numel() if isinstance(v, Tensor) else len(v) if isinstance(v, list) else 1 for v in self.args.values())
+
 
 @dataclass(frozen=True)
 class Question:
@@ -33,17 +42,42 @@ class Question:
     many where ``accepts`` judges them.
     """
 
-    id: str  # "ex06.2"
-    name: str  # of the function
-    points: int
+    id: str  # "ex06.2"; "06.1" in a lesson
+    name: str  # of the function, which no other question has
+    points: int  # 0 in a lesson
     cases: Callable[[torch.Generator], list[Case]]
     reference: Callable
     hints: tuple[str, ...]
     mistakes: tuple[Mistake, ...] = ()
-    accepts: Callable[[list[Tensor]], str | None] | None = None  # where many answers are right: what is wrong with one, or None
+    # Where many answers are right: what is wrong with one for a case, or None.
+    accepts: Callable[[list[Tensor], Case], str | None] | None = None
+
+    def draw(self, seed: int) -> list[Case]:
+        """The inputs of one seed, in float32 as a learner's own tensors are."""
+        return [case.to(torch.float32) for case in self.cases(torch.Generator().manual_seed(seed))]
 
 
 # --- inputs such as a real policy gives -------------------------------------------------------------------------------
+
+
+def draw_normal(generator: torch.Generator, *shape: int, spread: float = 1.0) -> Tensor:
+    """Normal numbers around 0, float64."""
+    return spread * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def exactly(numbers: list) -> Tensor:
+    """The numbers of an example that is worked out by hand, float64."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def draw_id(generator: torch.Generator, low: int = 7, high: int = 50) -> int:
+    """A token id outside of those that texts are made of here, such as EOS."""
+    return int(torch.randint(low, high, (), generator=generator))
+
+
+def draw_number(generator: torch.Generator, low: float, high: float) -> float:
+    """A number between two others."""
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
 def draw_logprobs(generator: torch.Generator, *shape: int, vocabulary: int = 7, spread: float = 1.5) -> Tensor:

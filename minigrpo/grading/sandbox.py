@@ -105,6 +105,7 @@ def _source() -> str:
 import sys, types
 for name in ("minigrpo", "minigrpo.grading", "minigrpo.grading.worker"):
     sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__file__ = "worker.py"
 exec(compile({WORKER.read_text(encoding="utf-8")!r}, "worker.py", "exec"), sys.modules["minigrpo.grading.worker"].__dict__)
 exec(compile({INSIDE.read_text(encoding="utf-8")!r}, "inside.py", "exec"), {{"__name__": "__main__"}})
 """

@@ -9,7 +9,7 @@ import torch
 from minigrpo.grading import cache
 from minigrpo.grading.cells import Cell, NoNotebook, plain, read_cells
 from minigrpo.grading.check import Result, exercises, judge, questions
-from minigrpo.grading.own import Own
+from minigrpo.grading.exam import Exam
 from minigrpo.grading.questions import Case, Question
 from minigrpo.grading.results import Graded, Report
 from minigrpo.grading.sandbox import Worker, WorkerDied
@@ -48,30 +48,31 @@ def grade_file(
     seed: int,
     *,
     hide: tuple[Path, ...] = (),
-    own: Own | None = None,
+    exam: Exam | None = None,
     kept: Path | None = None,
+    all_or_nothing: bool = False,
 ) -> Report:
     """Grade one notebook; whatever is in it, a report comes back. Raises GraderError if the sandbox does not start.
 
-    ``hide``: folders that a submission must not see, besides its own; ``own``: an instructor's questions in place of the
+    ``hide``: folders that a submission must not see, besides its own; ``exam``: an instructor's questions in place of the
     exercise's; ``kept``: the folder of results that need not be found again.
     """
-    file, exercise = plain(str(path)), own.name if own else by_name(path)
+    file, exercise = plain(str(path)), exam.name if exam else by_name(path)
     try:
         cells = read_cells(path)
     except NoNotebook as error:
-        asked = own.questions if own else questions(exercise) if exercise else []
+        asked = exam.questions if exam else questions(exercise) if exercise else []
         nothing = [Graded(question, 0, "") for question in asked]
         return Report(person, exercise, nothing, f"{plain(path.name)} cannot be graded: {error}.", file=file)
-    exercise = own.name if own else which_exercise(path, cells)
+    exercise = exam.name if exam else which_exercise(path, cells)
     if exercise is None:
         sentence = f"{plain(path.name)} belongs to no exercise: its name should begin with {exercises()[0]} ... ."
         return Report(person, None, [], sentence, file=file)
-    asked = own.questions if own else questions(exercise)
-    name = kept and cache.key(exercise, cells, seed, how, own.text if own else b"")
+    asked = exam.questions if exam else questions(exercise)
+    name = kept and cache.key(exercise, cells, seed, f"{how} {all_or_nothing}", exam.text if exam else b"")
     graded = cache.load(kept, name, asked) if kept else None
     if graded is None:
-        graded = _graded(asked, _Session(cells, how, (*hide, path.parent)), seed)
+        graded = _graded(asked, _Session(cells, how, (*hide, path.parent)), seed, all_or_nothing)
         if kept:
             cache.save(kept, name, graded)
     return Report(person, exercise, graded, cells=cells, file=file)
@@ -155,12 +156,12 @@ class _Clock:
         self.at, self.since = number, now
 
 
-def _graded(asked: list[Question], session: _Session, seed: int) -> list[Graded]:
+def _graded(asked: list[Question], session: _Session, seed: int, all_or_nothing: bool) -> list[Graded]:
     graded = []
     try:
         for number, question in enumerate(asked):
             try:
-                graded.append(_one(question, session, seed * 1000 + number))
+                graded.append(_one(question, session, seed * 1000 + number, all_or_nothing))
             except WorkerDied as error:
                 session.close()
                 graded.append(Graded(question, 0, f"The process that ran it is gone: {error}."))
@@ -169,8 +170,8 @@ def _graded(asked: list[Question], session: _Session, seed: int) -> list[Graded]
     return graded
 
 
-def _one(question: Question, session: _Session, seed: int) -> Graded:
-    cases = question.cases(torch.Generator().manual_seed(seed))
+def _one(question: Question, session: _Session, seed: int, all_or_nothing: bool) -> Graded:
+    cases = question.draw(seed)
     outcomes = []
     for case in cases:
         args = {name: encode(value) for name, value in case.args.items()}
@@ -181,7 +182,7 @@ def _one(question: Question, session: _Session, seed: int) -> Graded:
         outcomes.append(outcome_of(reply, case))
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Graded(question, 0, "Not answered.")
-    result = judge(question, cases, outcomes)
+    result = judge(question, cases, outcomes, all_or_nothing=all_or_nothing)
     return Graded(question, result.points, "" if result.about is None else _short(_sentence(result)), result)
 
 

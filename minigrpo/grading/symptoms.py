@@ -6,7 +6,7 @@ The numbers may come from anybody: nothing here raises or is slow, whatever thei
 import torch
 from torch import Tensor
 
-from minigrpo.grading.compare import ABSOLUTE, RELATIVE, gradient_pairs, run, wrong_places
+from minigrpo.grading.compare import ABSOLUTE, RELATIVE, as_wanted, gradient_pairs, wanted, wrong_places
 from minigrpo.grading.questions import Case, Question
 from minigrpo.grading.worker import Outcome
 
@@ -17,7 +17,7 @@ def clearest(question: Question, outcomes: list[Outcome], cases: list[Case], fai
     """Which of the failing cases shows most, and what it shows; None where the first one ended in an error, which says more."""
     if outcomes[failing[0]].values is None:
         return None
-    seen = [symptom(run(question.reference, cases[i]), outcomes[i], cases[i].gradient) for i in failing]
+    seen = [symptom(wanted(question, cases[i]), outcomes[i], cases[i].gradient) for i in failing]
     found = [(*one, number) for one, number in zip(seen, failing, strict=True) if one]
     if not found:
         return None
@@ -25,14 +25,15 @@ def clearest(question: Question, outcomes: list[Outcome], cases: list[Case], fai
     return number, sentence
 
 
-def symptom(wanted: Outcome, got: Outcome, names: tuple[str, ...] = ()) -> tuple[float, str] | None:
+def symptom(want: Outcome, got: Outcome, names: tuple[str, ...] = ()) -> tuple[float, str] | None:
     """(rank, sentence) about one case, the lower the more telling; None where no numbers came, or all are right."""
-    if got.values is None or len(got.values) != len(wanted.values):
+    got = as_wanted(want, got)
+    if got.values is None or len(got.values) != len(want.values):
         return None
-    values = [_look(want, have) for want, have in zip(wanted.values, got.values, strict=True)]
-    gradients = [_look(want, have) for want, have in gradient_pairs(wanted, got)]
+    values = [_look(one, have) for one, have in zip(want.values, got.values, strict=True)]
+    gradients = [_look(one, have) for one, have in gradient_pairs(want, got)]
     found = [(one[0], f"{_which(values, number)}{one[1]}") for number, one in enumerate(values) if one]
-    if found and not any(gradients) and any(want is not None and want.any() for want in wanted.gradients or []):
+    if found and not any(gradients) and any(g is not None and g.any() for g in want.gradients or []):
         found.append((LOOKS.index(_somewhere) - len(LOOKS) - 0.5, GRADIENT_RIGHT))
     start = "in the gradient" if found else "the value is right, but in its gradient"
     for name, one in zip(names, gradients, strict=False):
@@ -57,6 +58,8 @@ def _look(want: Tensor, have: Tensor) -> tuple[float, str] | None:
         return None
     if want.dtype == have.dtype == torch.bool:
         looks = BOOLEAN_LOOKS
+    elif not want.is_floating_point():
+        looks = INTEGER_LOOKS  # a difference or a quotient of two token ids means nothing
     want, have = want.to(torch.float64), have.to(torch.float64)
     return next((rank, says) for rank, look in enumerate(looks, -len(looks)) if (says := look(want, have, wrong)))
 
@@ -139,8 +142,12 @@ def _factor(want: Tensor, have: Tensor) -> float | None:
 
 def _not_finite(want, have, wrong):
     for bad, what, advice in (
-        (have.isnan() & want.isfinite(), "NaN stands where a number is wanted", "look for 0 / 0, or the mean of nothing"),
-        (have.isinf() & want.isfinite(), "infinity stands where a number is wanted", "look for x / 0, log(0) or a large exp"),
+        (
+            have.isnan() & want.isfinite(),
+            "NaN stands where a number is wanted",
+            "0 / 0, inf - inf, or the logarithm or root of a negative number makes it",
+        ),
+        (have.isinf() & want.isfinite(), "infinity stands where a number is wanted", "x / 0, log(0) or a large exp makes it"),
         (want.isnan(), "NaN is wanted where something else stands", "what has no value must not be given one"),
         (want.isinf(), "infinity is wanted where something else stands", "look for what is cut off or replaced"),
     ):
@@ -163,7 +170,7 @@ def _zero_wanted(want, have, wrong):
 
 def _zero_got(want, have, wrong):
     if not have[wrong].any():
-        return f"{_who(wrong)} is 0: look for what was left out, detached, or multiplied by 0."
+        return f"{_who(wrong)} is 0, where other numbers are wanted."
     return None
 
 
@@ -171,6 +178,8 @@ def _times(want, have, wrong):
     factor = _factor(want[wrong], have[wrong])
     if factor:
         sign = ", and for a wrong sign" if factor < 0 else ""
+        if abs(abs(factor) - 1) < 0.01:
+            return f"{_who(wrong)} is {_fraction(factor)} times the wanted one: look at small constants."
         return f"{_who(wrong)} is {_fraction(factor)} times the wanted one: look for a factor too many or too few{sign}."
     return None
 
@@ -274,4 +283,5 @@ LOOKS = (
     *(_not_finite, _turned, _zero_wanted, _zero_got, _times, _times_by_row, _off, _off_by_row),
     *(_function, _shifted, _moved, _constant, _somewhere, _counted),
 )
+INTEGER_LOOKS = (_moved, _constant, _somewhere, _counted)
 BOOLEAN_LOOKS = (_exchanged, _shifted, _booleans)

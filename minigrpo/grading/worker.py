@@ -4,7 +4,9 @@
 """
 
 import inspect
+import linecache
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,11 +41,10 @@ def _run(function: Callable, args: dict, gradient: tuple[str, ...], seed: int) -
     # Clones of the leaves, so that a change in place is no error of autograd's, but found and named below.
     args = {name: leaves[name].clone() if name in leaves else _copy(value) for name, value in args.items()}
     try:
-        result = function(**args) if _takes_names(function, args) else function(*args.values())
-        values = flatten(result)
+        values = [_of_known_kind(value) for value in flatten(_call(function, args))]
         gradients = _gradients(values, [leaves[name] for name in gradient], seed) if gradient else None
     except Exception as error:  # whatever a learner's function raises is its answer
-        return Outcome(None, error=f"{type(error).__name__}: {error}"[:500])
+        return Outcome(None, error=f"{type(error).__name__}: {error}"[:400] + _line_of(function, error))
     for name, value in before.items():
         if isinstance(value, Tensor) and not _equal(value, args[name].detach()):
             return Outcome(None, changed=name)
@@ -54,12 +55,41 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def _takes_names(function: Callable, args: dict) -> bool:
+def _call(function: Callable, args: dict):
+    """By name where the function has these names, else in their order: a learner may call its arguments what they like."""
+    if _takes_names(function, args):
+        return function(**args)
+    if inspect.Parameter.VAR_KEYWORD in dict(_parameters(function)).values():
+        try:
+            return function(**args)
+        except TypeError as error:  # a wrapper that takes anything hands it on to one that calls its arguments otherwise
+            if "keyword argument" not in str(error):
+                raise
+    return function(*args.values())
+
+
+def _parameters(function: Callable) -> list[tuple[str, object]]:
+    function = function.forward if isinstance(function, torch.nn.Module) else function
     try:
-        parameters = inspect.signature(function).parameters
+        return [(name, parameter.kind) for name, parameter in inspect.signature(function).parameters.items()]
     except (TypeError, ValueError):
-        return False
-    return set(parameters) >= set(args) or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return []
+
+
+def _takes_names(function: Callable, args: dict) -> bool:
+    kinds = dict(_parameters(function))
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return bool(kinds) and all(kinds.get(name) in by_name for name in args)
+
+
+def _line_of(function: Callable, error: Exception) -> str:
+    """Where in the learner's own file it was raised, with the line itself; empty where that is not known."""
+    code = getattr(function, "__code__", None)
+    own = [f for f in traceback.extract_tb(error.__traceback__) if code is not None and f.filename == code.co_filename]
+    if not own or code.co_filename == __file__:
+        return ""
+    line = linecache.getline(own[-1].filename, own[-1].lineno).strip()
+    return f" (in line {own[-1].lineno} of the cell{f': {line}' if line else ''})"[:200]
 
 
 def _copy(value):
@@ -69,27 +99,46 @@ def _copy(value):
 
 
 def flatten(result) -> list[Tensor]:
-    """A tensor, a number, or a list or tuple of them -> a flat list of tensors. TypeError for anything else."""
+    """A tensor, an array, a number, or a list or tuple of them -> a flat list of tensors. TypeError for anything else."""
     if type(result) in (Tensor, torch.nn.Parameter):
         return [result]
     if type(result) in (bool, int, float):
-        return [torch.tensor(result, dtype=torch.float64)]
-    if type(result) in (list, tuple) and result:
-        if all(type(item) in (bool, int, float) for item in result):
-            return [torch.tensor(result, dtype=torch.float64)]
+        return [_numbers(result, {type(result)})]
+    if type(result).__module__ == "numpy":
+        return [torch.as_tensor(result.copy())]
+    if isinstance(result, list | tuple) and len(result):
+        kinds = {type(item) for item in result}
+        if kinds <= {bool, int, float}:
+            return [_numbers(list(result), kinds)]
         return [tensor for item in result for tensor in flatten(item)]
     if result is None:
         raise TypeError("the function returned None; is a return missing?")
     raise TypeError(f"the function returned {type(result).__name__}; wanted is a tensor")
 
 
+def _numbers(numbers, kinds: set[type]) -> Tensor:
+    """Plain numbers as a tensor of the widest of their kinds; a list of True and False stays one."""
+    return torch.tensor(numbers, dtype=torch.float64 if float in kinds else torch.int64 if int in kinds else torch.bool)
+
+
+def _of_known_kind(value: Tensor) -> Tensor:
+    """What can cross the pipe: other floats become float32, other integers int64."""
+    if value.dtype in DTYPES.values() or value.is_complex():
+        return value
+    return value.to(torch.float32 if value.is_floating_point() else torch.int64)
+
+
 def _gradients(values: list[Tensor], leaves: list[Tensor], seed: int) -> list[Tensor | None]:
     generator = torch.Generator().manual_seed(seed)
+    sizes = [value.numel() for value in values]
+    if sum(sizes) > LARGEST:
+        raise ValueError(f"a result of {sum(sizes)} numbers is too large")
+    # One direction for all numbers in a row, so that a list of rows has the gradient of the rows in one tensor.
+    directions = torch.randn(sum(sizes), generator=generator, dtype=torch.float64).split(sizes)
     total = 0.0
-    for value in values:
-        direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    for value, direction in zip(values, directions, strict=True):
         if value.requires_grad:
-            total = total + (value * direction).sum()
+            total = total + (value * direction.reshape(value.shape)).sum()
     if not isinstance(total, Tensor):
         return [None] * len(leaves)
     return list(torch.autograd.grad(total, leaves, allow_unused=True))

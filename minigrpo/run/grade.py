@@ -27,10 +27,11 @@ def run(argv: list[str], before: Callable[[], None]) -> int:
     elif args.format == "html":
         raise BadInput("--format html writes a page per person and class.html: name a folder for them with --output.")
     before()
-    from minigrpo.grading import batch, own, pages, reports
+    from minigrpo.grading import batch, exam, pages, reports
 
-    asked = own.load(Path(args.questions)) if args.questions else None
-    settings = {"own": asked, "hide": (Path(args.questions).parent,) if asked else (), "kept": args.cache and Path(args.cache)}
+    asked = exam.load(Path(args.questions)) if args.questions else None
+    settings = {"exam": asked, "hide": (Path(args.questions).parent,) if asked else (), "kept": args.cache and Path(args.cache)}
+    settings["all_or_nothing"] = args.all_or_nothing
     written = [time.monotonic()]
 
     def each(graded: list, how: str) -> None:
@@ -49,7 +50,9 @@ def run(argv: list[str], before: Callable[[], None]) -> int:
         else:
             sys.stdout.write(text)
 
-    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed, each=each, **settings)
+    graded, how = batch.grade_paths(
+        paths, trust=args.trust, seed=args.seed, each=each, all_or_nothing=args.all_or_nothing, **settings
+    )
     if args.format == "gradescope":
         batch.one_person(graded)
     write(graded, how)
@@ -77,6 +80,7 @@ def _args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--questions", metavar="FILE.py", help="questions of your own (exercises/README.md)")
     parser.add_argument("--cache", metavar="FOLDER", help="keep results there, and grade again only what changed; needs --seed")
     add_flag(parser, "min_score", type=float, help="points below which the exit code is 1")
+    add_flag(parser, "all_or_nothing", action="store_true", help="no points where a case fails; else by the share of cases")
     parser.add_argument(
         "--trust", action="store_true", help="run without a sandbox where there is none: for your own work only"
     )

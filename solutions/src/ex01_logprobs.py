@@ -41,39 +41,38 @@ def shift_logits(logits, prompt_length):
 check(shift_logits)
 
 # %% [markdown]
-# ## ex01.2 · The log-prob of each token (3 points, 8 minutes, difficulty 2)
+# ## ex01.2 · What the sampler kept (3 points, 8 minutes, difficulty 3)
 #
-# The logits are shifted already: `logits[b, t]` predicts `token_ids[b, t]`. Return the log-prob of each token that was drawn,
-# under the policy that drew it: softmax(logits / temperature). These numbers are the only way from the loss into the model, so
-# gradients must flow through them, and they must stay finite however unlikely a token was.
+# Many samplers draw only from the `top_k` likeliest tokens. Then **that** is the policy: the tokens that are not kept have the
+# probability 0, and those that are kept sum to 1. Score such a completion under all V tokens, and the ratio of an untouched
+# policy isn't 1. Return the log-prob of each token under the policy that drew it: temperature first, then the `top_k` likeliest.
+# The tokens given are always among those that are kept.
 #
-# `token_logprobs(logits, token_ids, temperature=1.0)`: (B, C, V), (B, C), a number -> (B, C) nats
+# `top_k_logprobs(logits, token_ids, temperature, top_k)`: (B, C, V), (B, C), a number, an integer -> (B, C) nats; the gradient
+# is checked too
 #
-# By hand: logits (2, 0, 0) and token 0 give -0.2395 at temperature 1, and -0.0360 at temperature 0.5.
+# By hand: logits (2, 1, 0), token 0, temperature 1, top_k 2. Two tokens are left, one of them e times likelier: -0.3133.
 #
-# Read: [notebook 01](../notebooks/01_logprobs.ipynb), "The gather, and why not `log(softmax(x))`" and
-# "The temperature belongs to the policy".
+# Read: [notebook 01](../notebooks/01_logprobs.ipynb), "The temperature belongs to the policy".
 
 
 # %%
-def token_logprobs(logits, token_ids, temperature=1.0):
+def top_k_logprobs(logits, token_ids, temperature, top_k):
     ### BEGIN SOLUTION
-    num_rows, num_tokens = token_ids.shape
     rows = []
-    for row in range(num_rows):
+    for row in range(token_ids.shape[0]):
         row_logprobs = []
-        for place in range(num_tokens):
+        for place in range(token_ids.shape[1]):
             scaled = logits[row, place] / temperature
-            log_of_sum = torch.logsumexp(scaled, dim=0)  # the log of what softmax divides by
-            drawn = token_ids[row, place]
-            row_logprobs.append(scaled[drawn] - log_of_sum)
+            kept = scaled.sort(descending=True).values[:top_k]
+            row_logprobs.append(scaled[token_ids[row, place]] - torch.logsumexp(kept, dim=0))
         rows.append(torch.stack(row_logprobs))
     return torch.stack(rows)
     ### END SOLUTION
 
 
 # %%
-check(token_logprobs)
+check(top_k_logprobs)
 
 # %% [markdown]
 # ## ex01.3 · The mask (3 points, 6 minutes, difficulty 2)

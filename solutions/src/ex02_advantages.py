@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 2 · Advantages
 #
-# Four questions, 13 points, about 35 minutes. Read notebook [02](../notebooks/02_policy_gradient.ipynb) first.
+# Three questions, 10 points, about 28 minutes. Read notebook [02](../notebooks/02_policy_gradient.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares the values, and says what differs. `hint("ex02.1")` helps; called again it says more.
@@ -13,45 +13,9 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex02.1 · Better than the group (3 points, 8 minutes, difficulty 2)
+# ## ex02.1 · Three scales, and no opinion (4 points, 10 minutes, difficulty 3)
 #
-# Rows with the same group id answer the same prompt. Return each reward minus the mean of its group, over the standard
-# deviation of its group plus 1e-4. The standard deviation is the **sample's** (divided by n - 1), and the 1e-4 is added
-# **outside** the root. Groups may differ in size, their rows may be mixed, and their ids are any whole numbers. In a group
-# whose rewards are all equal every advantage is 0: it teaches nothing.
-#
-# `group_advantages(rewards, group_ids)`: (B,), (B,) -> (B,)
-#
-# By hand: one group with the rewards (1, 0, 0, 1) gives 0.5 / (0.57735 + 0.0001), so (0.8659, -0.8659, -0.8659, 0.8659).
-#
-# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb), "The formula, by hand" and "Exactly 0, not nearly 0".
-
-
-# %%
-def group_advantages(rewards, group_ids):
-    ### BEGIN SOLUTION
-    members = {}
-    for row, group in enumerate(group_ids.tolist()):
-        members.setdefault(group, []).append(row)
-    advantages = torch.zeros_like(rewards)
-    for rows in members.values():
-        least = min(rewards[row].item() for row in rows)
-        above = [rewards[row].item() - least for row in rows]  # equal rewards: exactly 0, whatever their size
-        mean = sum(above) / len(rows)
-        std = (sum((x - mean) ** 2 for x in above) / (len(rows) - 1)) ** 0.5
-        for row, x in zip(rows, above, strict=True):
-            advantages[row] = (x - mean) / (std + 1e-4)
-    return advantages
-    ### END SOLUTION
-
-
-# %%
-check(group_advantages)
-
-# %% [markdown]
-# ## ex02.2 · Three scales, and no opinion (4 points, 10 minutes, difficulty 3)
-#
-# The same, with two things more. `scale_rewards` says what the difference from the group's mean is divided by: "group" is the
+# Rows with the same group id answer the same prompt: group advantages, with two things more. `scale_rewards` says what the difference from the group's mean is divided by: "group" is the
 # group's standard deviation plus 1e-4; "batch" is that of all rewards together plus 1e-4; "none" is nothing at all. The mean
 # is the group's in all three. And where a reward is NaN nobody had an opinion: that row gets advantage 0 and takes no part in
 # any mean or standard deviation. (In every group at least two rewards are not NaN.)
@@ -87,7 +51,7 @@ def compute_advantages(rewards, group_ids, *, scale_rewards="group"):
 check(compute_advantages)
 
 # %% [markdown]
-# ## ex02.3 · Several reward functions (2 points, 6 minutes, difficulty 2)
+# ## ex02.2 · Several reward functions (2 points, 6 minutes, difficulty 2)
 #
 # F reward functions have scored B completions. Return one reward per completion: the weighted sum of its scores. A score of NaN
 # means that this function abstained; leave its term out. Where **every** function abstained the reward is NaN, not 0: 0 would
@@ -122,7 +86,7 @@ def combine(scores, weights=None):
 check(combine)
 
 # %% [markdown]
-# ## ex02.4 · A reward for every step (4 points, 12 minutes, difficulty 4)
+# ## ex02.3 · A reward for every step (4 points, 12 minutes, difficulty 4)
 #
 # Now every step of a completion has a reward. Two parts. First, normalise each step reward with the mean and the standard
 # deviation (the sample's, plus 1e-4) of **all** step rewards of its group. Then give each token the sum of the normalised
@@ -136,7 +100,7 @@ check(combine)
 # only step ends at token 2 with reward 1. The mean is 2/3, the standard deviation 0.57735; a 1 becomes 0.57725 and the 0
 # becomes -1.15450. The first row is (-0.57725, -0.57725, -1.15450, -1.15450), the second (0.57725, 0.57725, 0.57725, 0).
 #
-# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb), "One reward per step: process supervision".
+# Read: [notebook 08](../notebooks/08_variants.ipynb), on process supervision.
 
 
 # %%
@@ -163,4 +127,4 @@ check(process_advantages)
 # %% [markdown]
 # ## Done
 #
-# 13 points: 3 + 4 + 2 + 4. On to [notebook 03](../notebooks/03_loss.ipynb), or to [exercise 3](ex03_loss.ipynb).
+# 10 points: 4 + 2 + 4. On to [notebook 03](../notebooks/03_loss.ipynb), or to [exercise 3](ex03_loss.ipynb).

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 3 · The loss
 #
-# Five questions, 20 points, about 60 minutes. Read notebook [03](../notebooks/03_loss.ipynb) first.
+# Four questions, 16 points, about 50 minutes. Read notebook [03](../notebooks/03_loss.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex03.1")` helps, called again it says
@@ -53,40 +53,7 @@ def importance_ratio(logprobs, old_logprobs, completion_mask, level="token"):
 check(importance_ratio)
 
 # %% [markdown]
-# ## ex03.2 · The clip (4 points, 10 minutes, difficulty 3)
-#
-# What is to become large is the ratio times the advantage, but only within a band: the smaller of `ratio * advantage` and of
-# the same with the ratio held between `1 - epsilon` and `1 + epsilon_high`. Where `epsilon_high` is None, it is `epsilon`. The
-# minimum stops a push that has gone far enough, and leaves the corrections alone; with the wrong side or without the minimum,
-# training still runs, and nobody tells you.
-#
-# `clipped_objective(ratio, advantages, epsilon, epsilon_high=None)`: (B, C) and (B, 1), two numbers -> (B, C), higher is
-# better; any shapes that broadcast will do, as (B, 1) and (B, 1) at the level of the sequence
-#
-# By hand, with epsilon 0.2: ratio 1.5 and advantage 1 give min(1.5, 1.2) = 1.2, and no gradient. Ratio 1.5 and advantage -1
-# give min(-1.5, -1.2) = -1.5, with a gradient.
-#
-# Read: [notebook 03](../notebooks/03_loss.ipynb), "The clip".
-
-
-# %%
-def clipped_objective(ratio, advantages, epsilon, epsilon_high=None):
-    ### BEGIN SOLUTION
-    lower = 1 - epsilon
-    upper = 1 + epsilon
-    if epsilon_high is not None:
-        upper = 1 + epsilon_high
-    gone_far_enough = ((advantages > 0) & (ratio > upper)) | ((advantages < 0) & (ratio < lower))
-    edge = torch.where(advantages > 0, torch.full_like(ratio, upper), torch.full_like(ratio, lower))
-    return torch.where(gone_far_enough, edge * advantages, ratio * advantages)  # the edge is a constant: no gradient
-    ### END SOLUTION
-
-
-# %%
-check(clipped_objective)
-
-# %% [markdown]
-# ## ex03.3 · Who divides by what (5 points, 15 minutes, difficulty 3)
+# ## ex03.2 · Who divides by what (5 points, 15 minutes, difficulty 3)
 #
 # From one value per token to one number. The divisor decides how long and short completions weigh, and the papers differ in it:
 #
@@ -128,7 +95,7 @@ def aggregate(values, completion_mask, loss_type, *, max_completion_length=None,
 check(aggregate)
 
 # %% [markdown]
-# ## ex03.4 · The whole loss (5 points, 15 minutes, difficulty 4)
+# ## ex03.3 · The whole loss (5 points, 15 minutes, difficulty 4)
 #
 # All of it in one function: the ratio of each token, the clipped objective (the band is `1 - epsilon` to `1 + epsilon`),
 # minus that plus `beta` times the KL, averaged over the tokens that count in each completion and then over the completions.
@@ -162,7 +129,7 @@ def simple_grpo_loss(logprobs, old_logprobs, advantages, completion_mask, kl, be
 check(simple_grpo_loss)
 
 # %% [markdown]
-# ## ex03.5 · Micro-batches (3 points, 10 minutes, difficulty 3)
+# ## ex03.4 · Micro-batches (3 points, 10 minutes, difficulty 3)
 #
 # A batch that does not fit into memory goes through the model in parts, and `backward` adds up their gradients. Write the
 # loss of one part so that **the sum over the parts has the value and the gradient of the whole batch**, whatever the split.

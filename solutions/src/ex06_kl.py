@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 6 · KL
 #
-# Six questions, 14 points, about 45 minutes. Read notebook [06](../notebooks/06_kl.ipynb) first.
+# Five questions, 11 points, about 38 minutes. Read notebook [06](../notebooks/06_kl.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex06.1")` helps, called again it says
@@ -23,7 +23,7 @@ from minigrpo import check, hint
 #
 # By hand: policy 0.5, reference 0.25 gives log 2 = 0.6931; the two exchanged give -0.6931.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
 
 
 # %%
@@ -51,7 +51,7 @@ check(kl_k1)
 #
 # By hand: policy 0.5, reference 0.25: the log-ratio is 0.6931, half its square 0.2402. Exchanged: the same.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
 
 
 # %%
@@ -67,33 +67,7 @@ def kl_k2(logprobs, ref_logprobs):
 check(kl_k2)
 
 # %% [markdown]
-# ## ex06.3 · Never negative, k3 (3 points, 7 minutes, difficulty 2)
-#
-# **k3** = r - 1 - log r, with r = **reference / policy**. The mean of r - 1 over the policy's draws is 0, so k3 has k1's mean,
-# the KL, and it is never negative. This is the estimate of the GRPO paper. With r upside down it has another mean, and
-# published code has had it so.
-#
-# `kl_k3(logprobs, ref_logprobs)`: (B, C), (B, C) -> (B, C), nats
-#
-# By hand: policy 0.5, reference 0.25: r = 0.5, and 0.5 - 1 + 0.6931 = 0.1931. Exchanged: r = 2, and 2 - 1 - 0.6931 = 0.3069.
-#
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
-
-
-# %%
-def kl_k3(logprobs, ref_logprobs):
-    ### BEGIN SOLUTION
-    log_r = ref_logprobs - logprobs  # r = reference / policy
-    r = torch.exp(log_r)
-    return r - 1 - log_r
-    ### END SOLUTION
-
-
-# %%
-check(kl_k3)
-
-# %% [markdown]
-# ## ex06.4 · The sum itself (3 points, 8 minutes, difficulty 2)
+# ## ex06.3 · The sum itself (3 points, 8 minutes, difficulty 2)
 #
 # With the logits of the whole vocabulary there is nothing to estimate: **KL(policy || reference)** of the next token is a sum
 # over the vocabulary, weighted by the policy's probabilities. The policy is what the tokens are drawn from, which is
@@ -104,7 +78,7 @@ check(kl_k3)
 # By hand, a vocabulary of two: logits [0, log 9] against [0, 0]. At temperature 1 the policy is (0.1, 0.9), and
 # 0.1 log 0.2 + 0.9 log 1.8 = 0.3681. At temperature 2 it is (0.25, 0.75), and 0.25 log 0.5 + 0.75 log 1.5 = 0.1308.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "What it is for" and "The four completions, forty steps later".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "Two KLs".
 
 
 # %%
@@ -125,7 +99,7 @@ def kl_exact(logits, ref_logits, temperature):
 check(kl_exact)
 
 # %% [markdown]
-# ## ex06.5 · The penalty in the reward (3 points, 10 minutes, difficulty 3)
+# ## ex06.4 · The penalty in the reward (3 points, 10 minutes, difficulty 3)
 #
 # The objective E[R - beta KL] is about whole completions. One way to it: subtract from each completion's reward beta
 # times the **sum of k1 over its tokens**. A completion of which no token counts keeps its reward. Rewards are plain numbers:
@@ -136,8 +110,7 @@ check(kl_exact)
 #
 # By hand: reward 1, beta 0.1, k1 of the tokens 0.7, -0.2, and 9.0 on the padding: 1 - 0.1 * (0.7 - 0.2) = 0.95.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "A token or a completion?" and the table of "An unbiased value is not an
-# unbiased gradient".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "A right value is not a right gradient".
 
 
 # %%
@@ -159,7 +132,7 @@ def kl_penalized_rewards(rewards, old_logprobs, ref_logprobs, completion_mask, b
 check(kl_penalized_rewards)
 
 # %% [markdown]
-# ## ex06.6 · The right gradient (3 points, 10 minutes, difficulty 3)
+# ## ex06.5 · The right gradient (3 points, 10 minutes, difficulty 3)
 #
 # k3 has the right value, but in the loss the gradient of KL(reference || policy): it leaves out that a changed policy draws
 # other tokens. A factor repairs it: **policy / sampler**, with `old_logprobs` from the policy that drew the tokens. Before the
@@ -171,7 +144,7 @@ check(kl_penalized_rewards)
 # By hand: policy 0.5, reference 0.25, sampler 0.4: 1.25 * 0.1931 = 0.2414. The slope with respect to the log-prob is
 # the ratio times the log-ratio, 1.25 * 0.6931 = 0.8664; that of k3 alone is 1 - r = 0.5.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "An unbiased value is not an unbiased gradient".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "A right value is not a right gradient".
 
 
 # %%

@@ -13,7 +13,7 @@ import torch
 from minigrpo import BadInput, check, hint
 from minigrpo.grading import check as checking
 from minigrpo.grading import sandbox
-from minigrpo.grading.check import grade, questions
+from minigrpo.grading.check import every_question, grade, lessons, questions
 from minigrpo.grading.compare import difference
 from minigrpo.grading.worker import Outcome, decode, encode, flatten, run
 from minigrpo.run import cli
@@ -24,7 +24,7 @@ needs_walls = pytest.mark.skipif(not WALLED and not os.environ.get("REQUIRE_SAND
 
 
 def question(name):
-    return next(q for q in questions() if q.name == name)
+    return next(q for q in every_question() if q.name == name)
 
 
 # --- feedback in the notebook -----------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def test_a_right_answer_in_another_style_gets_all_points():
         scaled = logits / temperature
         return torch.einsum("bcv,bcv->bc", scaled - scaled.logsumexp(-1, keepdim=True), one_hot)
 
-    assert check(token_logprobs).points == question("token_logprobs").points
+    assert repr(check(token_logprobs)) == "01.1 token_logprobs: all 4 cases pass."
 
 
 def test_feedback_names_the_case_the_first_difference_and_the_cause():
@@ -46,9 +46,10 @@ def test_feedback_names_the_case_the_first_difference_and_the_cause():
     result = check(kl_k3)
     assert result.points == 0
     text = repr(result)
-    assert f"0 of 3 points, {result.passed} of {result.cases} cases pass" in text
+    assert f"06.1 kl_k3: {result.passed} of {result.cases} cases pass" in text
+    assert "points" not in text
     assert result.passed < result.cases
-    for part in ("the case:", "what differs:", "wanted is", "the likely cause:", 'hint("ex06.3")'):
+    for part in ("the case:", "what differs:", "wanted is", "the likely cause:", 'hint("06.1")'):
         assert part in text
     assert "<script" not in result._repr_html_()
     assert "likely cause" in result._repr_html_()
@@ -87,10 +88,24 @@ def test_what_is_not_answered_is_no_error_and_unknown_names_are():
         hint("ex9.9")
 
 
+def test_a_lesson_asks_without_points_and_the_grader_does_not_count_it():
+    asked = [q for name in lessons() for q in questions(name)]
+    assert {q.id for q in asked} >= {"01.1", "02.1", "03.1", "06.1"}
+    assert not any(q.points for q in asked)
+    assert all(q.points for q in questions())
+    names = [q.name for q in every_question()]
+    assert len(set(names)) == len(names), "check finds a question by its function's name"
+
+    def kl_k3(logprobs, ref_logprobs):
+        raise NotImplementedError
+
+    assert repr(check(kl_k3)) == '06.1 kl_k3: not answered yet. hint("06.1")'
+
+
 def test_hints_say_more_each_time(monkeypatch):
     monkeypatch.setattr(checking, "_shown", {})
     hints = question("kl_k3").hints
-    seen = [str(hint("ex06.3")) for _ in range(len(hints) + 1)]
+    seen = [str(hint("06.1")) for _ in range(len(hints) + 1)]
     assert [text.split(": ", 1)[1] for text in seen] == [*hints, hints[-1]]
 
 
@@ -142,7 +157,7 @@ def test_a_folder_gives_a_row_a_person_whatever_was_handed_in(submissions, tmp_p
     assert cli.main(["grade", str(submissions), "--format", "csv", "--output", str(out), "--seed", "7"]) == 3
     rows = {row["person"]: row for row in csv.DictReader(io.StringIO(out.read_text(encoding="utf-8")))}
     assert set(rows) == {"ann", "bob", "eve"}
-    assert (rows["ann"]["ex06"], rows["bob"]["ex06"], rows["eve"]["ex06"]) == ("14", "0", "0")
+    assert (rows["ann"]["ex06"], rows["bob"]["ex06"], rows["eve"]["ex06"]) == ("11", "0", "0")
     assert "is not JSON" in rows["eve"]["problems"]
     assert rows["ann"]["isolation"] == "bubblewrap"
 
@@ -155,11 +170,11 @@ def test_every_format_holds_the_same_points(submissions, capsys):
         assert cli.main(["grade", ann, "--format", form]) == 0
         texts[form] = capsys.readouterr().out
     assert texts["table"].startswith("isolated by: bubblewrap")
-    assert "14 of 14 points" in texts["table"]
-    assert json.loads(texts["json"])["submissions"][0]["points"] == 14
+    assert "11 of 11 points" in texts["table"]
+    assert json.loads(texts["json"])["submissions"][0]["points"] == 11
     assert len(ElementTree.fromstring(texts["junit"]).findall(".//testcase")) == 6
     scope = json.loads(texts["gradescope"])
-    assert sum(test["score"] for test in scope["tests"]) == scope["score"] == 14
+    assert sum(test["score"] for test in scope["tests"]) == scope["score"] == 11
     assert all({"name", "score", "max_score", "output", "status"} <= set(test) for test in scope["tests"])
 
 
@@ -168,7 +183,7 @@ def test_the_exit_code_is_that_of_the_bar(submissions, capsys):
     bob = str(submissions / "bob" / "ex06_kl.ipynb")
     assert cli.main(["grade", bob]) == 0
     assert cli.main(["grade", bob, "--min-score", "1"]) == 1
-    assert cli.main(["grade", str(submissions / "ann"), "--min-score", "14"]) == 0
+    assert cli.main(["grade", str(submissions / "ann"), "--min-score", "11"]) == 0
     assert cli.main(["grade", "nowhere"]) == 2
     assert "There is no 'nowhere' to grade" in capsys.readouterr().err
 
@@ -182,7 +197,7 @@ def test_a_wrong_answer_is_told_its_cause_from_outside_too(tmp_path, capsys):
     (tmp_path / "ex06_mine.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     assert cli.main(["grade", str(tmp_path / "ex06_mine.ipynb")]) == 0
     said = capsys.readouterr().out
-    assert "13 of 14 points" in said
+    assert "10 of 11 points" in said
     assert "The likely cause:" in said
 
 

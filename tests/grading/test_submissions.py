@@ -190,7 +190,7 @@ HONEST = [
     "%%time\n" + SHIFT + "print(torch.ones(3))\nimport statistics\nassert check(shift_logits).points == 2",
     "import time\ntime.sleep(100)  # a demonstration\n" + MASK,
     "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
-    "def token_logprobs(logits, token_ids, temperature):\n    retrun 1",
+    f"def {questions('ex01')[1].name}(logits, token_ids, temperature):\n    retrun 1",
     "torch.set_grad_enabled(False)",
 ]
 

@@ -26,7 +26,7 @@ CLAIMS = (
     (r"infinity is wanted", lambda want, have, w, h, said: np.isinf(w).any()),
     (r"is minus the wanted", lambda want, have, w, h, said: _near(h, -w)),
     (r"stands where 0 is wanted", lambda want, have, w, h, said: (w == 0).all()),
-    (r" is 0: look", lambda want, have, w, h, said: (h == 0).all()),
+    (r" is 0, where", lambda want, have, w, h, said: (h == 0).all()),
     (r"is (\S+) times the wanted", lambda want, have, w, h, said: _near(h / w, _number(said[0]), rtol=1e-3)),
     (
         r"times a number of its own",

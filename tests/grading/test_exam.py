@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from minigrpo.config import BadInput
-from minigrpo.grading import own, submission
+from minigrpo.grading import exam as exams
+from minigrpo.grading import submission
 from minigrpo.grading.check import grade
 from minigrpo.grading.results import Graded
 from minigrpo.run import cli
@@ -30,7 +31,7 @@ def exam(tmp_path):
 
 def test_the_example_of_the_readme_is_short_and_grades(exam):
     assert len(EXAMPLE.splitlines()) <= 45
-    (question,) = own.load(exam).questions
+    (question,) = exams.load(exam).questions
     right = grade(question, question.reference, 0)
     assert right.points == 4
     wrong = grade(question, lambda logprobs, mask: torch.exp(-logprobs.mean(1)), 0)
@@ -39,7 +40,7 @@ def test_the_example_of_the_readme_is_short_and_grades(exam):
 
 
 def test_somebodys_notebook_is_graded_by_it_whatever_it_is_called(exam, tmp_path):
-    report = submission.grade_file(write_notebook(tmp_path, [RIGHT], "ex06_x.ipynb"), "ann", "none", 0, own=own.load(exam))
+    report = submission.grade_file(write_notebook(tmp_path, [RIGHT], "ex06_x.ipynb"), "ann", "none", 0, exam=exams.load(exam))
     assert (report.exercise, report.points, report.of) == ("my_exam", 4, 4)
 
 
@@ -65,16 +66,16 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_reason(exam, tmp_path, c
 
 def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(BadInput, match="There is no file"):
-        own.load(tmp_path / "nowhere.py")
+        exams.load(tmp_path / "nowhere.py")
     (tmp_path / "exam.txt").write_text("QUESTIONS = []")
     with pytest.raises(BadInput, match="takes a Python file"):
-        own.load(tmp_path / "exam.txt")
+        exams.load(tmp_path / "exam.txt")
 
 
 def test_what_did_not_change_is_not_graded_again(tmp_path, monkeypatch):
     runs = []
 
-    def graded(asked, session, seed):
+    def graded(asked, session, seed, all_or_nothing):
         runs.append(seed)
         first = grade(asked[0], lambda *args: args[0][:1], 0)
         return [Graded(asked[0], 0, "wrong", first), *(Graded(question, question.points, "") for question in asked[1:])]
