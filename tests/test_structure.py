@@ -124,10 +124,10 @@ MAY_IMPORT = {
     "view/report": {"advantages", "config", "kl", "metrics"},
     # view/controls alone may call the whole front room.
     "view/controls/__init__": set(),
-    "view/controls/clip": {"view/plots"},
-    "view/controls/seeds": {"view/controls/clip", "view/forest"},
-    "view/controls/clinic": {"config", "view/controls/clip", "view/plots"},
-    "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/clip", "view/plots"},
+    "view/controls/clip": {"view/controls/picture", "view/plots"},
+    "view/controls/seeds": {"view/controls/picture", "view/forest"},
+    "view/controls/clinic": {"config", "view/controls/picture", "view/plots"},
+    "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/picture", "view/plots"},
     "view/controls/picture": set(),
     "view/controls/advantages": {"advantages", "config", "view/controls/picture", "view/plots"},
     "view/controls/be_the_reward": {
@@ -137,7 +137,7 @@ MAY_IMPORT = {
     "view/controls/one_step": {
         "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
     },
-    "view/controls/kl": {"config", "kl", "view/plots"},
+    "view/controls/kl": {"config", "kl", "view/controls/picture", "view/plots"},
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip

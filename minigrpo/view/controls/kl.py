@@ -1,7 +1,5 @@
 """A policy of three tokens to drag: its two KLs to a reference, and which way each estimator pulls it."""
 
-import io
-
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +8,7 @@ from torch import Tensor
 
 from minigrpo.config import BadInput
 from minigrpo.kl import estimate_kl, kl_exact
+from minigrpo.view.controls.picture import picture, png
 from minigrpo.view.plots import BLUE, COLORS, GREY, ORANGE
 
 TOKENS = ("A", "B", "C")
@@ -75,7 +74,7 @@ def _distribution(numbers, name: str) -> Tensor:
 def drag_policy(reference=REFERENCE) -> widgets.Widget:
     """Three sliders, one per token, for how much weight the policy gives it; ``plot_two_kls`` is drawn anew on each change."""
     _distribution(reference, "reference")
-    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="1000px", width="100%"))
+    shown = picture(width=1000)
     sliders = [
         widgets.FloatLogSlider(value=value, base=10, min=-3, max=0, description=f"weight of {token}", readout_format=".3f")
         for token, value in zip(TOKENS, START, strict=True)
@@ -83,12 +82,9 @@ def drag_policy(reference=REFERENCE) -> widgets.Widget:
 
     def draw(_=None) -> None:
         axes = plot_two_kls([slider.value for slider in sliders], reference)
-        plt.close(axes[0].figure)  # or the cell would show it a second time
-        buffer = io.BytesIO()
-        axes[0].figure.savefig(buffer, format="png", dpi=110)
-        picture.value = buffer.getvalue()
+        shown.value = png(axes[0].figure)
 
     for slider in sliders:
         slider.observe(draw, names="value")
     draw()
-    return widgets.VBox([widgets.HBox(sliders), picture])
+    return widgets.VBox([widgets.HBox(sliders), shown])

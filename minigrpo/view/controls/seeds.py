@@ -2,7 +2,7 @@
 
 import ipywidgets as widgets
 
-from minigrpo.view.controls.clip import png
+from minigrpo.view.controls.picture import png
 from minigrpo.view.forest import plot_forest
 
 

@@ -9,7 +9,7 @@ from minigrpo.config import GRPOConfig
 from minigrpo.policy import load_policy
 from minigrpo.tasks import clock_task
 from minigrpo.training import TrainState, train
-from minigrpo.view.controls.clip import png
+from minigrpo.view.controls.picture import png
 from minigrpo.view.plots import ORANGE, compare_runs, plot_metric
 
 PANELS = ("reward", "kl", "completions/mean_length")
