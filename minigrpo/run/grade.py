@@ -50,9 +50,7 @@ def run(argv: list[str], before: Callable[[], None]) -> int:
         else:
             sys.stdout.write(text)
 
-    graded, how = batch.grade_paths(
-        paths, trust=args.trust, seed=args.seed, each=each, all_or_nothing=args.all_or_nothing, **settings
-    )
+    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed, each=each, **settings)
     if args.format == "gradescope":
         batch.one_person(graded)
     write(graded, how)
