@@ -135,5 +135,6 @@ from .view.rating import (
 from .grading.check import (
     check as check,
     hint as hint,
+    progress as progress,
 )
 from .grading.own import own_functions as own_functions

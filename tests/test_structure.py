@@ -106,12 +106,13 @@ MAY_IMPORT = {
         "run/trl_engine",
     },
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
-    # The command alone knows grading, which has its own table below.
+    # These two alone know grading, which has its own table below.
     "run/cli": {
         "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/fit",
         "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/selfcheck",
-        "run/summary", "grading",
+        "run/summary", "run/grade", "grading",
     },
+    "run/grade": {"config", "run/flags", "run/folders", "grading"},
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
     "view/plots": {"config", "metrics"},
@@ -247,11 +248,20 @@ GRADING_MAY_IMPORT = {
     "symptoms": {"compare", "questions", "worker"},
     "mutations": {"questions"},
     "causes": {"compare", "mutations", "questions", "symptoms", "worker"},
-    "check": {"causes", "compare", "questions"},
-    "sandbox": set(),
-    "submission": {"check", "questions", "sandbox", "worker"},
-    "batch": {"sandbox", "submission"},
-    "reports": {"submission"},
+    "check": {"causes", "compare", "progress", "questions"},
+    "progress": set(),
+    "inside": {"worker"},  # the process in there
+    "walls": set(),
+    "sandbox": {"walls"},
+    "cells": set(),
+    "results": {"cells", "check", "questions"},
+    "exam": {"compare", "questions"},
+    "cache": {"cells", "check", "questions", "results"},
+    "submission": {"cache", "cells", "check", "exam", "questions", "results", "sandbox", "worker"},
+    "people": {"cells", "submission"},
+    "batch": {"cells", "exam", "people", "results", "sandbox", "submission"},
+    "reports": {"results"},
+    "pages": {"cells", "questions", "reports", "results"},
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 9)},
     "ex05": {"diagnosis", "questions", "shipped"},
@@ -287,4 +297,6 @@ def test_grading_keeps_to_its_own_table(name):
 
 
 def test_the_worker_imports_nothing_of_ours():
+    """What calls the functions is all that goes with the process in the sandbox."""
     assert not any(module.startswith("minigrpo") for module in imports(GRADING["worker"]))
+    assert {module for module in imports(GRADING["inside"]) if module.startswith("minigrpo")} == {"minigrpo.grading.worker"}

@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from minigrpo.grading.submission import Report
+from minigrpo.grading.results import Report
 
+FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # what spreadsheets begin one with, full-width too
 FORMATS = ("table", "csv", "json", "junit", "gradescope")
 
 
@@ -20,8 +21,8 @@ def counted(reports: list[Report]) -> list[Report]:
     """Of each person's notebooks of an exercise the best: handing one in twice earns nothing."""
     best: dict[tuple, Report] = {}
     for report in reports:
-        key = (report.person, report.exercise)
-        if key not in best or report.points > best[key].points:
+        key, rank = (report.person, report.exercise), lambda one: (bool(one.graded), one.points)
+        if key not in best or rank(report) > rank(best[key]):
             best[key] = report
     return list(best.values())
 
@@ -29,10 +30,11 @@ def counted(reports: list[Report]) -> list[Report]:
 def _table(reports: list[Report], how: str) -> str:
     lines = [f"isolated by: {how}"]
     for report in reports:
-        lines += ["", f"{report.person} · {report.exercise or '?'} · {report.points} of {report.of} points"]
+        points = f"{report.points:g} of {report.of:g} points" if report.graded else "not graded"
+        lines += ["", f"{report.person} · {report.exercise or '?'} · {points}"]
         lines += [f"  {report.problem}"] if report.problem else []
         for item in report.graded:
-            lines.append(f"  {item.question.id}  {item.points:2}/{item.question.points:<2}  {item.question.name}")
+            lines.append(f"  {item.question.id}  {item.points:4g}/{item.question.points:<2}  {item.question.name}")
             lines += [f"      {item.says}"] if item.says else []
     return "\n".join(lines) + "\n"
 
@@ -47,16 +49,18 @@ def _csv(reports: list[Report], how: str) -> str:
     for person in people:
         mine = [report for report in reports if report.person == person]
         best = {report.exercise: report for report in counted(mine)}
-        cells = [best[name].points if name in best else "" for name in names]
+        cells = [best[name].points if name in best and best[name].graded else "" for name in names]
         total, of = sum(r.points for r in best.values()), sum(r.of for r in best.values())
         problems = " ".join(report.problem for report in mine if report.problem)
-        rows.writerow([_plain(person), *cells, total, of, _plain(problems), how])
+        graded = any(report.graded for report in best.values())
+        rows.writerow([_plain(person), *cells, *((total, of) if graded else ("", "")), _plain(problems), how])
     return out.getvalue()
 
 
 def _plain(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    """A text that no spreadsheet takes for a formula, on whatever line of a cell or behind whatever space."""
+    text = _xml(text)
+    return f"'{text}" if text.lstrip()[:1] in FORMULA else text
 
 
 def _json(reports: list[Report], how: str) -> str:
@@ -64,8 +68,10 @@ def _json(reports: list[Report], how: str) -> str:
         {
             "person": report.person,
             "exercise": report.exercise,
-            "points": report.points,
-            "of": report.of,
+            "file": report.file,
+            "points": report.points if report.graded else None,
+            "of": report.of if report.graded else None,
+            "failed": report.failed,
             "problem": report.problem,
             "questions": [
                 {"id": i.question.id, "name": i.question.name, "points": i.points, "of": i.question.points, "says": i.says}
@@ -81,16 +87,16 @@ def _junit(reports: list[Report], how: str) -> str:
     root = ElementTree.Element("testsuites")
     for report in reports:
         suite = ElementTree.SubElement(
-            root, "testsuite", name=f"{report.person} {report.exercise}", tests=str(len(report.graded))
+            root, "testsuite", name=_xml(f"{report.person} {report.exercise or report.file}"), tests=str(len(report.graded))
         )
         for item in report.graded:
             case = ElementTree.SubElement(
-                suite, "testcase", classname=report.person, name=f"{item.question.id} {item.question.name}"
+                suite, "testcase", classname=_xml(report.person), name=f"{item.question.id} {item.question.name}"
             )
             if item.points < item.question.points:
                 ElementTree.SubElement(case, "failure", message=_xml(item.says or report.problem))
         if report.problem:
-            case = ElementTree.SubElement(suite, "testcase", classname=report.person, name="reading the notebook")
+            case = ElementTree.SubElement(suite, "testcase", classname=_xml(report.person), name="reading the notebook")
             ElementTree.SubElement(case, "error", message=_xml(report.problem))
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 

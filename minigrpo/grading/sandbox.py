@@ -1,4 +1,4 @@
-"""The walls around a worker: bubblewrap where it is, else another user; limits on time, memory, processes and files.
+"""A worker behind walls: bubblewrap where it is, else another user; limits on time, memory, processes and files.
 
 The parent talks to a worker by lines of JSON, never waits longer than a deadline, and reads no more than a cap.
 """
@@ -14,24 +14,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from minigrpo.config import BadInput
+from minigrpo.grading import walls
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER, INSIDE = (Path(__file__).with_name(name) for name in ("worker.py", "inside.py"))
+START_SECONDS = 300.0  # for Python and torch to load, which takes long on a busy machine
 LONGEST_REPLY = 16_000_000  # bytes
 MEMORY = 4_000_000_000  # bytes of address space per process; torch alone takes some two
 RESIDENT = 4_000_000_000  # bytes that all processes of a worker take together; what forks share counts for each
 LOOK = 0.2  # seconds between two looks at what they take
-DISK = 16_000_000  # bytes
 PROCESSES = 32  # and threads
 WRITABLE = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # for everybody
-# Before the worker: if memory runs out the kernel is to end it and not the grader; files in memory count as open files only.
-START = ["/bin/sh", "-c", 'echo 1000 >/proc/self/oom_score_adj; ulimit -n 64; exec "$@"', "sh"]
 # The first cell where nothing but the user keeps a worker in: no program may lend it other rights, and its files are so small
 # that they cannot fill a disk quickly.
 TIGHTEN = """
@@ -78,87 +76,89 @@ def _another_user_works() -> bool:
         return False
     become = "import os, sys; os.setgroups([]); os.setgid(200_000); os.setuid(200_000)"
     trial = f"{become}; import statistics, importlib.util as u; sys.exit(u.find_spec('torch') is None)"
-    return subprocess.run([sys.executable, "-I", "-c", trial], cwd="/", capture_output=True, timeout=20).returncode == 0
+    return (
+        subprocess.run([sys.executable, "-I", "-c", trial], cwd="/", capture_output=True, timeout=START_SECONDS).returncode == 0
+    )
 
 
 def _bubblewrap_works() -> bool:
     if shutil.which("bwrap") is None:
         return False
-    trial = [*_walls(), sys.executable, "-I", "-c", "pass"]
-    return subprocess.run(trial, capture_output=True, timeout=20).returncode == 0
+    trial = [*walls.bubblewrap(root=_is_root()), sys.executable, "-I", "-c", "pass"]
+    return subprocess.run(trial, capture_output=True, timeout=START_SECONDS).returncode == 0
 
 
-def _walls() -> list[str]:
-    """bwrap's arguments: the system's libraries and Python, read-only, and of the packages none that holds answers."""
-    command = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
-    if _is_root():  # the worker makes itself another user, so these two are needed until then
-        command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+def missing(how: str) -> list[str]:
+    """Which walls this machine has not, in words."""
+    lacks = ["no filter of system calls (libseccomp is not installed)"] if walls.syscall_filter() is None else []
+    group = walls.memory_group(RESIDENT)
+    if group is None:
+        lacks.append(f"no control group, so memory is looked at every {LOOK} s and not limited")
     else:
-        command += ["--unshare-all"]
-    command += ["--proc", "/proc", "--dev", "/dev"]
-    for folder in ("/tmp", "/dev/shm"):
-        command += ["--size", str(DISK), "--tmpfs", folder]
-    prefixes = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
-    for path in ("/usr", "/lib", "/lib64", "/bin"):
-        if Path(path).is_symlink():
-            command += ["--symlink", os.readlink(path), path]
-        elif Path(path).exists():
-            command += ["--ro-bind", path, path]
-    for prefix in sorted(prefixes):
-        command += ["--ro-bind", str(prefix), str(prefix)]
-    link = Path(sys.executable)
-    while link.is_symlink():  # a virtual environment's python leads out of it
-        link = Path(os.path.join(link.parent, os.readlink(link)))
-    if not any(link.is_relative_to(p) for p in (*prefixes, Path("/usr"))):
-        command += ["--ro-bind", str(link), str(link)]
-    sites = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-    hidden = [str(folder) for site in sites for name in ("minigrpo", "trl") if (folder := Path(site, name)).is_dir()]
-    for folder in hidden:
-        command += ["--tmpfs", folder]
-    command += ["--ro-bind", str(WORKER), "/worker.py"]
-    for folder in (*hidden, "/dev", "/"):  # where these are the worker's own they would hold half of the memory
-        command += ["--remount-ro", folder]
-    command += ["--setenv", "HOME", "/tmp", "--setenv", "OMP_NUM_THREADS", "1", "--chdir", "/tmp"]
-    return command
+        walls.remove_group(group)
+    return [] if how == "none" else lacks
+
+
+def _source() -> str:
+    """What the worker runs, as one text: a process that may read no file of ours can still run it."""
+    return f"""
+import sys, types
+for name in ("minigrpo", "minigrpo.grading", "minigrpo.grading.worker"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__file__ = "worker.py"
+exec(compile({WORKER.read_text(encoding="utf-8")!r}, "worker.py", "exec"), sys.modules["minigrpo.grading.worker"].__dict__)
+exec(compile({INSIDE.read_text(encoding="utf-8")!r}, "inside.py", "exec"), {{"__name__": "__main__"}})
+"""
 
 
 class Worker:
     """A process that runs a learner's cells and calls the functions they define."""
 
-    def __init__(self, how: str, *, seconds: float = 60.0):
+    def __init__(self, how: str, *, seconds: float = 60.0, hide: tuple[Path, ...] = ()):
         self.deadline, self.count, self.inside, self.namespace = math.inf, 0, None, None
+        self.next_look, self.buffer = 0.0, b""
         # A user that is nobody else's, so that all it started can be ended.
         self.uid = random.SystemRandom().randrange(200_000, 1_000_000) if _is_root() and how != "none" else None
-        command, options, info = [sys.executable, "-I", str(WORKER)], {}, None
-        if how == "bubblewrap":
-            info, theirs = os.pipe()
-            options = {"pass_fds": (theirs,)}
-            command = [*START, *_walls(), "--info-fd", str(theirs), sys.executable, "-I", "/worker.py"]
-        elif how == "another user":
-            command = [*START, sys.executable, "-I", "-c", WORKER.read_text(encoding="utf-8")]
-        environment = {"OMP_NUM_THREADS": "1", "PATH": os.defpath, "HOME": "/nonexistent"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, **pipes, **options)
-        if info is not None:
-            os.close(theirs)
-            self.inside = _pid_inside(info)
-        self.buffer = b""
+        self.group = None if how == "none" else walls.memory_group(RESIDENT)
+        self._launch(how, [sys.executable, "-I", "-c", _source()], hide)
         for pipe in (self.process.stdin, self.process.stdout):
             os.set_blocking(pipe.fileno(), False)
         limits = {"memory": MEMORY, "seconds": int(seconds) + 5, "uid": self.uid}
         self._start(how, {**limits, "processes": PROCESSES if self.uid else 512})
         self.deadline = time.monotonic() + seconds  # from here on: that torch loads slowly is not the learner's time
 
+    def _launch(self, how: str, command: list[str], hide: tuple[Path, ...]) -> None:
+        program, passed = walls.syscall_filter(), []
+        if how == "bubblewrap":
+            (info, theirs), bwrap = os.pipe(), walls.bubblewrap(hide, root=_is_root())
+            passed = [theirs]
+            bwrap += ["--info-fd", str(theirs)]
+            if program:
+                (reads, writes) = os.pipe()
+                os.write(writes, program)  # less than a pipe holds
+                os.close(writes)
+                passed.append(reads)
+                bwrap += ["--seccomp", str(reads)]  # behind the walls; bubblewrap itself needs what it refuses
+            command = [*walls.launcher(self.group, None), *bwrap, *command]
+        elif how == "another user":
+            command = [*walls.launcher(self.group, program), *command]
+        environment = {"OMP_NUM_THREADS": "1", "PATH": os.defpath, "HOME": "/nonexistent"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, pass_fds=passed, **pipes)
+        for number in passed:
+            os.close(number)
+        if how == "bubblewrap":
+            self.inside = _pid_inside(info)
+
     def _start(self, how: str, limits: dict) -> None:
         try:
-            self._send(limits, 30)
-            ready = self._receive(30) == {"ready": True}
+            self._send(limits, START_SECONDS)
+            ready = self._receive(START_SECONDS) == {"ready": True}
             if ready and how == "another user":
-                ready = self.ask({"cell": TIGHTEN}, 30).get("error") is None
+                ready = self.ask({"cell": TIGHTEN}, START_SECONDS).get("error") is None
         except WorkerDied as error:
             self.close()
-            raise GraderError(f"The worker does not start ({how}): {error}") from error
+            raise GraderError(f"The worker does not start ({how}): {error}.") from error
         if not ready:
             self.close()
             raise GraderError(f"The worker does not start ({how}).")
@@ -166,14 +166,22 @@ class Worker:
             with contextlib.suppress(OSError):
                 self.namespace = os.readlink(f"/proc/{self.inside}/ns/pid")
 
-    def ask(self, request: dict, seconds: float) -> dict:
-        """One request, one reply. Raises WorkerDied, after which only ``close`` may be called."""
+    def ask(self, request: dict, seconds: float, note: Callable[[object], None] | None = None) -> dict:
+        """One request, one reply. ``note`` gets what the worker says it is at meanwhile.
+
+        Raises WorkerDied, after which only ``close`` may be called.
+        """
         self.count += 1
+        until = time.monotonic() + seconds
         self._send({**request, "id": self.count}, seconds)
-        reply = self._receive(seconds)
-        if not isinstance(reply, dict) or reply.get("id") != self.count:
-            raise WorkerDied("it answered something that was not asked")
-        return reply
+        while True:
+            reply = self._receive(seconds, until)
+            if not isinstance(reply, dict) or reply.get("id") != self.count:
+                raise WorkerDied("it answered something that was not asked")
+            if "at" not in reply:
+                return reply
+            if note is not None:
+                note(reply["at"])
 
     def _send(self, message: dict, seconds: float) -> None:
         """Never waits past the deadline, though the worker need not read."""
@@ -187,17 +195,17 @@ class Worker:
                 except BlockingIOError:
                     continue
                 except OSError:
-                    raise WorkerDied("it ended") from None
+                    raise WorkerDied(self._end()) from None
 
-    def _receive(self, seconds: float):
-        until = min(time.monotonic() + seconds, self.deadline)
+    def _receive(self, seconds: float, until: float = math.inf):
+        until = min(time.monotonic() + seconds, self.deadline, until)
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while b"\n" not in self.buffer:
                 self._wait(selector, until, f"it did not answer within {seconds:.0f} s")
                 chunk = self.process.stdout.read(1 << 16)
                 if chunk == b"":
-                    raise WorkerDied("it ended")
+                    raise WorkerDied(self._end())
                 self.buffer += chunk or b""
                 if len(self.buffer) > LONGEST_REPLY:
                     raise WorkerDied("its answer is too long")
@@ -208,14 +216,25 @@ class Worker:
             raise WorkerDied("it answered something that is no reply") from None
 
     def _wait(self, selector: selectors.BaseSelector, until: float, late: str) -> None:
-        """Until the pipe is ready; now and then look at the memory of all processes, of which the limit binds each alone."""
-        while (left := until - time.monotonic()) > 0:
-            if selector.select(min(left, LOOK)):
+        """Until the pipe is ready; by the clock look at the memory of all processes, of which the limit binds each alone."""
+        while (now := time.monotonic()) < until:
+            if now >= self.next_look:  # however often the pipe is ready
+                self._look()
+                self.next_look = time.monotonic() + LOOK
+            if selector.select(min(until - now, LOOK)):
                 return
-            taken = sum(status.memory for status in _processes() if self._is_mine(status))
-            if taken > RESIDENT:
-                raise WorkerDied(f"its processes took {taken / 1e9:.1f} GB of memory")
         raise WorkerDied(late)
+
+    def _look(self) -> None:
+        taken = sum(status.memory for status in _processes() if self._is_mine(status))
+        if taken > RESIDENT:
+            raise WorkerDied(f"its processes took {taken / 1e9:.1f} GB of memory")
+        if self.group and walls.was_full(self.group):
+            raise WorkerDied(self._end())
+
+    def _end(self) -> str:
+        full = self.group is not None and walls.was_full(self.group)
+        return f"its processes took more than {RESIDENT / 1e9:.1f} GB of memory" if full else "it ended"
 
     def _is_mine(self, status) -> bool:
         if self.uid is not None:
@@ -240,6 +259,8 @@ class Worker:
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
+        if self.group is not None:
+            walls.remove_group(self.group)
 
 
 def _pid_inside(info: int) -> int | None:

@@ -1,160 +1,165 @@
 """A submission: a notebook that somebody handed in, read as data, run in a worker, and judged here."""
 
-import json
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from IPython.core.inputtransformer2 import TransformerManager
 
+from minigrpo.grading import cache
+from minigrpo.grading.cells import Cell, NoNotebook, plain, read_cells
 from minigrpo.grading.check import Result, exercises, judge, questions
-from minigrpo.grading.questions import Question
+from minigrpo.grading.exam import Exam
+from minigrpo.grading.questions import Case, Question
+from minigrpo.grading.results import Graded, Report
 from minigrpo.grading.sandbox import Worker, WorkerDied
 from minigrpo.grading.worker import Outcome, decode, encode
 
-LARGEST_FILE = 5_000_000  # bytes
 CELL_SECONDS, CALL_SECONDS, SECONDS = 10.0, 10.0, 60.0
 LEAST_SECONDS = 5.0  # that are worth starting a worker for
-NAME = re.compile(r"ex0\d")
+SLOW_SECONDS = 2.0  # of a statement that defines nothing: where cells run again, it does not
+MOST_STARTS = 10  # of workers for one submission
+MOST_STATEMENTS = 100_000  # of a cell
+MOST_VALUES = 1000  # tensors in a result
+LONGEST = 1500  # characters of what is said to an answer
+NAME = re.compile(r"(?<![A-Za-z0-9])ex\d\d(?!\d)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Graded:
-    """One question of one submission."""
-
-    question: Question
-    points: int
-    says: str  # what was wrong; empty where nothing was
-
-
-@dataclass(frozen=True)
-class Report:
-    """One submission, all questions; ``problem`` where it could not be read or run."""
-
-    person: str
-    exercise: str | None
-    graded: list[Graded]
-    problem: str = ""
-
-    @property
-    def points(self) -> int:
-        return sum(item.points for item in self.graded)
-
-    @property
-    def of(self) -> int:
-        return sum(item.question.points for item in self.graded)
-
-
-def read_cells(path: Path) -> list[str]:
-    """The code of a notebook's cells, without IPython's magics and without demonstrations.
-
-    Raises:
-        ValueError: in a sentence, for what is no notebook.
-    """
-    if path.is_symlink() or not path.is_file():
-        raise ValueError("it is not a plain file")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"it has more than {LARGEST_FILE // 1_000_000} MB")
-    try:
-        notebook = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8") from None
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-    if not isinstance(notebook, dict):
-        raise ValueError("it is JSON, but no notebook")
-    cells = notebook.get("cells")
-    if cells is None:  # notebooks of before 2015 have worksheets
-        sheets = notebook.get("worksheets") or [{}]
-        cells = sheets[0].get("cells") if isinstance(sheets, list) and isinstance(sheets[0], dict) else None
-    if not isinstance(cells, list):
-        raise ValueError("it has no cells")
-    return [source for cell in cells if (source := _code(cell))]
-
-
-def _code(cell) -> str:
-    if not isinstance(cell, dict) or cell.get("cell_type") != "code":
-        return ""
-    metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
-    tags = metadata.get("tags")
-    if isinstance(tags, list) and "demonstration" in tags:
-        return ""
-    source = cell.get("source", cell.get("input", ""))
-    source = "".join(map(str, source)) if isinstance(source, list) else str(source)
-    try:  # IPython's own reading of magics and shell lines: they become calls that do nothing in the worker
-        return TransformerManager().transform_cell(source)
-    except Exception:  # what it cannot read, Python cannot either: the cell fails there
-        return source
-
-
-def which_exercise(path: Path, cells: list[str]) -> str | None:
+def which_exercise(path: Path, cells: list[Cell]) -> str | None:
     """By the file's name, else by the functions that its cells define."""
-    if named := _by_name(path):
+    if named := by_name(path):
         return named
-    defined = set(re.findall(r"^def (\w+)", "\n".join(cells), re.MULTILINE))
+    defined = set(re.findall(r"^def (\w+)", "\n".join(cell.source for cell in cells), re.MULTILINE))
     counts = {name: sum(q.name in defined for q in questions(name)) for name in exercises()}
     best = max(counts, key=counts.get, default=None)
     return best if best and counts[best] else None
 
 
-def grade_file(path: Path, person: str, how: str, seed: int, *, all_or_nothing: bool = False) -> Report:
-    """Grade one notebook; whatever is in it, a report comes back. Raises GraderError if the sandbox does not start."""
+def by_name(path: Path) -> str | None:
+    """The one exercise that a file's name speaks of."""
+    named = {name.lower() for name in NAME.findall(path.name)} & set(exercises())
+    return named.pop() if len(named) == 1 else None
+
+
+def grade_file(
+    path: Path,
+    person: str,
+    how: str,
+    seed: int,
+    *,
+    hide: tuple[Path, ...] = (),
+    exam: Exam | None = None,
+    kept: Path | None = None,
+    all_or_nothing: bool = False,
+) -> Report:
+    """Grade one notebook; whatever is in it, a report comes back. Raises GraderError if the sandbox does not start.
+
+    ``hide``: folders that a submission must not see, besides its own; ``exam``: an instructor's questions in place of the
+    exercise's; ``kept``: the folder of results that need not be found again.
+    """
+    file, exercise = plain(str(path)), exam.name if exam else by_name(path)
     try:
         cells = read_cells(path)
-    except ValueError as error:
-        named = _by_name(path)
-        nothing = [Graded(question, 0, "") for question in questions(named)] if named else []
-        return Report(person, named, nothing, f"{path.name} cannot be graded: {error}.")
-    exercise = which_exercise(path, cells)
+    except NoNotebook as error:
+        asked = exam.questions if exam else questions(exercise) if exercise else []
+        nothing = [Graded(question, 0, "") for question in asked]
+        return Report(person, exercise, nothing, f"{plain(path.name)} cannot be graded: {error}.", file=file)
+    exercise = exam.name if exam else which_exercise(path, cells)
     if exercise is None:
-        return Report(person, None, [], f"{path.name} belongs to no exercise: its name should begin with ex01 ... .")
-    return Report(person, exercise, _graded(exercise, cells, how, seed, all_or_nothing))
-
-
-def _by_name(path: Path) -> str | None:
-    named = NAME.search(path.name)
-    return named[0] if named and named[0] in exercises() else None
+        sentence = f"{plain(path.name)} belongs to no exercise: its name should begin with {exercises()[0]} ... ."
+        return Report(person, None, [], sentence, file=file)
+    asked = exam.questions if exam else questions(exercise)
+    name = kept and cache.key(exercise, cells, seed, f"{how} {all_or_nothing}", exam.text if exam else b"")
+    graded = cache.load(kept, name, asked) if kept else None
+    if graded is None:
+        graded = _graded(asked, _Session(cells, how, (*hide, path.parent)), seed, all_or_nothing)
+        if kept:
+            cache.save(kept, name, graded)
+    return Report(person, exercise, graded, cells=cells, file=file)
 
 
 class _Session:
     """A worker with the cells run, made anew where the learner's code ended the one before."""
 
-    def __init__(self, cells: list[str], how: str):
-        self.cells, self.how, self.worker = dict(enumerate(cells)), how, None
-        self.until = time.monotonic() + SECONDS
+    def __init__(self, cells: list[Cell], how: str, hide: tuple[Path, ...]):
+        self.cells, self.how, self.hide, self.worker = dict(enumerate(cells)), how, hide, None
+        self.sources = [cell.source for cell in cells]
+        self.left_out = {number: set() for number in self.cells}  # statements that hung or ended the worker
+        self.slow = {number: set() for number in self.cells}
+        self.errors: dict[int, str] = {}
+        self.left, self.since, self.starts = SECONDS, time.monotonic(), 0
 
     def ready(self) -> Worker:
         while self.worker is None:
-            left = self.until - time.monotonic()
-            if left < LEAST_SECONDS:
+            if self.left < LEAST_SECONDS or self.starts == MOST_STARTS:
                 raise WorkerDied(f"the {SECONDS:.0f} s of this submission are used up")
-            worker = Worker(self.how, seconds=left)
+            worker = Worker(self.how, seconds=self.left, hide=self.hide)
+            self.starts += 1
+            self.since = time.monotonic()  # that torch loads slowly is not the learner's time
             if self._runs_cells(worker):
                 self.worker = worker
         return self.worker
 
     def _runs_cells(self, worker: Worker) -> bool:
+        """Whether all cells ran. A statement that hangs or ends the worker costs itself, and the next worker leaves it out."""
         for number, cell in list(self.cells.items()):
+            short = cell.demonstration or self.left - (time.monotonic() - self.since) < SECONDS / 2
+            left_out, slow = sorted(self.left_out[number]), sorted(self.slow[number])
+            request = {"cell": cell.source, "leave_out": left_out, "slow": slow, "definitions": short}
+            clock = _Clock()
             try:
-                worker.ask({"cell": cell}, CELL_SECONDS)
-            except WorkerDied:
-                worker.close()
-                del self.cells[number]  # a cell that hangs or dies costs only what it defines
+                self.errors[number] = plain(worker.ask(request, CELL_SECONDS, clock)["error"] or "")
+            except (WorkerDied, KeyError) as error:
+                self._end(worker)
+                if clock.at is None:
+                    del self.cells[number]  # it could not even be read
+                else:
+                    self.left_out[number] |= {clock.at}
+                self.errors[number] = f"a statement was left out: {error}"
                 return False
+            finally:
+                self.slow[number] |= clock.slow
         return True
+
+    def missing(self, name: str) -> str:
+        """Why there is no such function, as far as the cells' errors tell."""
+        errors = {number: error for number, error in self.errors.items() if error}
+        defining = [n for n in errors if re.search(rf"\b(def|class)\s+{name}\b|^{name}\s*=", self.sources[n], re.MULTILINE)]
+        for number in defining:
+            return f"No function {name} is defined, for its cell (cell {number + 1}) fails: {errors[number]}."
+        for number in errors:
+            return f"No function {name} is defined. The first cell that fails is cell {number + 1}: {errors[number]}."
+        return f"No function {name} is defined."
 
     def close(self) -> None:
         if self.worker is not None:
-            self.worker.close()
+            self._end(self.worker)
         self.worker = None
 
+    def _end(self, worker: Worker) -> None:
+        self.left -= time.monotonic() - self.since
+        worker.close()
 
-def _graded(exercise: str, cells: list[str], how: str, seed: int, all_or_nothing: bool) -> list[Graded]:
-    session, graded = _Session(cells, how), []
+
+class _Clock:
+    """At which statement a cell is, and which took long. What the worker says is checked, not believed."""
+
+    def __init__(self):
+        self.at, self.since, self.slow = None, time.monotonic(), set()
+
+    def __call__(self, number) -> None:
+        now = time.monotonic()
+        if type(number) is not int or not 0 <= number < MOST_STATEMENTS:
+            raise WorkerDied("it answered something that was not asked")
+        if self.at is not None and now - self.since > SLOW_SECONDS:
+            self.slow.add(self.at)
+        self.at, self.since = number, now
+
+
+def _graded(asked: list[Question], session: _Session, seed: int, all_or_nothing: bool) -> list[Graded]:
+    graded = []
     try:
-        for number, question in enumerate(questions(exercise)):
+        for number, question in enumerate(asked):
             try:
                 graded.append(_one(question, session, seed * 1000 + number, all_or_nothing))
             except WorkerDied as error:
@@ -173,12 +178,12 @@ def _one(question: Question, session: _Session, seed: int, all_or_nothing: bool)
         request = {"name": question.name, "args": args, "gradient": list(case.gradient), "seed": 0}
         reply = session.ready().ask(request, CALL_SECONDS)
         if reply.get("missing"):
-            return Graded(question, 0, f"No function {question.name} is defined.")
-        outcomes.append(outcome_of(reply, len(case.gradient)))
+            return Graded(question, 0, session.missing(question.name))
+        outcomes.append(outcome_of(reply, case))
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Graded(question, 0, "Not answered.")
     result = judge(question, cases, outcomes, all_or_nothing=all_or_nothing)
-    return Graded(question, result.points, "" if result.about is None else _sentence(result))
+    return Graded(question, result.points, "" if result.about is None else _short(_sentence(result)), result)
 
 
 def _sentence(result: Result) -> str:
@@ -186,24 +191,32 @@ def _sentence(result: Result) -> str:
     return f"With {result.about}: {result.difference}.{cause}"
 
 
-def outcome_of(reply: dict, num_gradients: int) -> Outcome:
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def outcome_of(reply: dict, case: Case) -> Outcome:
     """A reply as an Outcome, believing nothing: whatever is not plain numbers of the right kind is an error."""
     try:
         if reply["error"] is not None or reply["changed"] is not None:
-            changed = None if reply["changed"] is None else _plain(reply["changed"])
-            return Outcome(None, error=None if changed else (_plain(reply["error"]) or "an error"), changed=changed)
-        values = [_tensor(value) for value in reply["values"]]
-        gradients = reply["gradients"] if num_gradients else []
-        if not values or len(gradients) != num_gradients:
-            raise ValueError("results are missing")
-        return Outcome(values, [None if g is None else _tensor(g) for g in gradients] if num_gradients else None)
+            changed = None if reply["changed"] is None else plain(reply["changed"])
+            return Outcome(None, error=None if changed else (plain(reply["error"]) or "an error"), changed=changed)
+        values = reply["values"]
+        if not values or len(values) > MOST_VALUES:
+            raise ValueError("no results, or too many")
+        values = [_tensor(value) for value in values]
+        return Outcome(values, _gradients(reply["gradients"], case) if case.gradient else None)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         return Outcome(None, error=f"its result cannot be read ({type(error).__name__})")
 
 
-def _plain(text) -> str:
-    """What a learner's code said, without what could move a terminal's cursor or break a line of a report."""
-    return "".join(character if character.isprintable() else " " for character in str(text)[:300])
+def _gradients(given, case: Case) -> list[torch.Tensor | None]:
+    if not isinstance(given, list) or len(given) != len(case.gradient):
+        raise ValueError("gradients are missing")
+    for name, gradient in zip(case.gradient, given, strict=True):
+        if gradient is not None and gradient["shape"] != list(case.args[name].shape):
+            raise ValueError("a gradient has another shape than its argument")
+    return [None if gradient is None else _tensor(gradient) for gradient in given]
 
 
 def _tensor(value) -> torch.Tensor:

@@ -1,25 +1,22 @@
-"""What runs a learner's code: a process of its own that is given inputs and gives back plain numbers, never a verdict.
+"""What calls a learner's function: given inputs, it gives back plain numbers and gradients, never a verdict.
 
-It is started as a script, imports torch and nothing of ours, and answers on a pipe, a line of JSON per message. The functions
-below it are also what ``check`` runs in the notebook.
+``check`` runs it in the notebook, and inside.py in the sandbox, where there is torch and nothing of ours.
 """
 
-import contextlib
 import inspect
-import json
 import linecache
-import os
-import sys
+import math
 import traceback
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "int64", "int32", "bool")}
+FLOATS, INTEGERS = ("float64", "float32", "float16", "bfloat16"), ("int64", "int32", "int16", "int8", "uint8", "bool")
+DTYPES = {name: getattr(torch, name) for name in (*FLOATS, *INTEGERS)}
 LARGEST = 200_000  # numbers in a result
+DIMENSIONS = 8  # of one
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,11 @@ class Outcome:
 
 def run(function: Callable, args: dict, gradient: tuple[str, ...] = (), seed: int = 0) -> Outcome:
     """Call ``function`` on copies of its arguments, and take the gradient of its result in a random direction."""
+    with torch.inference_mode(False), torch.enable_grad():  # whatever a cell has switched off
+        return _run(function, args, gradient, seed)
+
+
+def _run(function: Callable, args: dict, gradient: tuple[str, ...], seed: int) -> Outcome:
     before = {name: _copy(value) for name, value in args.items()}
     leaves = {name: args[name].detach().clone().requires_grad_() for name in gradient}
     # Clones of the leaves, so that a change in place is no error of autograd's, but found and named below.
@@ -151,6 +153,8 @@ def encode(value):
         if value.numel() > LARGEST:
             raise ValueError(f"a result of {value.numel()} numbers is too large")
         dtype = str(value.dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise ValueError(f"a result of dtype {dtype} cannot be compared")
         return {"dtype": dtype, "shape": list(value.shape), "data": value.detach().reshape(-1).tolist()}
     return [encode(item) for item in value] if isinstance(value, list | tuple) else value
 
@@ -158,76 +162,19 @@ def encode(value):
 def decode(value):
     """What encode wrote, back. Raises ValueError, KeyError or TypeError for anything else."""
     if isinstance(value, dict):
-        if len(value["data"]) > LARGEST or not all(type(x) in (bool, int, float) for x in value["data"]):
+        shape, data = value["shape"], value["data"]
+        if len(shape) > DIMENSIONS or not all(type(n) is int and 0 <= n <= LARGEST for n in shape):
+            raise ValueError("no shape of a tensor")  # checked before torch makes anything of it
+        if math.prod(max(n, 1) for n in shape) > LARGEST or math.prod(shape) != len(data):
+            raise ValueError("not as many numbers as its shape says")
+        if not all(type(x) in (bool, int, float) for x in data):
             raise ValueError("not a tensor")
-        return torch.tensor(value["data"], dtype=DTYPES[value["dtype"]]).reshape(value["shape"])
+        return torch.tensor(data, dtype=DTYPES[value["dtype"]]).reshape(shape)
     return [decode(item) for item in value] if isinstance(value, list) else value
 
 
-def _limit(memory: int, seconds: int, processes: int, uid: int | None) -> None:
-    """Limits that the learner's code cannot lift; as root, become a user of its own, whom the limit on processes binds."""
-    import resource
-
-    if uid is not None:
-        os.setgroups([])
-        os.setgid(uid)
-        os.setuid(uid)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
-
-
-class _Nothing:
-    """What magics and shell lines are sent to."""
-
-    def __getattr__(self, name: str):
-        return lambda *args, **kwargs: None
-
-
-def _stand_in() -> None:
-    """A ``minigrpo`` whose check and hint do nothing, for the real one holds the answers; no trl either."""
-    module = types.ModuleType("minigrpo")
-    module.check = module.hint = lambda *args, **kwargs: None
-    sys.modules["minigrpo"] = module
-    sys.modules["trl"] = None
-
-
-def main() -> None:
-    """Run the cells that come first, then call functions by name until the pipe ends."""
-    torch.set_num_threads(1)
-    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nothing, stream)
-    first = json.loads(requests.readline())
-    _limit(first["memory"], first["seconds"], first["processes"], first["uid"])
-    _stand_in()
-
-    def say(message: dict) -> None:
-        replies.write(json.dumps(message) + "\n")
-        replies.flush()
-
-    say({"ready": True})
-    names: dict = {"__name__": "__main__", "get_ipython": _Nothing}
-    for line in requests:
-        request = json.loads(line)
-        if "cell" in request:
-            error = None
-            try:
-                exec(compile(request["cell"], "<cell>", "exec"), names)
-            except BaseException as raised:  # also SystemExit: a cell must not end the worker
-                with contextlib.suppress(Exception):
-                    error = f"{type(raised).__name__}: {raised}"[:300]
-                error = error or "an error that cannot be printed"
-            say({"id": request["id"], "error": error})
-            continue
-        say({"id": request["id"], **_answer(names.get(request["name"]), request)})
-
-
-def _answer(function, request: dict) -> dict:
+def answer(function, request: dict) -> dict:
+    """What a function gives for a request's case, as JSON can say it; whatever it raises is its answer."""
     if not callable(function):
         return {"missing": True}
     try:
@@ -241,7 +188,3 @@ def _answer(function, request: dict) -> dict:
         }
     except BaseException as raised:  # SystemExit, or a result too large
         return {"values": None, "gradients": None, "error": f"{type(raised).__name__}: {raised}"[:300], "changed": None}
-
-
-if __name__ == "__main__":
-    main()

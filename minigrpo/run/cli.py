@@ -4,7 +4,6 @@ import argparse
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -22,7 +21,6 @@ from minigrpo.run.flags import (
     new_parser,
     reward_model_args,
     sampling_args,
-    seed,
     train_config,
 )
 
@@ -253,38 +251,6 @@ def _reward_model(argv: list[str]) -> None:
 
 
 def _grade(argv: list[str]) -> int:
-    parser = new_parser("grade")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="notebooks, or folders of them")
-    parser.add_argument("--format", choices=("table", "csv", "json", "junit", "gradescope"), default="table")
-    parser.add_argument("--output", help="the file to write; by default what is printed")
-    parser.add_argument("--seed", type=seed, help="of the random inputs; by default other ones each time")
-    add_flag(parser, "min_score", type=float, help="points below which the exit code is 1")
-    parser.add_argument(
-        "--all-or-nothing", action="store_true", help="no points where a case fails; else by the share of cases"
-    )
-    parser.add_argument(
-        "--trust", action="store_true", help="run without a sandbox where there is none: for your own work only"
-    )
-    args = parser.parse_args(argv)
-    if args.min_score is not None and not math.isfinite(args.min_score):
-        raise BadInput(f"min_score must be a number of points, got {args.min_score}.")
-    from minigrpo.run import folders
+    from minigrpo.run import grade
 
-    paths, output = [Path(path) for path in args.paths], args.output and Path(args.output)
-    if output:
-        folders.check_output(output)
-        if output.suffix == ".ipynb" or any(output.exists() and path.exists() and output.samefile(path) for path in paths):
-            raise BadInput(f"--output {args.output!r} would replace a submission with its report; name another file.")
-    _quiet()
-    from minigrpo.grading import batch, reports
-
-    graded, how = batch.grade_paths(paths, trust=args.trust, seed=args.seed, all_or_nothing=args.all_or_nothing)
-    text = reports.write(graded, how, args.format)
-    if output:
-        folders.write_text(output, text)
-    else:
-        print(text, end="")
-    if all(report.problem for report in graded):
-        return 2  # nothing could be graded; the report says why
-    points = sum(report.points for report in reports.counted(graded))
-    return 1 if args.min_score is not None and points < args.min_score else 0
+    return grade.run(argv, before=_quiet)

@@ -154,7 +154,7 @@ def submissions(tmp_path_factory):
 @needs_walls
 def test_a_folder_gives_a_row_a_person_whatever_was_handed_in(submissions, tmp_path):
     out = tmp_path / "grades.csv"
-    assert cli.main(["grade", str(submissions), "--format", "csv", "--output", str(out), "--seed", "7"]) == 0
+    assert cli.main(["grade", str(submissions), "--format", "csv", "--output", str(out), "--seed", "7"]) == 3
     rows = {row["person"]: row for row in csv.DictReader(io.StringIO(out.read_text(encoding="utf-8")))}
     assert set(rows) == {"ann", "bob", "eve"}
     assert (rows["ann"]["ex06"], rows["bob"]["ex06"], rows["eve"]["ex06"]) == ("11", "0", "0")

@@ -267,7 +267,7 @@ def test_bubblewrap_keeps_attempts_in_without_root(readable):
         assert (refused.returncode, "user namespaces" in refused.stderr) == (2, True)
         return
     isolation, people = outcome_of_a_batch(readable, ["reach", "leave", "take"], path=os.environ["PATH"], user=NOBODY)
-    assert isolation == "bubblewrap"
+    assert isolation.split(";")[0] == "bubblewrap"
     check_batch(people, sees_the_grader=False)
 
 

@@ -23,8 +23,6 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-from minigrpo.grading.check import questions
-
 ROOT = Path(__file__).parents[2]
 FOLDER, SOLUTIONS, EXERCISES = ROOT / "notebooks", ROOT / "solutions", ROOT / "exercises"
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
@@ -45,22 +43,8 @@ def from_source(path: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{path.stem.replace('_', '-')}-{number:02d}"
         tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | nbgrader(cell, path.stem[:4]))
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
     return notebook
-
-
-def nbgrader(cell: nbformat.NotebookNode, exercise: str) -> dict:
-    """nbgrader's metadata for a cell that holds a solution, or that checks one."""
-    solution, check = "### BEGIN SOLUTION" in cell.source, re.match(r"check\((\w+)\)", cell.source)
-    if cell.cell_type != "code" or not (solution or check):
-        return {}
-    name = check[1] if check else re.search(r"def (\w+)", cell.source)[1]
-    kind = (
-        {"grade": False, "solution": True, "locked": False} if solution else {"grade": True, "solution": False, "locked": True}
-    )
-    points = {"points": next(q.points for q in questions(exercise) if q.name == name)} if check else {}
-    grade_id = f"{exercise}-{name}-{'check' if check else 'solution'}".replace("_", "-")
-    return {"nbgrader": {"grade_id": grade_id, "schema_version": 3, "task": False, **kind, **points}}
 
 
 def exercise_of(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -1,0 +1,147 @@
+"""Pages of feedback: what a person needs and nobody else's, the class at a glance, and no text that becomes markup."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from minigrpo.grading.cells import Cell
+from minigrpo.grading.check import grade, questions
+from minigrpo.grading.pages import code_of, pages
+from minigrpo.grading.submission import Graded, Report
+from minigrpo.run import cli
+
+NASTY = "<img src=x onerror=alert(1)>{{ 7 * 7 }}"
+
+
+def graded(question, function):
+    result = grade(question, function, 0)
+    return Graded(question, result.points, "" if result.about is None else "wrong", result)
+
+
+def swapped(logprobs, ref_logprobs):
+    return ref_logprobs - logprobs
+
+
+def submissions():
+    """ann has all of ex06 right, bob and cem k1 the wrong way round, dan a wrong shape, eve nothing, fay no notebook."""
+    asked = questions("ex06")
+    k1 = next(question for question in asked if question.name == "kl_k1")
+
+    def report(person, function, source):
+        items = [graded(q, function if function and q is k1 else q.reference) for q in asked]
+        return Report(person, "ex06", items, cells=[Cell(source)], file=f"/srv/{person}/ex06_kl.ipynb")
+
+    code = "import torch\n\n@once\ndef kl_k1(logprobs, ref_logprobs):\n    # {}\n    return ref_logprobs - logprobs\n\nx = 1\n"
+    nothing = [Graded(question, 0, "Not answered.") for question in asked]
+    return [
+        report("ann", None, code.format("right")),
+        report("bob", swapped, code.format("of bob")),
+        report(f"cem {NASTY}", swapped, code.format(NASTY)),
+        report("dan", lambda logprobs, ref_logprobs: logprobs[0], code.format("of dan")),
+        Report("eve", "ex06", nothing, file="/srv/eve/ex06_kl.ipynb"),
+        Report("fay", None, [], "There is no notebook (.ipynb) here, but ex06.py."),
+    ]
+
+
+@pytest.fixture(scope="module")
+def written():
+    return pages(submissions(), "bubblewrap")
+
+
+def test_a_person_sees_the_case_the_numbers_the_cause_the_hint_and_where_to_read(written):
+    page = written["bob.html"]
+    for part in (
+        "of bob",
+        "The case",
+        "What differs",
+        "your answer",
+        "wanted",
+        "likely cause",
+        "A hint",
+        "06_kl.ipynb",
+        f"of {sum(question.points for question in questions('ex06'))} points",
+    ):
+        assert part in page
+    assert "def kl_k1" in page
+    assert "x = 1" not in page
+
+
+def test_a_persons_page_has_nobody_elses_data(written):
+    for person in ("ann", "bob", "dan", "eve", "fay"):
+        text = written[f"{person}.html"]
+        assert not [
+            other
+            for other in ("ann", "bob", "cem", "dan", "eve", "fay")
+            if other != person and re.search(rf"\b{other}\b", text)
+        ]
+        assert "/srv" not in text
+
+
+def test_the_class_is_seen_with_its_commonest_mistake_first(written):
+    page = written["class.html"]
+    discuss = page[page.index("What to discuss") :]
+    one = discuss[discuss.index("kl_k1") : discuss.index("kl_k2")]
+    assert "1 of 5 have it right" in one
+    assert one.index("2 of 5") < one.index("1 of 5</span>")
+    assert "ex06.py" in page
+    assert page.count("<tr>") == 7
+
+
+def test_no_text_becomes_markup_and_every_person_has_a_page(written):
+    assert set(written) == {
+        "class.html",
+        "ann.html",
+        "bob.html",
+        "cem-img-src-x-onerror-alert-1-7-7.html",
+        "dan.html",
+        "eve.html",
+        "fay.html",
+    }
+    for text in written.values():
+        assert "<img" not in text
+        assert "49" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    two = [Report(name, None, [], "x") for name in ("Ann", "ann", "class", "../x", "???")]
+    assert set(pages(two, "none")) == {"class.html", "Ann.html", "ann-2.html", "class-2.html", "x.html", "person.html"}
+
+
+def test_code_is_the_last_definition_with_its_decorators():
+    question = questions("ex06")[0]
+    name = question.name
+    cells = [Cell(f"def {name}(x):\n    return 0"), Cell(f"@a\n@b(\n1)\ndef {name}(\n    x,\n):\n\n    return 1\n\n\ny = 2")]
+    assert code_of(question, cells).endswith("return 1")
+    assert code_of(question, [Cell(f"{name} = lambda x: 1\ny = 2")]) == f"{name} = lambda x: 1"
+    assert code_of(question, [Cell("z = 1")]) == ""
+
+
+def test_pages_want_a_folder(tmp_path, capsys):
+    notebook = tmp_path / "ex06_kl.ipynb"
+    notebook.write_text("{}")
+    assert cli.main(["grade", str(notebook), "--format", "html"]) == 2
+    assert "name a folder" in capsys.readouterr().err
+    assert cli.main(["grade", str(notebook), "--format", "html", "--output", str(notebook)]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+def test_the_pages_in_a_browser(browser, written, tmp_path):
+    """Light and dark, without scripts or requests, links that lead to pages, and nothing wider than the window."""
+    for name, text in written.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for scheme in ("light", "dark"):
+        page = browser.new_page(viewport={"width": 1000, "height": 1400}, color_scheme=scheme)
+        asked = []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("dialog", lambda dialog: pytest.fail("a script ran"))
+        for name in ("bob", "class"):
+            page.goto((tmp_path / f"{name}.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            if folder := os.environ.get("SCREENSHOTS"):
+                page.screenshot(path=str(Path(folder) / f"feedback-{name}-{scheme}.png"), full_page=True)
+        colors = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+        assert (sum(map(int, re.findall(r"\d+", colors[1])[:3])) < 300) == (scheme == "dark")
+        page.get_by_role("link", name="ann").click()
+        assert page.locator("h1").inner_text() == "ann"
+        assert all(url.startswith("file:") for url in asked)
+        page.close()
