@@ -21,6 +21,17 @@ class Cause:
     certain: bool = False
 
 
+def known(question: Question) -> tuple[Mistake, ...]:
+    """The mistakes written by hand, and behind them those derived from the reference."""
+    return (*question.mistakes, *derived(question))
+
+
+def tells(question: Question, case: Case) -> int:
+    """On how many mistakes a case would show. Where policy and reference are equal, or every advantage is 0, few do."""
+    want = wanted(question, case)
+    return sum(difference(want, run(mistake.function, case)) is not None for mistake in known(question))
+
+
 @dataclass(frozen=True, eq=False)
 class Attempt:
     """A question's cases, and what a learner's function gave for them."""
@@ -33,23 +44,17 @@ class Attempt:
     @cached_property
     def known(self) -> list[tuple[Mistake, list[Outcome]]]:
         """Every known mistake, those written by hand first, and what it gives."""
-        mistakes = [*self.question.mistakes, *derived(self.question)]
-        return [(mistake, [run(mistake.function, case) for case in self.cases]) for mistake in mistakes]
+        return [(mistake, [run(mistake.function, case) for case in self.cases]) for mistake in known(self.question)]
 
     @cached_property
     def wants(self) -> list[Outcome]:
         return [wanted(self.question, case) for case in self.cases]
 
-    def tells(self, number: int) -> int:
-        """On how many mistakes a case would show. Where policy and reference are equal, or every advantage is 0, few do."""
-        return sum(difference(self.wants[number], gives[number]) is not None for _, gives in self.known)
-
     @cached_property
     def ordinary(self) -> list[int]:
-        """The failing cases on which mistakes show, the most telling first."""
-        tells = {number: self.tells(number) for number in self.failing}
-        most = max(tells.values())
-        return sorted((n for n in self.failing if tells[n] >= 0.7 * most), key=lambda n: -tells[n])
+        """The failing cases on which most mistakes show."""
+        shown = {number: tells(self.question, self.cases[number]) for number in self.failing}
+        return [number for number in self.failing if shown[number] >= 0.7 * max(shown.values())]
 
 
 def find(question: Question, cases: list[Case], outcomes: list[Outcome], failing: list[int]) -> Cause | None:
@@ -57,7 +62,47 @@ def find(question: Question, cases: list[Case], outcomes: list[Outcome], failing
     if question.accepts or outcomes[failing[0]].values is None:
         return None
     attempt = Attempt(question, cases, outcomes, failing)
-    return _certain(attempt) or _in_part(attempt) or _by_looks(attempt)
+    if certain := _certain(attempt):
+        return certain
+    found, only = _in_part(attempt) or _by_looks(attempt), _only_where(cases, failing)
+    if only and found:
+        return Cause(f"{only} {found.says[0].upper()}{found.says[1:]}", found.case)
+    return found
+
+
+def _only_where(cases: list[Case], failing: list[int]) -> str | None:
+    """What all failing cases have in common, and no passing one has."""
+    common = set.intersection(*(_features(cases[number]) for number in failing))
+    elsewhere = set().union(*(_features(case) for number, case in enumerate(cases) if number not in failing))
+    only = sorted(common - elsewhere) if len(failing) < len(cases) else []
+    return f"it fails only where {only[0]}." if only else None
+
+
+def _features(case: Case) -> set[str]:
+    """What may be special about a case, in words."""
+    found = set()
+    for name, value in case.args.items():
+        if isinstance(value, str):
+            found.add(f"{name} is {value!r}")
+        elif isinstance(value, torch.Tensor):
+            found |= _features_of(name, value)
+        else:
+            found.add(f"{name} is {'given' if value is not None else 'None'}")
+            found |= {f"{name} is 0"} if value == 0 else {f"{name} is below 0"} if type(value) is float and value < 0 else set()
+    return found
+
+
+def _features_of(name: str, value: torch.Tensor) -> set[str]:
+    if value.dtype == torch.bool:
+        rows = value.flatten(1).any(1) if value.dim() > 1 else value
+        return {f"a row of {name} is False throughout"} if not rows.all() else {f"every row of {name} has a True"}
+    special = {
+        f"{name} holds NaN": value.isnan().any(),
+        f"{name} has one single row": len(value) == 1 if value.dim() else False,
+        f"{name} holds a number below 0": not value.is_floating_point() and bool((value < 0).any()),
+        f"the numbers of {name} are all equal": value.numel() > 1 and bool((value == value.flatten()[0]).all()),
+    }
+    return {what for what, so in special.items() if so}
 
 
 def _certain(attempt: Attempt) -> Cause | None:

@@ -75,6 +75,86 @@ SHIFT = Question(
     ),
 )
 
+# --- ex01.2 -----------------------------------------------------------------------------------------------------------
+
+
+def _top_cases(generator):
+    def case(about, columns, top_k, temperature):
+        logits = draw_normal(generator, 3, columns, 7, spread=1.5)
+        kept = logits.topk(top_k).indices  # only these can have been drawn
+        ids = kept.gather(-1, torch.randint(top_k, (3, columns, 1), generator=generator)).squeeze(-1)
+        args = {"logits": logits, "token_ids": ids, "temperature": temperature, "top_k": top_k}
+        return Case(about, args, gradient=("logits",))
+
+    by_hand = {"logits": exactly([[[2.0, 1.0, 0.0]]]), "token_ids": torch.tensor([[0]]), "temperature": 1.0, "top_k": 2}
+    return [
+        case("the three likeliest of seven tokens, a temperature below 1", 5, 3, draw_number(generator, 0.4, 0.8)),
+        case("the two likeliest, a temperature above 1", 5, 2, draw_number(generator, 1.3, 2.0)),
+        case("completions of one token, four are kept", 1, 4, draw_number(generator, 0.4, 0.8)),
+        case("all tokens are kept", 5, 7, 1.0),
+        Case("the example by hand", by_hand, gradient=("logits",)),
+    ]
+
+
+def _top(logits, token_ids, temperature, top_k):
+    least = logits.topk(top_k).values[..., -1:]
+    kept = torch.where(logits >= least, logits / temperature, -torch.inf)
+    return package.token_logprobs(kept, token_ids)
+
+
+def _renormalised(logits, token_ids, temperature, top_k):
+    return package.token_logprobs(logits, token_ids, temperature) / logits.softmax(-1).topk(top_k).values.sum(-1)
+
+
+def _kept_at_zero(logits, token_ids, temperature, top_k):
+    kept = torch.where(logits >= logits.topk(top_k).values[..., -1:], logits / temperature, 0.0)
+    return package.token_logprobs(kept, token_ids)
+
+
+TOP = Question(
+    id="ex01.2",
+    name="top_k_logprobs",
+    points=3,
+    cases=_top_cases,
+    reference=_top,
+    hints=(
+        "Which policy drew these tokens? Its probabilities sum to 1 over the tokens that it may draw, and are 0 elsewhere.",
+        "Find the smallest logit that is kept (torch.topk), put minus infinity in the place of all below it, and normalise "
+        "afterwards.",
+        "kept = torch.where(logits >= logits.topk(top_k).values[..., -1:], logits / temperature, -torch.inf), then "
+        "log_softmax and gather.",
+    ),
+    mistakes=(
+        Mistake(
+            "all tokens",
+            "these are log-probs under all V tokens. The sampler kept top_k of them, and their probabilities sum to 1.",
+            lambda logits, token_ids, temperature, top_k: package.token_logprobs(logits, token_ids, temperature),
+        ),
+        Mistake(
+            "the temperature left out",
+            "these are log-probs at temperature 1. The tokens that are kept were drawn at the temperature.",
+            lambda logits, token_ids, temperature, top_k: _top(logits, token_ids, 1.0, top_k),
+        ),
+        Mistake(
+            "zeros for the others",
+            "the tokens that are not kept have the logit 0, not minus infinity, and still take probability.",
+            _kept_at_zero,
+        ),
+        Mistake(
+            "one token too many",
+            "one token more than top_k was kept.",
+            lambda logits, token_ids, temperature, top_k: _top(
+                logits, token_ids, temperature, min(top_k + 1, logits.shape[-1])
+            ),
+        ),
+        Mistake(
+            "a log-prob divided by a probability",
+            "the log-probs were divided by the probability of what is kept. Of a log-prob the log of it is subtracted.",
+            _renormalised,
+        ),
+    ),
+)
+
 # --- ex01.3 -----------------------------------------------------------------------------------------------------------
 
 
@@ -331,4 +411,4 @@ RATIO = Question(
     ),
 )
 
-QUESTIONS = (SHIFT, MASK, ENTROPIES, RATIO)
+QUESTIONS = (SHIFT, TOP, MASK, ENTROPIES, RATIO)

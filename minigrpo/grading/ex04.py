@@ -2,6 +2,7 @@
 
 import torch
 
+from minigrpo.advantages import compute_advantages
 from minigrpo.grading.questions import Case, Mistake, Question, draw_mask, exactly
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import aggregate, clipped_objective
@@ -152,6 +153,68 @@ def _two(objective=_clipped, *, steps=2, fresh_ratio=False, mean="grpo"):
 
 def _twice_the_first(weights, *rest):
     return 2 * _two(steps=1)(weights, *rest) - weights
+
+
+# --- ex04.4: a loop of one's own ------------------------------------------------------------------------------------------
+
+STEPS, GENERATIONS = 10, 4
+
+
+def _loop_cases(generator):
+    return [
+        _loop_case(generator, "two problems, four completions each, ten steps", 2, 0.5),
+        _loop_case(generator, "a large learning rate: the policy is soon sure", 2, 5.0),
+        _loop_case(generator, "three problems, a small learning rate", 3, 0.05),
+        _loop_case(generator, "a problem that is never solved: its groups teach nothing", 2, 0.5, solved=False),
+    ]
+
+
+def _loop_case(generator, about, problems, learning_rate, *, solved=True):
+    """Drawn again until no uniform is so near to a summed probability that rounding would decide which token it draws."""
+    while True:
+        targets = torch.randint(VOCABULARY, (problems,), generator=generator)
+        args = {
+            "weights": _normal(generator, FEATURES, VOCABULARY, spread=0.7),
+            "features": _normal(generator, problems, FEATURES),
+            "targets": targets if solved else torch.where(torch.arange(problems) == 0, VOCABULARY, targets),
+            "uniforms": torch.rand(STEPS, problems, GENERATIONS, generator=generator, dtype=torch.float64),
+            "learning_rate": learning_rate,
+        }
+        if _loop(**args, margin=1e-4) is not None:
+            return Case(about, args)
+
+
+def _loop(weights, features, targets, uniforms, learning_rate, *, margin=0.0, change=None):
+    """Sample, reward, advantages, update; ``change`` replaces one of these parts. None if a draw is within the margin."""
+    change = change or {}
+    for uniform in uniforms:
+        moving = weights.detach().clone().requires_grad_()
+        logprobs = torch.log_softmax(features @ moving, dim=1)  # (P, V)
+        sums = logprobs.detach().exp().cumsum(1)
+        if margin and (sums.unsqueeze(1) - uniform.unsqueeze(2)).abs().min() < margin:
+            return None
+        tokens = (sums.unsqueeze(1) <= uniform.unsqueeze(2)).sum(2).clamp(max=logprobs.shape[1] - 1)  # (P, G)
+        rewards = (tokens == targets.unsqueeze(1)).to(weights.dtype)
+        advantages = change.get("advantages", _group_advantages)(rewards)
+        loss = -(advantages * logprobs.gather(1, tokens)).mean()
+        weights = weights - change.get("rate", lambda rate: rate)(learning_rate) * torch.autograd.grad(loss, moving)[0]
+    return weights
+
+
+def _group_advantages(rewards):
+    return compute_advantages(rewards.flatten(), torch.arange(rewards.numel()) // rewards.shape[1]).reshape(rewards.shape)
+
+
+def _own_loop(weights, features, targets, uniforms, learning_rate):
+    return _loop(weights, features, targets, uniforms, learning_rate)
+
+
+def _loop_with(**change):
+    return lambda *args: _loop(*args, change=change)
+
+
+def _never_sampled_anew(weights, features, targets, uniforms, learning_rate):
+    return _loop(weights, features, targets, uniforms[:1].expand_as(uniforms), learning_rate)
 
 
 QUESTIONS = (
@@ -308,6 +371,54 @@ QUESTIONS = (
                 "padding in the mean",
                 "the mean is over all columns, padding among them. Divide each row by its own number of tokens.",
                 _two(mean="all"),
+            ),
+        ),
+    ),
+    Question(
+        id="ex04.4",
+        name="own_loop",
+        points=3,
+        cases=_loop_cases,
+        reference=_own_loop,
+        hints=(
+            "Each pass of the loop has four parts: sample, reward, advantages, update. Write four lines, then the loop "
+            "around them.",
+            "Sample as in ex04.1 from softmax(features @ weights), for each problem and each of its uniforms. Reward 1.0 "
+            "where the token is the problem's target. Advantages by problem, with the sample's standard deviation plus 1e-4.",
+            "loss = -(advantages * logprobs.gather(1, tokens)).mean() with logprobs = log_softmax(features @ moving, dim=1); "
+            "weights = weights - learning_rate * torch.autograd.grad(loss, moving)[0], and the next uniforms.",
+        ),
+        mistakes=(
+            Mistake(
+                "the same draws every step",
+                "every step used the first uniforms. Each step draws anew: step t has uniforms[t].",
+                _never_sampled_anew,
+            ),
+            Mistake(
+                "one step",
+                "these are the weights after a single step. Loop over all of uniforms, and go on from the new weights.",
+                lambda weights, features, targets, uniforms, rate: _loop(weights, features, targets, uniforms[:1], rate),
+            ),
+            Mistake(
+                "the reward itself",
+                "the rewards were used in the place of advantages, so nothing is ever pushed down.",
+                _loop_with(advantages=lambda rewards: rewards),
+            ),
+            Mistake(
+                "not scaled",
+                "the mean of the group was subtracted, and nothing divided. Divide by its standard deviation plus 1e-4.",
+                _loop_with(advantages=lambda rewards: rewards - rewards.mean(1, keepdim=True)),
+            ),
+            Mistake(
+                "one group",
+                "all completions were taken as one group. Each problem has a group of its own.",
+                _loop_with(advantages=lambda rewards: _group_advantages(rewards.reshape(1, -1)).reshape(rewards.shape)),
+            ),
+            Mistake("uphill", "the step goes against the advantages: a sign is wrong.", _loop_with(rate=lambda rate: -rate)),
+            Mistake(
+                "a sum for a mean",
+                "the loss was summed over completions; it is their mean.",
+                lambda w, features, targets, uniforms, rate: _loop(w, features, targets, uniforms, rate * uniforms[0].numel()),
             ),
         ),
     ),

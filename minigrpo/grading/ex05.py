@@ -3,7 +3,7 @@
 import torch
 
 from minigrpo import kl
-from minigrpo.grading import shipped
+from minigrpo.grading import diagnosis, shipped
 from minigrpo.grading.questions import Case, Mistake, Question, draw_id, draw_logprobs, draw_mask
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import aggregate
@@ -191,8 +191,9 @@ def _against(old_update, *, detach=True):
 
 
 QUESTIONS = (
+    *diagnosis.QUESTIONS,
     _shows(
-        1,
+        2,
         "kl",
         shipped.KL,
         lambda: (torch.tensor([[0.5]]).log(), torch.tensor([[0.25]]).log()),
@@ -201,9 +202,9 @@ QUESTIONS = (
         "torch.tensor([[0.5]]).log() and torch.tensor([[0.25]]).log(): k3 is 0.1931, and shipped_kl says 0.3069.",
     ),
     Question(
-        id="ex05.2",
+        id="ex05.3",
         name="fixed_kl",
-        points=2,
+        points=1,
         cases=_kl_cases,
         reference=kl.kl_k3,
         hints=(
@@ -243,7 +244,7 @@ QUESTIONS = (
         ),
     ),
     _shows(
-        3,
+        4,
         "clip",
         shipped.CLIP,
         _wide_ratio,
@@ -252,9 +253,9 @@ QUESTIONS = (
         "torch.tensor([[1.5]]), torch.tensor([[1.0]]), 0.2: the loss should be -1.2.",
     ),
     Question(
-        id="ex05.4",
+        id="ex05.5",
         name="fixed_clip",
-        points=2,
+        points=1,
         cases=_clip_cases,
         reference=shipped.CLIP.right,
         hints=(
@@ -292,7 +293,7 @@ QUESTIONS = (
         ),
     ),
     _shows(
-        5,
+        6,
         "mean",
         shipped.MEAN,
         _short_completion,
@@ -301,9 +302,9 @@ QUESTIONS = (
         "torch.tensor([[4.0, 0.0]]) and torch.tensor([[True, False]]): the mean of the one token that counts is 4.",
     ),
     Question(
-        id="ex05.6",
+        id="ex05.7",
         name="fixed_mean",
-        points=2,
+        points=1,
         cases=_mean_cases,
         reference=shipped.MEAN.right,
         hints=(
@@ -338,7 +339,7 @@ QUESTIONS = (
         ),
     ),
     _shows(
-        7,
+        8,
         "mask",
         shipped.EOS,
         _padded_with_eos,
@@ -347,9 +348,9 @@ QUESTIONS = (
         "torch.tensor([[3, 6, 6]]), 6, 6: the first two tokens should count.",
     ),
     Question(
-        id="ex05.8",
+        id="ex05.9",
         name="fixed_mask",
-        points=2,
+        points=1,
         cases=_mask_cases,
         reference=shipped.EOS.right,
         hints=(
@@ -391,7 +392,7 @@ QUESTIONS = (
         ),
     ),
     _shows(
-        9,
+        10,
         "logprobs",
         shipped.TEMPERED,
         _low_temperature,
@@ -400,9 +401,9 @@ QUESTIONS = (
         "torch.tensor([[[1.0, 0.0]]]), torch.tensor([[0]]), 0.5: the log-prob should be -0.1269.",
     ),
     Question(
-        id="ex05.10",
+        id="ex05.11",
         name="fixed_logprobs",
-        points=2,
+        points=1,
         cases=_logprobs_cases,
         reference=token_logprobs,
         hints=(
@@ -436,7 +437,7 @@ QUESTIONS = (
         ),
     ),
     _shows(
-        11,
+        12,
         "ratio",
         shipped.STALE,
         _second_rollout,
@@ -446,9 +447,9 @@ QUESTIONS = (
         "should be 1.",
     ),
     Question(
-        id="ex05.12",
+        id="ex05.13",
         name="fixed_ratio",
-        points=2,
+        points=1,
         cases=_ratio_cases,
         reference=shipped.right_ratio,
         hints=(

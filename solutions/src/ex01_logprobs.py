@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 1 · Log-probs
 #
-# Four questions, 9 points, about 22 minutes. Read notebook [01](../notebooks/01_logprobs.ipynb) first.
+# Five questions, 12 points, about 30 minutes. Read notebook [01](../notebooks/01_logprobs.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex01.1")` helps; called again it says
@@ -39,6 +39,40 @@ def shift_logits(logits, prompt_length):
 
 # %%
 check(shift_logits)
+
+# %% [markdown]
+# ## ex01.2 · What the sampler kept (3 points, 8 minutes, difficulty 3)
+#
+# Many samplers draw only from the `top_k` likeliest tokens. Then **that** is the policy: the tokens that are not kept have the
+# probability 0, and those that are kept sum to 1. Score such a completion under all V tokens, and the ratio of an untouched
+# policy isn't 1. Return the log-prob of each token under the policy that drew it: temperature first, then the `top_k` likeliest.
+# The tokens given are always among those that are kept.
+#
+# `top_k_logprobs(logits, token_ids, temperature, top_k)`: (B, C, V), (B, C), a number, an integer -> (B, C) nats; the gradient
+# is checked too
+#
+# By hand: logits (2, 1, 0), token 0, temperature 1, top_k 2. Two tokens are left, one of them e times likelier: -0.3133.
+#
+# Read: [notebook 01](../notebooks/01_logprobs.ipynb), "The temperature belongs to the policy".
+
+
+# %%
+def top_k_logprobs(logits, token_ids, temperature, top_k):
+    ### BEGIN SOLUTION
+    rows = []
+    for row in range(token_ids.shape[0]):
+        row_logprobs = []
+        for place in range(token_ids.shape[1]):
+            scaled = logits[row, place] / temperature
+            kept = scaled.sort(descending=True).values[:top_k]
+            row_logprobs.append(scaled[token_ids[row, place]] - torch.logsumexp(kept, dim=0))
+        rows.append(torch.stack(row_logprobs))
+    return torch.stack(rows)
+    ### END SOLUTION
+
+
+# %%
+check(top_k_logprobs)
 
 # %% [markdown]
 # ## ex01.3 · The mask (3 points, 6 minutes, difficulty 2)
@@ -139,5 +173,5 @@ check(tempered_ratio)
 # %% [markdown]
 # ## Done
 #
-# 9 points: 2 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_policy_gradient.ipynb), or to
+# 12 points: 2 + 3 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_policy_gradient.ipynb), or to
 # [exercise 2](ex02_advantages.ipynb).

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 4 · Training
 #
-# Three questions, 11 points, about 40 minutes; then your own functions train the GPT-2. Read notebook
+# Four questions, 14 points, about 55 minutes; then your own functions train the GPT-2. Read notebook
 # [04](../notebooks/04_training.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
@@ -128,6 +128,46 @@ def two_steps(weights, features, token_ids, completion_mask, advantages, learnin
 
 # %%
 check(two_steps)
+
+# %% [markdown]
+# ## ex04.4 · A loop of your own (3 points, 15 minutes, difficulty 4)
+#
+# Now the whole of it: sample, reward, advantages, update, and again. There are P problems, and a completion is a single token.
+# The policy of problem p is softmax(features[p] @ weights). At step t it draws G tokens for each problem with `uniforms[t]`, as
+# in ex04.1 at temperature 1. A token is rewarded with 1 if it is the problem's target, else 0. Advantages are those of the
+# group, one group per problem: minus the mean, over the sample's standard deviation plus 1e-4. The loss is minus advantage times
+# log-prob, averaged over all P * G completions; then one plain step of gradient descent.
+#
+# `own_loop(weights, features, targets, uniforms, learning_rate)`: (D, V), (P, D), (P,), (T, P, G), a number -> (D, V), the
+# weights after T steps. The argument `weights` stays as it is. A target of V is a problem that no token solves.
+#
+# By hand: where no token of a group is right, or all are, every advantage is 0. If that is so in every step, the weights stay
+# what they were.
+#
+# Read: [notebook 04](../notebooks/04_training.ipynb), "A step, part by part".
+
+
+# %%
+def own_loop(weights, features, targets, uniforms, learning_rate):
+    ### BEGIN SOLUTION
+    for uniform in uniforms:
+        moving = weights.detach().clone().requires_grad_()
+        logprobs = torch.log_softmax(features @ moving, dim=1)
+        loss = 0.0
+        for problem, row in enumerate(uniform):
+            sums = logprobs[problem].detach().exp().cumsum(0)
+            tokens = [min(int((sums <= number).sum()), len(sums) - 1) for number in row]
+            rewards = torch.tensor([1.0 if token == targets[problem] else 0.0 for token in tokens])
+            advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+            loss = loss - (advantages * logprobs[problem][tokens]).sum() / uniform.numel()
+        loss.backward()
+        weights = weights - learning_rate * moving.grad
+    return weights
+    ### END SOLUTION
+
+
+# %%
+check(own_loop)
 
 # %% [markdown]
 # ## The GPT-2 learns, on your functions

@@ -1,7 +1,56 @@
 # %% [markdown]
 # # Exercise 5 · Find the bug
 #
-# Twelve questions, 18 points, about 40 minutes. Read notebook [05](../notebooks/05_failures.ipynb) first.
+# Thirteen questions, 15 points, about 55 minutes. Read notebook [05](../notebooks/05_failures.ipynb) first.
+#
+# First you read curves: did a run go well, or what went wrong? Then six functions, each with a bug that
+# really was shipped. `hint("ex05.1")` helps, called again it says more. You need only torch.
+
+# %%
+import torch
+
+from minigrpo import check, hint
+
+# %% [markdown]
+# ## ex05.1 · What happened to this run? (3 points, 15 minutes, difficulty 3)
+#
+# A run leaves four curves of T steps: the **reward** that it was trained on (0 to 1), its **accuracy** on held-out problems (0
+# to 1), the **KL** per token from the reference (nats) and the **entropy** per token (nats). All are noisy: a standard deviation
+# of about 0.03. All runs start at reward and accuracy 0.3, KL 0 and entropy 1. Return what happened, a number:
+#
+# * 0, **healthy**: reward and accuracy rise together, by 0.4 or more;
+# * 1, **gamed**: the reward rises by 0.4 or more, the accuracy does not, or falls;
+# * 2, **nothing learnt**: reward, accuracy, KL and entropy stay where they were;
+# * 3, **collapsed**: the entropy falls below 0.1 and the reward gains less than 0.15: the policy is sure, and of the wrong thing;
+# * 4, **diverged**: the KL ends above 3 nats, and the reward below where it began.
+#
+# `diagnose_run(reward, accuracy, kl, entropy)`: four times (T,) -> an integer
+#
+# By hand: look at the last quarter of each curve, and compare its mean with that of the first ten steps.
+#
+# Read: [notebook 05](../notebooks/05_failures.ipynb).
+
+
+# %%
+def diagnose_run(reward, accuracy, kl, entropy):
+    ### BEGIN SOLUTION
+    def end(curve):
+        return curve[-len(curve) // 4 :].mean().item()
+
+    gained = end(reward) - 0.3
+    if end(kl) > 2.75 and gained < 0:
+        return 4
+    if gained > 0.25:
+        return 0 if end(accuracy) - 0.3 > 0.2 else 1
+    return 3 if end(entropy) < 0.2 else 2
+    ### END SOLUTION
+
+
+# %%
+check(diagnose_run)
+
+# %% [markdown]
+# ## Six bugs
 #
 # Each of the six functions below has a bug of a kind that really was shipped, in code that people use. None of them crashes, and
 # with each of them a model trains, only worse. You are asked for two things each time:
@@ -10,18 +59,12 @@
 #   function as it was shipped gives another result, or another gradient, than the right one. The arguments must be such as a
 #   training run could bring. A handful of numbers is enough; `torch.tensor([[0.5]])` has the shape (1, 1). The shipped
 #   function stands in a cell, so try it: whoever can show a bug has understood it, and has the test that keeps it away.
-# * **Repair it** (2 points): write the function as it should be.
+# * **Repair it** (1 point): write the function as it should be.
 #
-# B completions, C tokens, V tokens to choose from; log-probs in nats. `hint("ex05.1")` helps, called again it says more. You
-# need only torch.
-
-# %%
-import torch
-
-from minigrpo import check, hint
+# B completions, C tokens, V tokens to choose from; log-probs in nats.
 
 # %% [markdown]
-# ## ex05.1 · "It is never negative, so it must be a KL": show it (1 point, 3 minutes, difficulty 2)
+# ## ex05.2 · "It is never negative, so it must be a KL": show it (1 point, 3 minutes, difficulty 2)
 #
 # The penalty begins at 0, never falls below, and grows as the policy moves. It looks like the KL in every plot. But raise beta,
 # and the policy still gives up what the reference would say, while a single token that it likes much more can blow up the loss.
@@ -56,7 +99,7 @@ def shows_kl():
 check(shows_kl)
 
 # %% [markdown]
-# ## ex05.2 · The KL, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.3 · The KL, repaired (1 point, 4 minutes, difficulty 2)
 #
 # The bug is a sign, and a test for "never negative" cannot see it: the wrong one is not negative either. What it does not have is
 # the right mean, the KL, over the tokens that the policy draws.
@@ -81,7 +124,7 @@ def fixed_kl(logprobs, ref_logprobs):
 check(fixed_kl)
 
 # %% [markdown]
-# ## ex05.3 · "With several updates per rollout it falls apart": show it (1 point, 3 minutes, difficulty 2)
+# ## ex05.4 · "With several updates per rollout it falls apart": show it (1 point, 3 minutes, difficulty 2)
 #
 # With one update per rollout all is well. With four, good tokens that have long left the band are pushed on and on, and tokens
 # that went the wrong way stay there. It is an easy mistake to make when a minus sign moves. The loss of each token, as it was
@@ -117,7 +160,7 @@ def shows_clip():
 check(shows_clip)
 
 # %% [markdown]
-# ## ex05.4 · The clip, repaired (2 points, 4 minutes, difficulty 3)
+# ## ex05.5 · The clip, repaired (1 point, 4 minutes, difficulty 3)
 #
 # `fixed_clip(ratio, advantages, epsilon)`: (B, C), (B, 1), a number -> (B, C), one loss per token, lower is better; the gradient
 # with respect to `ratio` is checked too
@@ -141,7 +184,7 @@ def fixed_clip(ratio, advantages, epsilon):
 check(fixed_clip)
 
 # %% [markdown]
-# ## ex05.5 · "The same answers, another batch, another loss": show it (1 point, 2 minutes, difficulty 1)
+# ## ex05.6 · "The same answers, another batch, another loss": show it (1 point, 2 minutes, difficulty 1)
 #
 # A short completion teaches less when a long one happens to be in its batch. The mean of the token losses, as it was shipped:
 
@@ -177,7 +220,7 @@ def shows_mean():
 check(shows_mean)
 
 # %% [markdown]
-# ## ex05.6 · The mean, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.7 · The mean, repaired (1 point, 4 minutes, difficulty 2)
 #
 # `fixed_mean(values, completion_mask)`: (B, C), (B, C) bool -> a scalar; the gradient with respect to `values` is checked too
 #
@@ -201,7 +244,7 @@ def fixed_mean(values, completion_mask):
 check(fixed_mean)
 
 # %% [markdown]
-# ## ex05.7 · "Sooner or later every answer runs to the limit": show it (1 point, 3 minutes, difficulty 2)
+# ## ex05.8 · "Sooner or later every answer runs to the limit": show it (1 point, 3 minutes, difficulty 2)
 #
 # The answers are good, and then they go on. With each hundred steps more of them are cut off at `max_completion_length`, and
 # the reward does not say why. With another tokenizer the same script is fine. Which tokens count, as it was shipped:
@@ -234,7 +277,7 @@ def shows_mask():
 check(shows_mask)
 
 # %% [markdown]
-# ## ex05.8 · The mask, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.9 · The mask, repaired (1 point, 4 minutes, difficulty 2)
 #
 # Ending was a decision of the policy, and what is never trained is never learnt. A policy may write *any* token, that of the
 # padding too: its value says nothing.
@@ -264,7 +307,7 @@ def fixed_mask(completion_ids, eos_token_id, pad_token_id):
 check(fixed_mask)
 
 # %% [markdown]
-# ## ex05.9 · "The mean ratio is 0.99, so all is well": show it (1 point, 2 minutes, difficulty 1)
+# ## ex05.10 · "The mean ratio is 0.99, so all is well": show it (1 point, 2 minutes, difficulty 1)
 #
 # Before any update the ratio of policy and sampler should be exactly 1. On average it nearly is; token by token it is not, and the
 # gradient is that of another policy. The log-probs of the tokens that were drawn, as they were shipped:
@@ -300,7 +343,7 @@ def shows_logprobs():
 check(shows_logprobs)
 
 # %% [markdown]
-# ## ex05.10 · The log-probs, repaired (2 points, 4 minutes, difficulty 2)
+# ## ex05.11 · The log-probs, repaired (1 point, 4 minutes, difficulty 2)
 #
 # `fixed_logprobs(logits, token_ids, temperature)`: (B, C, V), (B, C) integers, a number -> (B, C) nats; the gradient with respect
 # to `logits` is checked too
@@ -326,7 +369,7 @@ def fixed_logprobs(logits, token_ids, temperature):
 check(fixed_logprobs)
 
 # %% [markdown]
-# ## ex05.11 · "The first rollout learns, then everything is clipped": show it (1 point, 3 minutes, difficulty 3)
+# ## ex05.12 · "The first rollout learns, then everything is clipped": show it (1 point, 3 minutes, difficulty 3)
 #
 # With one update per rollout all is well. With several, the first rollout is fine too; from the second on, `clip_ratio` is high from
 # the first update of each rollout, where it should be exactly 0. Old log-probs can be taken too often or too seldom, and either
@@ -366,7 +409,7 @@ def shows_ratio():
 check(shows_ratio)
 
 # %% [markdown]
-# ## ex05.12 · The ratio, repaired (2 points, 4 minutes, difficulty 3)
+# ## ex05.13 · The ratio, repaired (1 point, 4 minutes, difficulty 3)
 #
 # The old log-probs are those of the policy that drew the tokens: the policy at the first update of their rollout. They are
 # constants. The last rollout may be cut short.
@@ -378,7 +421,7 @@ check(shows_ratio)
 # 0.9048.
 #
 # Read: [notebook 04](../notebooks/04_training.ipynb), "One rollout, several updates: `num_iterations`"; [notebook
-# 05](../notebooks/05_failures.ipynb), "My clip_ratio is 0", for the opposite mistake.
+# 03](../notebooks/03_loss.ipynb), "One step, and what it changes", for the opposite mistake.
 
 
 # %%

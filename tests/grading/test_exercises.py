@@ -1,4 +1,4 @@
-"""The exercises: written from the solutions, complete, running untouched, and worth 87 points."""
+"""The exercises: written from the solutions, complete, running untouched, and worth 100 points."""
 
 import inspect
 import re
@@ -14,6 +14,7 @@ from traitlets.config import Config
 
 from minigrpo.grading import shipped
 from minigrpo.grading.check import exercises, grade, judge, questions
+from minigrpo.grading.ex08 import parse_answer
 from minigrpo.grading.submission import outcome_of
 from tests.tools.build_notebooks import EXERCISES, SOLUTIONS, exercise_of, from_source
 
@@ -29,7 +30,7 @@ def cells(notebook):
 
 
 def test_there_is_a_notebook_for_each_exercise_and_nothing_else():
-    assert [name[:4] for name in NAMES] == exercises() == [f"ex0{k}" for k in range(1, 8)]
+    assert [name[:4] for name in NAMES] == exercises() == [f"ex0{k}" for k in range(1, 9)]
     for folder in (EXERCISES, SOLUTIONS):
         assert sorted(path.stem for path in folder.glob("*.ipynb")) == NAMES
 
@@ -60,7 +61,7 @@ def test_an_exercise_holds_no_solution_and_asks_every_question_with_its_points(n
 
 
 def test_all_together_are_a_hundred_points_and_at_least_eighty_known_mistakes():
-    assert sum(question.points for question in questions()) == 87
+    assert sum(question.points for question in questions()) == 100
     assert sum(len(question.mistakes) for question in questions()) >= 80
 
 
@@ -98,7 +99,7 @@ def test_the_learners_notebook_needs_only_torch_and_check():
             if cell.cell_type == "code" and "demonstration" not in cell.metadata.get("tags", [])
         )
         imported = set(re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE))
-        assert imported <= {"torch", "minigrpo", "math"}
+        assert imported <= {"torch", "minigrpo", "math", "re"}
         for line in re.findall(r"^from minigrpo.*$", code, re.MULTILINE):
             assert line == "from minigrpo import check, hint"
 
@@ -222,11 +223,40 @@ def test_the_notebook_holds_the_functions_that_the_grader_runs():
         assert right is bug.right
 
 
+# --- ex08 ---------------------------------------------------------------------------------------------------------------
+
+CARELESS = {
+    "the answer stands somewhere": lambda text, answer: str(answer) in text,
+    "the last number": lambda text, answer: parse_answer(text) == answer,
+    "the longer the better": lambda text, answer: len(text),
+    "always": lambda text, answer: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", CARELESS)
+def test_a_careless_reward_makes_a_policy_that_is_wrong(name):
+    question = next(q for q in questions("ex08") if q.name == "honest_reward")
+    for seed in range(3):
+        result = grade(
+            question, lambda texts, answers: [float(CARELESS[name](t, a)) for t, a in zip(texts, answers, strict=True)], seed
+        )
+        assert (result.points, result.passed) == (0, 0)
+        assert "the policy is right in" in result.difference
+
+
+def test_an_honest_reward_may_be_shaped():
+    """A small price for length changes nothing about what is right."""
+    question = next(q for q in questions("ex08") if q.name == "honest_reward")
+    right = question.reference
+    shaped = lambda texts, answers: [r - 0.001 * len(t) for r, t in zip(right(texts, answers), texts, strict=True)]  # noqa: E731
+    for seed in range(3):
+        assert grade(question, shaped, seed).about is None
+
+
 def test_no_path_leads_out_of_the_course():
     assert all(not Path(p).is_symlink() for folder in (EXERCISES, SOLUTIONS) for p in folder.rglob("*"))
 
 
 def test_the_readme_counts_rightly():
-    readme = (EXERCISES.parent / "README.md").read_text(encoding="utf-8")
-    assert f"{len(questions())} questions, 87 points" in readme
-    assert f"({sum(len(q.mistakes) for q in questions())} mistakes are known by name" in readme
+    readme = (EXERCISES / "README.md").read_text(encoding="utf-8")
+    assert f"{len(questions())} questions, {sum(q.points for q in questions())} points" in readme

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from minigrpo.config import BadInput
 from minigrpo.grading import sandbox, submission
@@ -36,7 +35,7 @@ def right(logits, token_ids, temperature):
 """
 ZEROS = """
 import torch
-def token_logprobs(logits, token_ids, temperature): return torch.zeros_like(logits[..., 0])
+def top_k_logprobs(logits, token_ids, temperature, top_k): return torch.zeros_like(logits[..., 0])
 def token_entropies(logits, temperature): return torch.zeros_like(logits[..., 0])
 def tempered_ratio(logits, token_ids, old_logprobs, temperature): return torch.zeros_like(old_logprobs)
 """
@@ -216,7 +215,7 @@ class Any(float):
     def __getattr__(self, name): return self
     def __call__(self, *a, **k): return self
     def __bool__(self): return True
-def token_logprobs(*a, **k): return Any()
+def top_k_logprobs(*a, **k): return Any()
 class L(list):
     def __eq__(self, other): return True
     def __len__(self): return 1
@@ -229,21 +228,21 @@ class T(torch.Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         name = getattr(func, "__name__", "")
         return True if name in ("eq", "__eq__", "allclose", "equal", "all", "le") else torch.zeros(())
-def token_logprobs(logits, token_ids, temperature): return torch.zeros(3, 5).as_subclass(T)
+def top_k_logprobs(logits, token_ids, temperature, top_k): return torch.zeros(3, 5).as_subclass(T)
 def token_entropies(logits, temperature): return torch.nn.Parameter(torch.zeros(3, 5).as_subclass(T))
 class P(torch.nn.Parameter): pass
 def tempered_ratio(*a): return [torch.zeros(3, 5).as_subclass(T)]
 """,
     "right values, no gradient, and a shapeless one from a patched autograd": RIGHT
     + """
-def token_logprobs(logits, token_ids, temperature):
+def top_k_logprobs(logits, token_ids, temperature, top_k):
     torch.autograd.grad = lambda total, leaves, **k: [torch.zeros(0, *leaf.shape) for leaf in leaves]
     return right(logits, token_ids, temperature).detach() + 0 * logits.sum()
 """,
     "the same, forged on the channel": RIGHT
     + CHANNEL
     + """
-def token_logprobs(logits, token_ids, temperature):
+def top_k_logprobs(logits, token_ids, temperature, top_k):
     forge([numbers(right(logits, token_ids, temperature))], [{"dtype": "float64", "shape": [0, *logits.shape], "data": []}])
 def token_entropies(logits, temperature):
     forge([numbers(logits[..., 0] * 0)], [{"dtype": "float64", "shape": [0], "data": []}])
@@ -251,11 +250,11 @@ def token_entropies(logits, temperature):
     "right values and a gradient of another shape": RIGHT
     + CHANNEL
     + """
-def token_logprobs(logits, token_ids, temperature):
+def top_k_logprobs(logits, token_ids, temperature, top_k):
     forge([numbers(right(logits, token_ids, temperature))], [{"dtype": "float64", "shape": [2], "data": [0, 0]}])
 """,
     "recursion": """
-def token_logprobs(*a): return token_logprobs(*a)
+def top_k_logprobs(*a): return top_k_logprobs(*a)
 def token_entropies(*a):
     nested = []
     for _ in range(100_000): nested = [nested]
@@ -266,23 +265,23 @@ def tempered_ratio(*a):
     return tempered_ratio(*a)
 """,
     "a result far too large": """
-def token_logprobs(*a): return torch.zeros(300_000)
+def top_k_logprobs(*a): return torch.zeros(300_000)
 def token_entropies(*a): return [torch.zeros(150_000, dtype=torch.float64) + 1 / 3] * 40
 def tempered_ratio(*a): return torch.zeros(1, dtype=torch.complex64)
 """,
     "an error that no file can hold": """
-def token_logprobs(*a): raise ValueError("\\ud800 \\x1b[2J \\x00")
+def top_k_logprobs(*a): raise ValueError("\\ud800 \\x1b[2J \\x00")
 """,
     "an error that is hostile itself": """
 class E(Exception):
     def __str__(self): raise SystemExit
-def token_logprobs(*a): raise E
+def top_k_logprobs(*a): raise E
 def token_entropies(*a): raise type("NotImplementedError" * 1000, (Exception,), {})
 def tempered_ratio(*a): raise BaseException
 """,
     "ready again, and answers ahead of their questions": CHANNEL
     + """
-def token_logprobs(logits, token_ids, temperature):
+def top_k_logprobs(logits, token_ids, temperature, top_k):
     say('{"ready": true}')
 def token_entropies(logits, temperature):
     for ahead in range(50):
@@ -294,27 +293,27 @@ def tempered_ratio(logits, token_ids, old_logprobs, temperature):
     "not a number": CHANNEL
     + """
 def put(word, shape): return {"dtype": "float64", "shape": list(shape), "data": [word] * shape.numel()}
-def token_logprobs(logits, token_ids, temperature): forge([put(float("nan"), token_ids.shape)], [put(0.0, logits.shape)])
+def top_k_logprobs(logits, token_ids, temperature, top_k): forge([put(float("nan"), token_ids.shape)], [put(0.0, logits.shape)])
 def token_entropies(logits, temperature): forge([put(float("inf"), logits.shape[:2])], [put(0.0, logits.shape)])
 def tempered_ratio(logits, token_ids, old_logprobs, temperature):
     forge([put(10**400, token_ids.shape)], [put(True, logits.shape)])
 """,
     "answers of the wrong kind": CHANNEL
     + """
-def token_logprobs(logits, token_ids, temperature): forge({"dtype": 1}, "x", missing=[], id=asked())
+def top_k_logprobs(logits, token_ids, temperature, top_k): forge({"dtype": 1}, "x", missing=[], id=asked())
 def token_entropies(logits, temperature): forge([{"dtype": [], "shape": {}, "data": ""}], [None], changed={"a": [1]})
 def tempered_ratio(*a): forge([{"dtype": "float64", "shape": [0, 2**62], "data": []}] * 3, [{"shape": None}])
 """,
     "deeply nested, not UTF-8, huge": CHANNEL
     + """
-def token_logprobs(*a): say("[" * 1_000_000)
+def top_k_logprobs(*a): say("[" * 1_000_000)
 def token_entropies(*a): say(b"\\xff\\xfe{")
 def tempered_ratio(*a):
     while True: os.write(pipe(), b"0" * 65536)
 """,
     "nested as deep as JSON can be read": CHANNEL
     + """
-def token_logprobs(*a):
+def top_k_logprobs(*a):
     instead.append('{"id": %d, "error": %s, "changed": null}' % (asked(), "[" * 880 + "]" * 880))
 def token_entropies(*a):
     instead.append('{"id": %d, "error": null, "changed": %s}' % (asked(), "[" * 940 + "]" * 940))
@@ -328,7 +327,7 @@ print("x" * 10**6)
     "one byte at a time": CHANNEL
     + """
 import time
-def token_logprobs(*a):
+def top_k_logprobs(*a):
     while True: os.write(pipe(), b" "); time.sleep(0.05)
 """,
     "cells that end the worker": [
@@ -343,13 +342,13 @@ def token_logprobs(*a):
     ],
     "functions that end the worker": """
 import ctypes, os, sys
-def token_logprobs(*a): os._exit(0)
+def top_k_logprobs(*a): os._exit(0)
 def token_entropies(*a): ctypes.string_at(0)
 def tempered_ratio(*a): sys.exit(0)
 """,
     "another program in its place": """
 import os
-def token_logprobs(*a): os.execv("/bin/sh", ["sh", "-c", "sleep 1000"])
+def top_k_logprobs(*a): os.execv("/bin/sh", ["sh", "-c", "sleep 1000"])
 def token_entropies(*a): os.kill(-1, 9)
 def tempered_ratio(*a):
     os.kill(1, 9); os.kill(os.getppid(), 15); os.killpg(0, 9)
@@ -357,7 +356,7 @@ def tempered_ratio(*a):
     "an endless loop": ["while True: pass", ZEROS],
     "loops that ignore signals, or stop, or hold the lock": """
 import ctypes, os, signal
-def token_logprobs(*a):
+def top_k_logprobs(*a):
     for s in range(1, 65):
         try: signal.signal(s, signal.SIG_IGN)
         except (OSError, ValueError): pass
@@ -381,7 +380,7 @@ subprocess.Popen(["/bin/sh", "-c", "trap '' TERM HUP; while :; do sleep 1; done"
 threading.Thread(target=time.sleep, args=(1000,)).start()
 """,
     "a memory bomb": """
-def token_logprobs(*a): return bytearray(64 * 2**30)
+def top_k_logprobs(*a): return bytearray(64 * 2**30)
 kept = []
 def token_entropies(*a):
     for _ in range(60): kept.append(bytearray(500_000_000))  # never touched
@@ -399,7 +398,7 @@ try: open("/worker.py", "a").write("hostile")
 except OSError: pass
 """,
     "names that are no functions": """
-token_logprobs = 3
+top_k_logprobs = 3
 class token_entropies: pass
 class Odd:
     def __getattr__(self, name): raise SystemExit
@@ -410,7 +409,7 @@ tempered_ratio = Odd()
         "!touch /tmp/hostile\n%run -i x.py\n?x\n    !ls",
         "%%bash\ntouch /tmp/hostile",
         "get_ipython().system('touch /tmp/hostile')",
-        "def token_logprobs(*a):\n    !touch hostile\n",
+        "def top_k_logprobs(*a):\n    !touch hostile\n",
         "  %%html\n<script>",
         ZEROS,
     ],
@@ -443,7 +442,7 @@ def test_random_numbers_patched(arena, tmp_path):
     source = RIGHT + (
         "torch.randn = lambda shape, **k: torch.zeros(shape, dtype=torch.float64)\n"
         "torch.manual_seed = torch.Generator.manual_seed = lambda *a: None\n"
-        "def token_logprobs(logits, token_ids, temperature): return right(logits.detach(), token_ids, temperature)\n"
+        "def top_k_logprobs(logits, token_ids, temperature, top_k): return right(logits.detach(), token_ids, temperature)\n"
     )
     assert earned(arena(write_notebook(tmp_path, [source, MASK]))) == {"ex01.3"}
 
@@ -481,10 +480,10 @@ for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"
 found += [k for k in os.environ if "SECRET" in k]
 frame = sys._getframe()
 while frame:
-    found += [n for n in (*frame.f_locals, *frame.f_globals) if n in ("reference", "QUESTIONS", "questions", "token_logprobs")]
+    found += [n for n in (*frame.f_locals, *frame.f_globals) if n in ("reference", "QUESTIONS", "questions", "top_k_logprobs")]
     frame = frame.f_back
 found += [o.__qualname__ for o in gc.get_objects() if type(o) is type(gc.collect) or type(o) is type(lambda: 0)
-          if getattr(o, "__name__", "") in ("token_logprobs", "shift_logits", "_shift_cases")]
+          if getattr(o, "__name__", "") in ("top_k_logprobs", "shift_logits", "_shift_cases")]
 def token_entropies(*a): raise RuntimeError(f"found {found}")
 """
 
@@ -592,7 +591,7 @@ def test_a_worker_that_does_not_listen(arena, tmp_path):
 def test_numbers_of_another_seed(arena, tmp_path):
     table = {}
     for number, question in enumerate(questions("ex01")):
-        outcomes = [run(question.reference, c) for c in question.cases(torch.Generator().manual_seed(3 * 1000 + number))]
+        outcomes = [run(question.reference, c) for c in question.draw(3 * 1000 + number)]
         table[question.name] = [outcome.values[0].tolist() for outcome in outcomes]
     del table["completion_mask"]
     cell = f"import torch\nfrom itertools import cycle\ntable = {table!r}\n" + "".join(

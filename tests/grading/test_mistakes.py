@@ -1,6 +1,6 @@
 """The known mistakes: each fails, each is named, none is taken for another, and no right answer is called one.
 
-In pairs too: each pair whose numbers are not the right ones fails, and what is said about it is true.
+In pairs too, and with answers that no question knows of: what is said about them is true.
 """
 
 from collections import Counter
@@ -10,105 +10,91 @@ from itertools import combinations
 import pytest
 import torch
 
-from minigrpo.grading import check as checking
-from minigrpo.grading.check import exercises, grade, questions
+from minigrpo.grading import causes
+from minigrpo.grading.check import every_question, exercises, grade, judge, partial_points, questions
 from minigrpo.grading.compare import run, same
+from minigrpo.grading.mutations import derived, variants
 from minigrpo.grading.questions import Case
-from tests.tools.known_mistakes import pair_of, pairs
+from tests.tools.known_mistakes import judged, pair_of, remembered
 
 pytestmark = pytest.mark.quick
 
-ALL = questions()
-MISTAKES = [pytest.param(q, m, id=f"{q.id}-{m.name}") for q in ALL for m in q.mistakes]
-SEEDS = (0, 1, 2)
+ALL = every_question()
+WITH_MISTAKES = [question for question in ALL if question.mistakes]
+
+
+def named(name):
+    return next(question for question in ALL if question.name == name)
 
 
 @pytest.mark.parametrize("question", ALL, ids=lambda q: q.id)
 def test_the_reference_gets_all_points_on_every_seed(question):
-    for seed in range(10):
-        assert grade(question, question.reference, seed).points == question.points
+    for seed in range(5):
+        assert grade(question, question.reference, seed).about is None
 
 
-@pytest.mark.parametrize(("question", "mistake"), MISTAKES)
-def test_a_known_mistake_fails_and_is_named(question, mistake):
-    for seed in SEEDS:
-        result = grade(question, mistake.function, seed)
-        assert result.points == 0
-        assert result.cause == mistake.says
+@pytest.mark.parametrize("question", WITH_MISTAKES, ids=lambda q: q.id)
+def test_a_known_mistake_fails_and_is_named(question):
+    for seed in (0, 1):
+        cases = question.draw(seed)
+        with remembered():
+            for mistake in question.mistakes:
+                result = judge(question, cases, [run(mistake.function, case) for case in cases])
+                assert result.about is not None
+                assert result.points < question.points or not question.points
+                assert (result.cause, result.named) == (mistake.says, True)
 
 
-@pytest.mark.parametrize("question", ALL, ids=lambda q: q.id)
+@pytest.mark.parametrize("question", WITH_MISTAKES, ids=lambda q: q.id)
 def test_no_two_mistakes_give_the_same_numbers(question):
-    for seed in SEEDS:
-        cases = question.cases(torch.Generator().manual_seed(seed))
-        for one, other in combinations(question.mistakes, 2):
-            assert not all(same(run(one.function, c), run(other.function, c)) for c in cases), (one.name, other.name)
+    outcomes = [[run(mistake.function, case) for case in question.draw(0)] for mistake in question.mistakes]
+    for one, other in combinations(outcomes, 2):
+        assert not all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_there_are_enough_of_them():
-    assert [q.id for q in ALL] == sorted((q.id for q in ALL), key=lambda name: (name[:4], int(name[5:])))
+    asked = questions()
+    assert [q.id for q in asked] == sorted((q.id for q in asked), key=lambda name: (name[:4], int(name[5:])))
     assert all(q.id.startswith(f"{name}.") for name in exercises() for q in questions(name))
     assert len({q.name for q in ALL}) == len(ALL)  # check finds a question by its function's name
     assert all(2 <= len(q.hints) <= 4 for q in ALL)
+    assert all(len(derived(q)) >= 5 for q in WITH_MISTAKES if not isinstance(q.draw(0)[0].args.get("text"), str))
 
 
-# --- two at once ------------------------------------------------------------------------------------------------------
+def test_a_source_is_changed_in_one_place_at_a_time():
+    """a - b has four variants: plus, and a alone."""
+    found = {new for _, new, _ in variants(named("kl_k1").reference)}
+    assert "logprobs + ref_logprobs" in found
 
 
-def kinds(question, seed=0):
-    return Counter(pair.kind for pair in pairs(question, seed))
-
-
-@pytest.mark.parametrize("question", [q for q in ALL if q.mistakes], ids=lambda q: q.id)
-def test_every_pair_of_mistakes_fails_and_gets_a_true_hint(question):
-    found = kinds(question)
-    assert found.total() == len(question.mistakes) * (len(question.mistakes) - 1) // 2
-    assert set(found) <= {"cancelling", "mistake", "part", "symptom"}, found
+@pytest.mark.parametrize("name", ["kl_k3", "aggregate", "completion_mask", "parse_answer"])
+def test_what_is_said_about_wrong_answers_that_nobody_wrote_down_is_true(name):
+    kinds = Counter(one.kind for _, one in judged(named(name), seed=3, most=6))
+    assert not any(kind.isupper() for kind in kinds), kinds
+    assert kinds["named"] > 0
 
 
 def with_mistakes(name, *functions):
     """A question with these wrong versions in place of its own."""
-    question = next(question for question in ALL if question.name == name)
+    question = named(name)
     some = question.mistakes[0]
-    named = [replace(some, name=str(n), says=f"wrong version {n}.", function=f) for n, f in enumerate(functions)]
-    return replace(question, mistakes=tuple(named))
+    wrong = [replace(some, name=str(n), says=f"wrong version {n}.", function=f) for n, f in enumerate(functions)]
+    return replace(question, mistakes=tuple(wrong))
 
 
 def test_a_pair_changes_the_numbers_and_the_gradient_by_what_both_change():
     question = with_mistakes("kl_k1", lambda p, ref: p - ref + p**2, lambda p, ref: 3 * (p - ref))
-    case = question.cases(torch.Generator().manual_seed(0))[0]
+    case = question.draw(0)[0]
     got = run(pair_of(question, *question.mistakes, case), case)
     assert same(got, run(lambda p, ref: 3 * (p - ref) + p**2, case))
 
 
-def test_a_pair_of_masks_is_wrong_where_one_of_them_is():
-    def turned(row):
-        rows = torch.arange(3).unsqueeze(1)
-        return lambda ids, eos: torch.where(rows == row, ~question.reference(ids, eos), question.reference(ids, eos))
-
-    question = next(question for question in ALL if question.name == "completion_mask")
-    case = Case("", {"completion_ids": torch.tensor([[1, 6, 2], [6, 1, 1], [1, 2, 3]]), "eos_token_id": 6})
-    pair = pair_of(question, *(replace(question.mistakes[0], function=turned(row)) for row in (0, 2)), case)
-    wrong = run(question.reference, case).values[0] != run(pair, case).values[0]
-    assert wrong.tolist() == [[True] * 3, [False] * 3, [True] * 3]
-
-
-def test_two_mistakes_that_cancel_are_right_and_one_that_hides_the_other_is_named():
-    up, down, shape = (lambda p, ref: p - ref + 1), (lambda p, ref: p - ref - 1), (lambda p, ref: (p - ref).sum(1))
-    assert kinds(with_mistakes("kl_k1", up, down)) == {"cancelling": 1}
-    assert kinds(with_mistakes("kl_k1", up, shape)) == {"mistake": 1}
-    assert kinds(with_mistakes("kl_k1", up, lambda p, ref: p - ref + p)) == {"symptom": 1}
-
-
-def test_a_mistake_that_shows_on_a_case_alone_is_named_for_that_case():
-    """The one is wrong where policy and reference are equal, the other in two later cases; it explains more, and is named."""
-    at_equal = lambda p, ref: p - ref + (p == ref).all()  # noqa: E731
-    later = lambda p, ref: (p - ref) * (1 + (p.numel() == 1 or p.min() < -9))  # noqa: E731
-    (pair,) = pairs(with_mistakes("kl_k1", at_equal, later), 0)
-    assert pair.kind == "part"
-    assert pair.result.cause == "on this case: wrong version 1. In 1 other case something else is wrong, too."
-    assert pair.result.about == "log-probs that are up to 18 nats apart"
-    assert pair.result.passed == 1
+def test_a_mistake_on_fewer_than_half_of_the_failing_cases_is_said_so():
+    """Where policy and reference are equal it adds 1, elsewhere it is something that nobody knows."""
+    wrong = lambda p, ref: torch.where(p > -1, p * p, p) - ref * 1.5 + 3 * (p.numel() > 1)  # noqa: E731
+    result = grade(named("kl_k1"), wrong, 0)
+    assert not result.named
+    assert result.label == "a closer look"
 
 
 def test_two_mistakes_that_agree_on_a_case_are_not_told_apart_by_it():
@@ -116,23 +102,69 @@ def test_two_mistakes_that_agree_on_a_case_are_not_told_apart_by_it():
     added = [lambda p, ref, n=n: p - ref + (1 if (p == ref).all() else n) for n in (2, 3, 4)]
     result = grade(with_mistakes("kl_k1", *added[:2]), added[2], 0)
     assert not result.named
+    assert "wrong version" not in result.cause
 
 
-@pytest.mark.parametrize(
-    ("say", "kind"),
-    [
-        (lambda *given: (0, "every number is minus the wanted one: look for a sign."), "UNTRUE"),
-        (lambda *given: (0, "on this case: wrong version 0."), "UNTRUE"),
-        (lambda *given: None, "NO HINT"),
-    ],
-)
-def test_the_table_finds_hints_that_are_missing_or_untrue(say, kind, monkeypatch):
-    question = with_mistakes("kl_k1", lambda p, ref: p - ref + 1, lambda p, ref: p - ref + p)
-    monkeypatch.setattr(checking, "clearest", say)
-    assert kinds(question) == {kind: 1}
+def test_what_failing_cases_alone_have_in_common_is_said():
+    question = named("aggregate")
+
+    def wrong(values, completion_mask, loss_type, **counts):
+        right = question.reference(values, completion_mask, loss_type, **counts)
+        return right + values.sum().sin() if loss_type == "dapo" else right
+
+    result = grade(question, wrong, 0)
+    assert result.cause.startswith("it fails only where loss_type is 'dapo'.")
 
 
-def test_the_table_finds_pairs_that_pass(monkeypatch):
-    question = with_mistakes("kl_k1", lambda p, ref: p - ref + 1, lambda p, ref: p - ref + p)
-    monkeypatch.setattr(checking, "first_failure", lambda *given: None)
-    assert kinds(question) == {"PASSES": 1}
+def test_rounding_is_no_mistake():
+    """What float32 costs the reference itself it may cost anybody."""
+    question = named("kl_k3_ratio")
+    for seed in range(5):
+        assert grade(question, question.reference, seed).about is None
+
+
+@pytest.mark.parametrize(("passed", "cases", "points"), [(6, 6, 3), (5, 6, 2), (3, 6, 1), (2, 6, 0), (0, 6, 0)])
+def test_points_come_by_the_share_of_cases(passed, cases, points):
+    assert partial_points(3, passed, cases) == points
+
+
+def test_all_or_nothing_gives_no_share():
+    question = named("aggregate")
+    cases = question.draw(0)
+    outcomes = [run(question.mistakes[3].function, case) for case in cases]
+    assert 0 < judge(question, cases, outcomes).points < question.points
+    assert judge(question, cases, outcomes, all_or_nothing=True).points == 0
+
+
+def test_inputs_can_be_seen_and_an_error_shows_the_line():
+    question = named("kl_k1")
+    result = grade(question, lambda p, ref: p - ref + 1, 0)
+    assert set(result.args) == {"logprobs", "ref_logprobs"}
+    assert result.small.startswith("kl_k1(logprobs=[[-0.693147]], ref_logprobs=[[-1.38629]]): the result is 1.69315")
+
+    def wrong(logprobs, ref_logprobs):
+        return logprobs.nonsense
+
+    assert "(in line" in grade(question, wrong, 0).difference
+    assert "return logprobs.nonsense" in grade(question, wrong, 0).difference
+
+
+def test_the_shown_case_is_an_ordinary_one():
+    """Where policy and reference are equal, a sign, a factor and a detach all look alike: it is shown last."""
+    question = named("kl_k3")
+    result = grade(question, lambda p, ref: question.reference(p, ref) * 1.7 + 0.3, 0)
+    assert result.about != "a policy that is still equal to the reference"
+
+
+def test_degenerate_cases_tell_less():
+    question = named("kl_k3")
+    cases = question.draw(0)
+    equal = [case.about for case in cases].index("a policy that is still equal to the reference")
+    assert causes.tells(question, cases[equal]) < causes.tells(question, cases[0])
+
+
+def test_inputs_are_float32_and_what_is_wanted_is_not():
+    for question in ALL:
+        for case in question.draw(0):
+            assert all(v.dtype != torch.float64 for v in case.args.values() if isinstance(v, torch.Tensor))
+    assert Case("", {"x": torch.ones(1)}).to(torch.float64).args["x"].dtype == torch.float64

@@ -1,7 +1,5 @@
 """What is said of wrong numbers: a planted symptom is seen, random numbers have none, and every sentence is true."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from minigrpo.grading.check import every_question, grade
-from minigrpo.grading.compare import diagnose_in_part, run
+from minigrpo.grading.compare import run
 from minigrpo.grading.questions import Case
 from minigrpo.grading.symptoms import symptom
 from minigrpo.grading.worker import LARGEST, Outcome
@@ -46,7 +44,7 @@ PLANTED = {
     "every number is 3 times the wanted one": lambda want: 3 * want,
     "every number is -1/4 times the wanted one: look for a factor too many or too few, and for": lambda want: -want / 4,
     "every number is 1.3 times": lambda want: want * 1.3,
-    "every number is 0:": lambda want: 0 * want,
+    "every number is 0, where other numbers are wanted": lambda want: 0 * want,
     "times a number of its own": lambda want: want * torch.arange(2, 2 + len(want)).unsqueeze(1),
     "every number is 0.7 above the wanted one": lambda want: want + 0.7,
     "in each row all numbers are off by the same amount": lambda want: want - want.mean(1, keepdim=True),
@@ -172,30 +170,27 @@ def test_the_largest_result_and_none_are_no_trouble():
     assert symptom(Outcome([large]), Outcome([large])) is None
 
 
-def with_one_mistake(question, wrong):
-    mistake = replace(question.mistakes[0], function=lambda x: x + wrong)
-    return replace(question, reference=lambda x: x, mistakes=(mistake,))
-
-
 def test_noise_is_no_known_mistake():
-    """A wrong version with noise on it, and a right one with hardly any, are not taken for what they are near to."""
+    """A wrong version with noise on it is not taken for what it is near to."""
     question = next(question for question in every_question() if question.name == "kl_k3")
     for mistake in question.mistakes:
         result = grade(question, lambda *args, wrong=mistake.function: wrong(*args) * 1.001 + 0.001, 0)
         assert not result.named
         assert result.label == "a closer look"
-    case = Case("", {"x": torch.zeros(4, dtype=torch.float64)})
-    for size, named in ((4e-6, False), (0.1, True)):
-        outcome = run(lambda x, size=size: x + size, case)
-        found = diagnose_in_part(with_one_mistake(question, size + 1e-6), [outcome], [case], [0])
-        assert (found is not None) == named
 
 
 def test_a_mistake_that_ends_in_nan_is_not_named_by_its_nan_alone():
     question = next(question for question in every_question() if question.name == "kl_k3")
-    case = Case("", {"x": torch.ones(4, dtype=torch.float64)})
-    nan = run(lambda x: x * torch.nan, case)
-    assert diagnose_in_part(with_one_mistake(question, torch.nan), [nan], [case], [0]) is None
+    result = grade(question, lambda p, ref: question.reference(p, ref) * torch.nan, 0)
+    assert not result.named
+    assert "NaN stands" in result.cause
+
+
+def test_a_mistake_shows_through_the_nan_of_another_place():
+    question = next(question for question in every_question() if question.name == "kl_k3")
+    holes = lambda p, ref: question.mistakes[0].function(p, ref) * torch.where(p < -2, torch.nan, 1.0)  # noqa: E731
+    result = grade(question, holes, 0)
+    assert question.mistakes[0].says in result.cause
 
 
 def test_an_error_in_the_first_case_is_not_hidden_behind_the_numbers_of_another():

@@ -171,7 +171,7 @@ for k in range(20):
             except OSError: pass
 """,
     "take": """
-def token_logprobs(*a):
+def top_k_logprobs(*a):
     for s in range(1, 65):
         try: signal.signal(s, signal.SIG_IGN)
         except (OSError, ValueError): pass

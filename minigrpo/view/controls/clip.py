@@ -1,6 +1,5 @@
 """What the clip saves: ratios and held-out accuracy after so many updates on one group of four answers."""
 
-import io
 import json
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from minigrpo.view.controls.picture import png
 from minigrpo.view.plots import BLUE, COLORS, GREY, STYLES
 
 LEAST = 1e-3  # smaller ratios are drawn at the edge
@@ -77,11 +76,3 @@ def try_the_clip(study: dict) -> widgets.Widget:
         control.observe(draw, names="value")
     draw()
     return widgets.VBox([setting, widgets.HBox([updates, group]), picture, said])
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a picture for widgets.Image, and closed, or the cell would show it a second time."""
-    plt.close(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ from minigrpo.config import GRPOConfig
 from minigrpo.policy import load_policy
 from minigrpo.tasks import clock_task
 from minigrpo.training import TrainState, train
-from minigrpo.view.controls.clip import png
+from minigrpo.view.controls.picture import png
 from minigrpo.view.plots import ORANGE, compare_runs, plot_metric
 
 PANELS = ("reward", "kl", "completions/mean_length")
@@ -63,8 +63,8 @@ def try_settings(runs: list[list[dict]]) -> widgets.Widget:
             rows = run_steps(on_step=lambda step: setattr(progress, "value", step), **changes)
             label = f"lr {rate.value:g}, beta {beta.value:g}, G {size.value}"
             picture.value = png(plot_over_band(runs, rows, label)[0].figure)
-            end = sum(row["reward"] for row in rows[-5:]) / 5
-            said.value = f"{label}: mean reward of the last five steps {end:.2f}."
+            last = [row["reward"] for row in rows[-5:]]
+            said.value = f"{label}: mean reward of the last {len(last)} steps {sum(last) / len(last):.2f}."
         except (FloatingPointError, ValueError) as error:  # of a button; Jupyter would put it into a log that nobody sees
             said.value = f"The run stopped: {error}"
         finally:
