@@ -421,7 +421,7 @@ check(shows_ratio)
 # 0.9048.
 #
 # Read: [notebook 04](../notebooks/04_training.ipynb), "One rollout, several updates: `num_iterations`"; [notebook
-# 05](../notebooks/05_failures.ipynb), "My clip_ratio is 0", for the opposite mistake.
+# 03](../notebooks/03_loss.ipynb), "One step, and what it changes", for the opposite mistake.
 
 
 # %%

@@ -59,8 +59,7 @@ def exercise_of(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Run every cell in ``folder``; nbclient's CellExecutionError if one fails."""
-    how = {"timeout": 300, "record_timing": False, "coalesce_streams": True}  # or a busy machine cuts what is printed in parts
-    NotebookClient(notebook, **how, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(folder)}}).execute()
     notebook.metadata = nbformat.from_dict(KERNEL)  # execution adds the interpreter's version and the widgets' state
     for cell in notebook.cells:
         if cell.cell_type == "code":
