@@ -105,6 +105,14 @@ from .view.diagrams import (
     plot_pipeline as plot_pipeline,
     plot_prefix_tree as plot_prefix_tree,
 )
+from .view.group import (
+    Group as Group,
+    plot_group as plot_group,
+)
+from .view.controls.one_step import (
+    one_step as one_step,
+    worked_example as worked_example,
+)
 from .view.tokens import (
     completion_tokens as completion_tokens,
     show_tokens as show_tokens,
@@ -117,3 +125,4 @@ from .grading.check import (
     check as check,
     hint as hint,
 )
+from .grading.own import own_functions as own_functions

@@ -24,7 +24,7 @@ def triples_defaults(triples: str) -> dict:
         "beta": 0.4,  # of a reward from 1 to 5: the optimum writes a 3 exp(-2 / 0.4) = 0.007 times as often, for a 5, as before
         "learning_rate": 5e-4,
         # AdamW divides by the size of a gradient, and so moves even the weights of tokens that no record holds, a whole
-        # learning rate at a time: with 1e-8 the bundled model forgets to think on clock problems. See the README.
+        # learning rate at a time: with 1e-8 the bundled model forgets to think on clock problems. See tests/benchmarks.
         "adam_epsilon": 1e-4,
         "max_steps": 60,
         "save_steps": 20,

@@ -113,6 +113,15 @@ def _fork(argv: list[str]) -> int:
     return run(config, fork=planned)
 
 
+def _selfcheck(argv: list[str]) -> int:
+    new_parser("selfcheck").parse_args(argv)
+    _quiet()
+    from minigrpo.grading.sandbox import isolation
+    from minigrpo.run import selfcheck
+
+    return selfcheck.run(isolation)
+
+
 # --- the other commands -------------------------------------------------------------------------------------------
 
 

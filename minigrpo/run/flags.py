@@ -10,6 +10,7 @@ from minigrpo.config import GROUPS, BadInput, GRPOConfig, check_temperature, fir
 from minigrpo.defaults import dataset_defaults, task_defaults, triples_defaults
 
 COMMANDS = {
+    "selfcheck": "say in some seconds whether everything works here, and what to do if not",
     "train": "train a policy with GRPO and show what it learnt",
     "fork": "train on from a step of a run, with settings changed",
     "generate": "complete prompts",

@@ -20,7 +20,7 @@ class StepLog:
 
     def __init__(self, folder: Path, task: Task, config: GRPOConfig, step: int):
         self.folder, self.task, self.step, self.config = folder, task, step, config.to_dict()
-        self.rows = folders.read_metrics(folder) if step else []
+        self.rows = folders.rows_so_far(folder)
         self.examine_at = step + EXAMINE_EVERY
         self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
         self.tracked = tracking.start(config, folder, step)

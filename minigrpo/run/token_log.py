@@ -1,6 +1,6 @@
 """tokens.jsonl: every tenth step, the tokens of a rollout and every number that the loss made of them, for ``minigrpo report``.
 
-It takes one more scoring pass every tenth step. The README says what that costs.
+It takes one more scoring pass every tenth step. tests/benchmarks/README.md says what that costs.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.main_job [--seeds 0 1 2 3 4] [--curves PNG]
 
-Prints the README's table, draws its picture with ``--curves``, and exits with 1 if a seed misses its goals: what GOALS
+Prints the table of README.md here, draws its picture with ``--curves``, and exits with 1 if a seed misses its goals: what GOALS
 says, a KL, 30 s of training, 60 s in all on two idle cores, 1.5 GB. Unix only: peak memory is the operating system's figure for
 the finished process.
 """

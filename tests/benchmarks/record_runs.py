@@ -90,7 +90,7 @@ CHANGES |= {f"{name}_fast": CHANGES[name] | {"learning_rate": 5e-4} for name in 
 VARIANTS: dict = {
     f"variant-{name}-{seed}": (GRPOConfig(max_steps=100, num_iterations=4, seed=seed, **changes), {})
     for name, changes in CHANGES.items()
-    for seed in range(3)
+    for seed in range(5)
 }
 POLICY_GRADIENT = {"triples_estimator": "policy_gradient", "beta": 0.04, "max_steps": 200, "save_steps": 200}
 RECORDS = {  # notebook 07

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.triples_job [--seeds 0 1 2 3 4] [--variants] [--keep FOLDER]
 
-Prints the README's tables, and exits with 1 if a seed misses its goals: at most 0.45 before and at least 0.95 after at
+Prints the table of README.md here, and exits with 1 if a seed misses its goals: at most 0.45 before and at least 0.95 after at
 temperature 1, every greedy answer right, the clock task down by less than 0.05, 30 s. ``--keep`` copies each run's metrics.
 """
 

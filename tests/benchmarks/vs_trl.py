@@ -155,7 +155,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
     import trl
 
     from minigrpo.policy import fuse_gelu
-    from minigrpo.run.trl_engine import CHECKPOINTING
+    from minigrpo.run.trl_engine import CHECKPOINTING, without_its_own_warning
 
     model, tokenizer, dataset, reward = load(setting)
     args = trl.GRPOConfig(
@@ -195,6 +195,7 @@ def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after
     trainer.remove_callback(transformers.PrinterCallback)
     if trainer.ref_model is not None:
         fuse_gelu(trainer.ref_model)
+    trainer.train = without_its_own_warning()(trainer.train)
     trainer._generate_and_score_completions = clock.timed("sampling", trainer._generate_and_score_completions)
     return trainer
 

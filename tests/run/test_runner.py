@@ -253,6 +253,9 @@ def test_a_finished_run_can_be_made_longer(uninterrupted, tmp_path):
     assert cli.main(["train", "--resume", "--output-dir", str(folder), "--max_steps", "14"]) == 0
     assert steps(folder) == list(range(1, 15))
     assert folders.read_json(folder / "config.json")["max_steps"] == 14
+    (folder / "metrics.jsonl").unlink()  # a run whose lines are lost goes on, too
+    assert cli.main(["train", "--resume", "--output-dir", str(folder), "--max_steps", "15"]) == 0
+    assert steps(folder) == [15]
 
 
 # --- what is refused, in a sentence, with exit code 2 and nothing lost --------------------------------------------------

@@ -1,0 +1,1 @@
+"""Figures that one can take hold of: ipywidgets that redraw a picture. One module per control."""

@@ -1,0 +1,47 @@
+"""What ``minigrpo selfcheck`` says of a machine where everything works, and of one where something does not."""
+
+import pytest
+
+from minigrpo.config import BadInput
+from minigrpo.run import cli, selfcheck
+
+
+def nothing_works(trust):
+    raise BadInput("There is no sandbox here.")
+
+
+def test_on_this_machine_everything_works_and_a_step_was_trained(capsys):
+    assert cli.main(["selfcheck"]) == 0
+    said = capsys.readouterr().out
+    for part in ("Python", "minigrpo", "torch 2.", "sandbox", "browser", "device", "threads", "one step", "64 completions"):
+        assert part in said
+    assert "BAD" not in said
+    assert "Ready: minigrpo train" in said
+
+
+def test_a_missing_sandbox_is_a_note_with_what_to_do_and_breaks_nothing():
+    finding = selfcheck._sandbox(nothing_works)
+    assert "apt-get install bubblewrap" in finding.advice
+    assert not finding.broken
+    assert selfcheck._sandbox(lambda trust: "bubblewrap").advice == ""
+    assert "bubblewrap" in selfcheck._sandbox(lambda trust: "another user").advice
+
+
+def test_without_a_browser_it_says_how_to_open_jupyterlab(monkeypatch):
+    monkeypatch.setattr(selfcheck.shutil, "which", lambda name: None)
+    monkeypatch.setattr(selfcheck.webbrowser, "get", lambda: (_ for _ in ()).throw(selfcheck.webbrowser.Error()))
+    assert "--no-browser" in selfcheck._browser().advice
+
+
+@pytest.mark.parametrize("wrong", [RuntimeError("illegal instruction\nand more"), ImportError("libgomp.so.1")])
+def test_a_step_that_fails_is_reported_with_advice_and_exit_code_1(capsys, monkeypatch, wrong):
+    def fail():
+        raise wrong
+
+    monkeypatch.setattr(selfcheck, "_one_step", fail)
+    assert selfcheck.run(lambda trust: "bubblewrap") == 1
+    said = capsys.readouterr().out
+    assert f"{type(wrong).__name__}: {str(wrong).splitlines()[0]}" in said
+    assert "and more" not in said
+    assert "pip install --force-reinstall" in said
+    assert "Mend what is BAD first" in said
