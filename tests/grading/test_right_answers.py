@@ -54,14 +54,14 @@ def rows(result):
 def plain(result):
     """Lists and numbers, as loops in plain Python give them."""
     if isinstance(result, tuple):
-        return [plain(part) for part in result]
+        return tuple(plain(part) for part in result)
     return result.tolist() if isinstance(result, torch.Tensor) else result
 
 
 def array(result):
     if isinstance(result, tuple):
         return tuple(array(part) for part in result)
-    return result.numpy() if isinstance(result, torch.Tensor) else np.float32(result)
+    return result.numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
 
 STYLES = {
