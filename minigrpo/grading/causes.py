@@ -126,9 +126,9 @@ def _in_part(attempt: Attempt) -> Cause | None:
         return None
     says, numbers = max(explained.items(), key=lambda item: len(item[1]))
     shown = next((number for number in attempt.ordinary if number in numbers), None)
-    if shown is None:  # it fits odd cases only, where much would
-        return None
     count, of = len(numbers), len(attempt.failing)
+    if shown is None or 4 * count < of:  # it fits odd cases only, where much would, or one of many by chance
+        return None
     if of == 1:
         return Cause(f"on this case it looks like this: {says}", shown)
     return Cause(f"{count} of {of} failing cases look{'s' if count == 1 else ''} like this: {says}", shown)

@@ -91,12 +91,19 @@ def _aggregate_cases(generator):
     return [
         Case(
             about,
-            {"values": draw_normal(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | how,
+            {"values": draw_normal(generator, 4, COLUMNS, spread=1.0), "completion_mask": mask} | _in_order(how),
             gradient=("values",),
         )
         for about, how in cases
         for mask in [draw_mask(generator, 4, COLUMNS, empty_row=True)]
-    ] + [Case(f"the example by hand, {how['loss_type']}", by_hand | how, gradient=("values",)) for how in kinds]
+    ] + [Case(f"the example by hand, {how['loss_type']}", by_hand | _in_order(how), gradient=("values",)) for how in kinds]
+
+
+def _in_order(how):
+    """Nothing is left out before what is given, so that a function with other names for its arguments can be called."""
+    names = ("loss_type", "max_completion_length", "num_sequences", "num_tokens")
+    last = max(names.index(name) for name in how)
+    return {name: how.get(name) for name in names[: last + 1]}
 
 
 def _aggregate(change):

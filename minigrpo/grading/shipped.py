@@ -71,7 +71,7 @@ class Bug:
             names = ", ".join(self.args)
             raise BadInput(
                 f"the result holds {len(values)} arguments, wanted are {len(self.args)}, a tuple of {names}: numbers where "
-                "the signature says so, tensors elsewhere (a list falls apart)"
+                "the signature says so, tensors elsewhere"
             )
         sizes = {"1": 1}
         args = {n: _argument(n, value, *self.args[n], sizes) for n, value in zip(self.args, values, strict=True)}

@@ -110,10 +110,18 @@ def flatten(result) -> list[Tensor]:
         kinds = {type(item) for item in result}
         if kinds <= {bool, int, float}:
             return [_numbers(list(result), kinds)]
+        if type(result) is list and (kinds := _kinds(result)) <= {bool, int, float}:
+            with contextlib.suppress(ValueError):  # rows of uneven length are results of their own
+                return [_numbers(result, kinds)]
         return [tensor for item in result for tensor in flatten(item)]
     if result is None:
         raise TypeError("the function returned None; is a return missing?")
     raise TypeError(f"the function returned {type(result).__name__}; wanted is a tensor")
+
+
+def _kinds(result) -> set[type]:
+    """The types that a list of lists is made of."""
+    return set().union(*map(_kinds, result)) if type(result) is list else {type(result)}
 
 
 def _numbers(numbers, kinds: set[type]) -> Tensor:

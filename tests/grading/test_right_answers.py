@@ -1,6 +1,7 @@
 """Right answers in the styles that people write: each gets all points, on every seed."""
 
 import functools
+import inspect
 from pathlib import Path
 
 import jupytext
@@ -54,25 +55,25 @@ def rows(result):
 def plain(result):
     """Lists and numbers, as loops in plain Python give them."""
     if isinstance(result, tuple):
-        return [plain(part) for part in result]
+        return tuple(plain(part) for part in result)
     return result.tolist() if isinstance(result, torch.Tensor) else result
 
 
 def array(result):
     if isinstance(result, tuple):
         return tuple(array(part) for part in result)
-    return result.numpy() if isinstance(result, torch.Tensor) else np.float32(result)
+    return result.numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
 
 STYLES = {
     "as it is": lambda f: f,
     "keywords": lambda f: lambda **args: f(**args),
     "a decorator without wraps": decorated,
-    "rows": lambda f: lambda *args: rows(f(*args)),
+    "rows": lambda f: lambda *args, **more: rows(f(*args, **more)),
 }
 NO_GRADIENT = {
-    "plain numbers": lambda f: lambda *args: plain(f(*args)),
-    "numpy": lambda f: lambda *args: array(f(*args)),
+    "plain numbers": lambda f: lambda *args, **more: plain(f(*args, **more)),
+    "numpy": lambda f: lambda *args, **more: array(f(*args, **more)),
     "in float64": lambda f: lambda *args: f(*(a.double() if torch.is_tensor(a) and a.is_floating_point() else a for a in args)),
 }
 KEYWORD_ONLY = {"compute_advantages": {"scale_rewards"}}
@@ -87,7 +88,13 @@ def answers(question):
     bases = {"reference": question.reference}
     if question.id.startswith("ex"):
         bases["solution"] = solutions(question.id[:4])[question.name]
-    return [(f"{base}, {style}", styles[style](function)) for base, function in bases.items() for style in styles]
+    named = {base: set(inspect.signature(function).parameters) >= set(case.args) for base, function in bases.items()}
+    return [
+        (f"{base}, {style}", styles[style](function))
+        for base, function in bases.items()
+        for style in styles
+        if named[base] or style != "keywords"
+    ]
 
 
 @pytest.mark.parametrize("question", every_question(), ids=lambda q: q.id)

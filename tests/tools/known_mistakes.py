@@ -46,7 +46,8 @@ def pair_of(question: Question, one: Mistake, other: Mistake, case: Case) -> Cal
     """A function with both mistakes, for one case: what each changes in the right numbers, added up, and so with gradients."""
 
     def both(*values):
-        args = dict(zip(case.args, values, strict=True))
+        wide = (v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in values)
+        args = dict(zip(case.args, wide, strict=True))  # so that no rounding comes in between
         right, first, second = (_results(f, args) for f in (question.reference, one.function, other.function))
         for wrong in (first, second):
             if [r.shape for r in wrong] != [r.shape for r in right]:
