@@ -95,7 +95,6 @@ from .view.plots import (
     plot_metric as plot_metric,
     plot_runs as plot_runs,
     plot_shares as plot_shares,
-    plot_tokens as plot_tokens,
     watch as watch,
 )
 from .view.diagrams import (
@@ -106,6 +105,7 @@ from .view.diagrams import (
     plot_prefix_tree as plot_prefix_tree,
     plot_shift as plot_shift,
 )
+from .view.strips import plot_tokens as plot_tokens
 from .view.forest import (
     interval as interval,
     plot_forest as plot_forest,

@@ -26,6 +26,15 @@ SETTINGS = {
 }
 # That all cells of these run is shown elsewhere, without a browser; here run those that move, and what they need.
 LIVE = {
+    "00_one_picture": [
+        "import matplotlib",
+        "be_the_reward()",
+        "clock_task()",
+        "def right_answer",
+        "check(",
+        "mine =",
+        "mg.watch(",
+    ],
     "04_training": [
         *("import minigrpo as mg", "rcParams", "task, config =", "def one_step(", "model, tokenizer =", "own_functions("),
         *("def my_loss(", "def ask(", "mg.watch("),
@@ -151,7 +160,18 @@ def test_a_notebook_runs_and_its_live_figure_moves(browser, lab, name):
     screenshot(page, name)
     assert len(pictures) > page.locator(".jp-OutputArea img").count()  # one figure was seen in several states
     assert page.locator(".jp-OutputArea img").count() >= 1
+    if name == "00_one_picture":
+        be_the_reward(page)
     close(page, lab)
+
+
+def be_the_reward(page):
+    """One answer is called right, a step is taken, and eight new answers are there."""
+    page.get_by_role("button", name="right", exact=True).nth(2).click()
+    page.locator("button.jupyter-button", has_text="step").click()
+    until(lambda: page.get_by_text("step 1: 1 of 8").count() == 1, page, "a step is taken")
+    page.locator("button.jupyter-button", has_text="step").scroll_into_view_if_needed()
+    screenshot(page, "00_be_the_reward")
 
 
 def test_the_rating_buttons_write_scores(browser, lab):

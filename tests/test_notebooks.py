@@ -26,7 +26,7 @@ pytestmark = pytest.mark.quick
 ROOT = FOLDER.parent
 NAMES = (
     *("00_one_picture", "01_logprobs", "02_policy_gradient", "03_loss", "04_training"),
-    *("05_failures", "06_kl", "07_triples", "08_variants"),
+    *("05_failures", "06_kl", "07_triples", "08_variants", "09_a_real_model"),
 )
 FIRST_LINES = re.compile(r"\A# \d\d · .+")
 
@@ -46,7 +46,7 @@ def outputs(name):
     return [output for cell in code(name) for output in cell.outputs]
 
 
-def test_there_are_nine_and_no_stray_ones():
+def test_there_are_ten_and_no_stray_ones():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NAMES)
     assert sorted(path.stem for path in (FOLDER / "src").glob("*.py")) == sorted(NAMES)
 

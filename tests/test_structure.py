@@ -115,7 +115,8 @@ MAY_IMPORT = {
     "run/grade": {"config", "run/flags", "run/folders", "grading"},
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
-    "view/plots": {"config", "metrics", "view/tokens"},
+    "view/plots": {"config", "metrics"},
+    "view/strips": {"config", "view/plots", "view/tokens"},
     "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
     "view/forest": {"config", "view/plots"},

@@ -23,7 +23,7 @@ def _share_cases(generator):
     return [
         case("one group all wrong, one all right, one mixed, their rows in any order", wrong + right + mixed, (4, 4, 4)),
         case("two mixed groups", mixed + mixed, (4, 4)),
-        case("every group agrees, and each on another reward", wrong + right + [0.5] * 4, (4, 4, 4)),
+        case("every group agrees: two on 0, one on 1, one on 0.5", wrong + wrong + right + [0.5] * 4, (4, 4, 4, 4)),
         case("a large group that agrees and three small ones that do not", [0.35] * 9 + [1.0, 0.0] * 3, (9, 2, 2, 2)),
     ]
 

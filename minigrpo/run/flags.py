@@ -24,6 +24,21 @@ COMMANDS = {
 }
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Each flag once, though underscores serve as well as hyphens, and a default where there is one to know."""
+
+    def _format_action_invocation(self, action):
+        spelt = [option for option in action.option_strings if "_" not in option] or action.option_strings
+        if not spelt:
+            return super()._format_action_invocation(action)
+        value = "" if action.nargs == 0 else " " + self._format_args(action, self._get_default_metavar_for_optional(action))
+        return ", ".join(spelt) + value
+
+    def _get_help_string(self, action):
+        known = action.default in (None, False, argparse.SUPPRESS) or "(default" in (action.help or "")
+        return action.help if known else super()._get_help_string(action)
+
+
 def new_parser(name: str = "", parser_class=argparse.ArgumentParser, **kwargs) -> argparse.ArgumentParser:
     """A parser without abbreviations, whose errors are one sentence."""
     prog = f"minigrpo {name}".strip()
@@ -46,7 +61,7 @@ def new_parser(name: str = "", parser_class=argparse.ArgumentParser, **kwargs) -
         def error(self, message):
             raise BadInput(f"{message}{_likely_flag(self.words, self._option_string_actions)}; see {prog} --help.")
 
-    return Parser(prog=prog, allow_abbrev=False, **{"description": COMMANDS.get(name), **kwargs})
+    return Parser(prog=prog, allow_abbrev=False, **{"description": COMMANDS.get(name), "formatter_class": Help, **kwargs})
 
 
 def _likely_flag(words: list[str], flags) -> str:
@@ -58,7 +73,7 @@ def _likely_flag(words: list[str], flags) -> str:
 
 def add_flag(parser: argparse.ArgumentParser, name: str, **kwargs) -> None:
     """A flag with hyphens or underscores alike."""
-    parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), **kwargs)
+    parser.add_argument(f"--{name.replace('_', '-')}", *([f"--{name}"] if "_" in name else []), **kwargs)
 
 
 def seed(text: str) -> int:

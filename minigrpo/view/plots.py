@@ -10,11 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from minigrpo.config import BadInput
 from minigrpo.metrics import METRICS
-from minigrpo.view.tokens import printable, token_values
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito's: told apart by colour-blind eyes too
 COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -210,32 +208,6 @@ def moving_mean(values: np.ndarray, window: int = SMOOTHED) -> np.ndarray:
     places = np.arange(len(values))
     reach = np.minimum(window // 2, np.minimum(places, places[::-1]))
     return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
-
-
-def plot_tokens(tokens: list[list[str]], values: Tensor, *, label: str, ax: Axes | None = None) -> Axes:
-    """A heat strip: a row per completion, a square per token, coloured by its value and with the token written in it.
-
-    Args:
-        tokens: B completions, see tokens.completion_tokens. values: (B, C), or (B,) for one value per completion.
-    """
-    if not tokens or not all(tokens):
-        raise BadInput("tokens must be a list of completions, each a list of at least one token.")
-    values = token_values(values, (len(tokens), max(map(len, tokens))))
-    if ax is None:
-        _, ax = plt.subplots(figsize=(1.2 + 0.55 * values.shape[1], 0.6 + 0.5 * len(tokens)), layout="constrained")
-    grid = np.full(values.shape, np.nan)
-    for row, texts in enumerate(tokens):
-        grid[row, : len(texts)] = values[row, : len(texts)].numpy()
-    image = ax.imshow(grid, cmap="cividis", aspect="auto")
-    measured = grid[np.isfinite(grid)]
-    middle = (measured.min() + measured.max()) / 2 if len(measured) else 0.0
-    for row, texts in enumerate(tokens):
-        for column, text in enumerate(texts):
-            color = "white" if grid[row, column] <= middle else "black"  # also where there is no number, and no square
-            ax.text(column, row, printable(text), ha="center", va="center", color=color, fontsize=9, parse_math=False)
-    ax.set(xlabel="completion token", ylabel="completion", yticks=range(len(tokens)))
-    ax.figure.colorbar(image, ax=ax, label=label)
-    return ax
 
 
 def plot_shares(shares: dict[str, dict[str, float]], *, ax: Axes | None = None) -> Axes:

@@ -36,11 +36,12 @@ plt.show()
 # You will know every part of this picture by lesson 03, and each lesson opens with it, one part lit. For now, read it from left to right:
 #
 # - **Completions.** One row per answer, one square per token; ⏎ is the end. The first answer writes its steps down, in `<...>`, before
-#   it answers. The other three answer at once.
+#   it answers. The other three answer at once. (The small numbers in the squares are lesson 01.)
 # - **Reward.** 1 if the answer is right, 0 if not. The first is right because it worked it out; the last is right by luck.
 # - **Advantage.** Better (blue) or worse (orange) than the average of this group.
 # - **Push.** The small bars: how hard each token is made likelier (up) or less likely (down).
-# - **First token.** The chance of each first token before the step and after it. `6` and `<` have become likelier; `4` and `8` have not.
+# - **First token.** The chance of each first token before the step and after it. `6` and `<` have become likelier, `4` and `8` less likely.
+#   (`2` and `0`, which were not drawn, gain a little too, because all probabilities sum to 1.)
 #
 # That is one step of GRPO, *Group Relative Policy Optimization* ([DeepSeekMath](https://arxiv.org/abs/2402.03300), 2024). In one sentence:
 #

@@ -1,498 +1,406 @@
 # %% [markdown]
-# # 05 · Failures: symptom, cause, cure
+# # 05 · Failures: a clinic
 #
-# **You will be able to** look at the curves of a run that went wrong and say what it died of; find the mistakes that raise no error; and
-# leave alone what only looks like a mistake.
+# **You will be able to** look at the curves of a run and ten of its completions, order the one test that decides, and say what is wrong;
+# find mistakes that no curve shows; and leave a healthy run alone.
 #
-# **You need** notebooks [01](01_logprobs.ipynb) to [04](04_training.ipynb). **Time** 30 minutes.
+# **You need** notebooks [01](01_logprobs.ipynb) to [04](04_training.ipynb). **Time** 30 minutes, with the function that you write.
 #
-# **Worth the trip:** one of the runs below reaches a mean reward of 0.98, as good as the best, and of its last 640 answers not one is right.
-# Even this model's one-digit guesses would have got over 100 of those 640 right.
+# **Worth the trip:** one of the six patients earns nearly the highest reward there is, on all three seeds, and of its last 1,920 answers almost none
+# is right. Another one is perfectly well.
 
 # %%
 import matplotlib.pyplot as plt
 import torch
 
+import minigrpo as mg
+from minigrpo.view.controls.clinic import PATIENTS, open_clinic, plot_patient, read_clinic, ten_completions
+
+plt.rcParams["figure.dpi"] = 66
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
-
-# %%
-import minigrpo
-from minigrpo import (
-    clock_task,
-    compare_runs,
-    compute_advantages,
-    grpo_loss,
-    load_policy,
-    read_metrics,
-    sample_completions,
-)
-
-policy, tokenizer = load_policy("tiny")
-task = clock_task()
+clinic = read_clinic()  # each run three times, seeds 0, 1 and 2, 120 steps
 
 # %% [markdown]
-# The patients of the first half are the four completions that you know: a thought that is right, two wrong guesses and a lucky one.
+# ## Six patients
+#
+# Each patient is a run like those of notebook 04 with **one or two settings changed**, or none. You see the mean and the range of three seeds
+# (orange) beside three healthy runs (blue), and below them ten completions of the last rollout of seed 0 with their rewards.
+#
+# Do it in this order: look at the reward; ask *how* it was earned (length, completions); ask whether there is anything left to learn from (groups that
+# agree); then say **what you would test next**, and only then what is wrong. Write down a guess for each patient before you unfold anything.
+#
+# ### Patient A
+
+# %%
+plot_patient(clinic, "A")
+plt.show()
+print(ten_completions(clinic, "A"))
+
+# %% [markdown]
+# <details><summary>A test, if you want one</summary>
+#
+# Work out one of the problems yourself. Is the answer right? Is there an answer at all?
+#
+# </details>
+# <details><summary>What is wrong</summary>
+#
+# **The reward has a leak.** It pays 1 wherever the right digit occurs *anywhere* in the completion, and completions end after 10 tokens. So the model
+# writes steps until it is cut off, one of which is the digit it is paid for, and never answers. No number made from the reward can show this. An accuracy
+# measured by another rule does, and so do ten completions, *read*. **Cure:** parse strictly, pay nothing for what cannot be parsed, and give a thought the
+# thirteen tokens that it takes.
+#
+# </details>
+#
+# ### Patient B
+
+# %%
+plot_patient(clinic, "B")
+plt.show()
+print(ten_completions(clinic, "B"))
+
+# %% [markdown]
+# <details><summary>A test, if you want one</summary>
+#
+# A reward of 0 throughout has two possible causes: the answers are all wrong, or they are not recognised. Is any of the ten right? Work out `2*1-6-1-4+1=` from left to right.
+#
+# </details>
+# <details><summary>What is wrong</summary>
+#
+# **Right answers are not paid.** The reward's parser looks for `\\boxed{6}`, and this model writes `6`. Every reward is 0, every group agrees, every advantage is 0: there
+# is no gradient at all, and the policy of step 120 is the one of step 1. **Cure:** a parser that knows the form in which the model answers, or a prompt that asks for the parser's. Print the
+# rewards of ten right answers *before* you train.
+#
+# </details>
+#
+# ### Patient C
+
+# %%
+plot_patient(clinic, "C")
+plt.show()
+print(ten_completions(clinic, "C"))
+
+# %% [markdown]
+# <details><summary>What is wrong</summary>
+#
+# **Nothing.** Nearly all groups agree at the end, and the entropy is close to 0. **The same two numbers mean success with a high reward, and death with a low one.**
+#
+# </details>
+#
+# ### Patient D
+
+# %%
+plot_patient(clinic, "D")
+plt.show()
+print(ten_completions(clinic, "D"))
+
+# %% [markdown]
+# <details><summary>A test, if you want one</summary>
+#
+# Check one thought by hand: `4+9` is 13, so the first step must be 3. It still thinks. Does it still think *right*?
+#
+# </details>
+# <details><summary>What is wrong</summary>
+#
+# **The learning rate is too high**: 0.002, ten times the usual one. At first the reward rises, on two seeds faster than in any healthy run. Then updates throw the policy further than
+# their rollouts can vouch for, and the skill itself is damaged: two seeds go on thinking in steps that are made up, the third stops thinking. The warning is a **KL that climbs while the reward falls**. **Cure:** a lower rate, from a checkpoint *before* the fall.
+#
+# </details>
+#
+# ### Patient E
+
+# %%
+plot_patient(clinic, "E")
+plt.show()
+print(ten_completions(clinic, "E"))
+
+# %% [markdown]
+# <details><summary>A test, if you want one</summary>
+#
+# Look at the *first* rollout, and at the share of completions that reached the length limit there.
+#
+# </details>
+# <details><summary>What is wrong</summary>
+#
+# **The good answers are cut off.** A thought has thirteen tokens, and `max_completion_length` is 8. One completion in twenty does not look like much, but these were the thoughts, and
+# every one of them earned 0. So the model *learnt not to think*, and the share that is cut off **falls**, as if the trouble were going away. **Cure:** a longer limit.
+#
+# </details>
+#
+# ### Patient F
+
+# %%
+plot_patient(clinic, "F")
+plt.show()
+print(ten_completions(clinic, "F"))
+
+# %% [markdown]
+# <details><summary>What is wrong</summary>
+#
+# **The learning rate is far too high**: 0.005, twenty-five times the usual one. The KL explodes within ten steps, and what is left says much the same to every
+# problem: **policy collapse**. All groups agree, so nothing is learnt any more, and it does not recover. **Cure:** a lower rate, from the start.
+#
+# </details>
+#
+# Here you can order any test for any patient, guess, and be told:
+
+# %%
+open_clinic(clinic)
+
+# %% [markdown]
+# ## The answers, three seeds each
+#
+# (Do not scroll down before you have guessed.) Means of the last ten steps, the lowest and the highest of three seeds. *Right* is measured by the strict rule, whatever the
+# patient was paid for.
+
+
+# %%
+def end(name, metric):
+    """The mean of a metric over the last ten steps, lowest and highest of the seeds."""
+    means = [sum(row[metric] for row in rows[-10:]) / 10 for rows in clinic.runs[name]]
+    return min(means), max(means)
+
+
+def table(names, metrics):
+    print(f"{'':22}" + "".join(f"{metric.split('/')[-1]:>22}" for metric in metrics))
+    for name in names:
+        ranges = [end(name, metric) for metric in metrics]
+        print(f"{name:22}" + "".join(f"{low:13.2f} to {high:5.2f}" for low, high in ranges))
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
-problem = "4*2+9+7*1*4="
-generator = torch.Generator().manual_seed(192)
-sampling = {"num_generations": 4, "max_completion_length": 16, "generator": generator}
-rollout = sample_completions(policy, tokenizer, [problem], **sampling)
-ids, mask, old_logprobs = rollout.completion_ids, rollout.completion_mask, rollout.logprobs
-rewards = minigrpo.score(task.reward, rollout.prompts, rollout.completions, {"answer": ["6"] * 4})
-advantages = compute_advantages(rewards, rollout.group_ids)
-print(rollout.completions, rewards.tolist(), [round(a, 3) for a in advantages.tolist()])
-
-
-def loss_of(logprobs, old=old_logprobs, advantages=advantages, mask=mask, loss_type="grpo"):
-    settings = {"beta": 0.0, "epsilon": 0.2, "importance_sampling_level": "token"}
-    settings |= {"loss_type": loss_type, "max_completion_length": 16}
-    return grpo_loss(logprobs, old, advantages, mask, **settings)
-
+print("patients:", PATIENTS)
+table(PATIENTS.values(), ["reward", "accuracy", "kl", "frac_reward_zero_std"])
+assert end("leaky", "reward")[0] > 0.9 and end("leaky", "accuracy")[1] < 0.1
+assert all(end(name, "accuracy")[1] < 0.4 for name in PATIENTS.values() if name != "healthy")
+assert end("healthy", "accuracy")[0] > 0.9  # and this is the cure of every other one
 
 # %% [markdown]
-# ## Two alarms that are none
+# The cure of each patient is the setting of the healthy run: a limit of 16 tokens, the strict reward, a learning rate of 2e-4. Its three seeds are the
+# row *healthy*.
 #
-# ### "My loss is 0"
+# ## Silent groups
 #
-# **Claim: a loss of 0 says nothing; a gradient of 0 would.** The ratio is 1, so every completion contributes its advantage, and a
-# group's advantages sum to 0. With another way of averaging the same rollout has another loss, and it means no more.
+# B never learns and F has stopped, because their groups agree. `reward_std`, the spread over the whole rollout, does not show it. **Write down:** two groups of four, one all wrong, one all
+# right. What is the standard deviation of the eight rewards, and what are the eight advantages?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for loss_type in ("grpo", "dapo"):
-    logprobs = old_logprobs.clone().requires_grad_()
-    result = loss_of(logprobs, loss_type=loss_type)
-    result.loss.backward()
-    gradient = logprobs.grad.norm().item()
-    print(f"{loss_type:5} loss {round(result.loss.item(), 3) + 0.0:6.3f}, gradient {gradient:.2f}")
-    assert gradient > 0.1
-    assert (abs(result.loss.item()) < 1e-6) == (loss_type == "grpo")
-
-# %% [markdown]
-# `dapo` lets every *token* weigh the same; the thought has thirteen of the nineteen, and its advantage is positive, so the loss is negative. No model got better in between.
-#
-# **Look instead at** `reward` and `grad_norm`. A loss that slowly *rises* in a good run is beta times the KL.
-#
-# ### "My clip_ratio is 0"
-#
-# **Claim: with one update per rollout it must be exactly 0.** The policy that learns is the one that sampled. Suppose now that some updates have
-# moved every log-prob by half its advantage, with the same rollout:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-moved = old_logprobs + 0.5 * advantages.unsqueeze(1)
-print("first update:                       ", loss_of(old_logprobs).clip_fraction.item())
-print("a later one:                        ", loss_of(moved).clip_fraction.item())
-print("a later one, old log-probs made anew:", loss_of(moved, old=moved.detach()).clip_fraction.item())
-
-# %% [markdown]
-# The third line is the mistake to know: who computes the old log-probs from the *updated* model has a ratio of 1 for ever, and no brake. So `clip_ratio` 0 is right with
-# `num_iterations=1`, and a bug with 4. The cure: take the old log-probs once, when sampling.
-#
-# ## Nothing is learnt
-#
-# ### Dead groups
-#
-# **Claim: a group whose answers are all right, or all wrong, teaches nothing, and `reward_std` does not show it.** Two groups of four, one hopeless and one mastered:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-dead = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1])
+rewards = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1])
 groups = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-print("reward_std over the rollout:", round(dead.std().item(), 2))
-print("advantages:                 ", compute_advantages(dead, groups).tolist())
-assert not compute_advantages(dead, groups).any()
+advantages = mg.compute_advantages(rewards, groups)
+print(f"reward_std {rewards.std():.2f}, advantages {advantages.tolist()}")
+assert not advantages.any()
 
 # %% [markdown]
-# The standard deviation of the whole rollout is as large as it can be, and there is no gradient at all. **The metric that shows it is `frac_reward_zero_std`**, the share of
-# groups that agree. How often do they, if answers are right with chance p?
+# As large as it can be, and no gradient at all. So you need another number:
+#
+# ### You write it
+#
+# `silent_share(rewards, group_ids)`: (B,), (B,) -> the share of *groups* whose rewards are all equal. Groups may differ in size, and their rows come in any order. By hand: the eight
+# rewards above give 1; if one of the wrong answers were right, 0.5.
+
 
 # %%
-minigrpo.plot_advantages(num_generations=8)
+def silent_share(rewards, group_ids):
+    raise NotImplementedError
+
+
+# %%
+answer = mg.check(silent_share)
+answer
+
+# %% [markdown]
+# `mg.hint("05.1")` helps.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def silent_share(rewards, group_ids):
+#     groups = [rewards[group_ids == group] for group in group_ids.unique()]
+#     silent = [(group == group[0]).all() for group in groups]
+#     return sum(silent) / len(silent)
+# ```
+#
+# </details>
+#
+# In the log it is called `frac_reward_zero_std`. How large is it to be expected, if each answer is right with chance p? A group of G is silent with chance $p^G + (1-p)^G$:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from minigrpo.grading.lesson05 import silent_share as package_version
+
+share = silent_share if getattr(answer, "about", "") is None else package_version  # yours, once it passes
+generator = torch.Generator().manual_seed(0)
+for chance in (0.02, 0.22, 0.98):
+    for size in (2, 8):
+        drawn = (torch.rand(500 * size, generator=generator) < chance).float()
+        measured = float(share(drawn, torch.arange(500).repeat_interleave(size)))
+        print(
+            f"p = {chance:.2f}, G = {size}: {measured:.2f}, expected {chance**size + (1 - chance) ** size:.2f}"
+        )
+        assert abs(measured - chance**size - (1 - chance) ** size) < 0.05
+
+# %% [markdown]
+# **Cure** for groups that are all wrong: problems that the model solves *sometimes*; where these are rare, a larger group. At p = 0.98 a high share is no illness: the problems are learnt.
+#
+# ## `minigrpo diagnose`
+#
+# You need not do this alone. `mg.diagnose` reads the metrics of a run, of this package or of TRL, and says what it sees, what that means and what to do. Here it sees what the
+# trainer logs, without the strict accuracy:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for letter, name in PATIENTS.items():  # of seed 0
+    logged = [
+        {key: value for key, value in row.items() if key != "accuracy"} for row in clinic.runs[name][0]
+    ]
+    print(f"{letter} {name:10} {mg.diagnose(logged).first.title}")
+
+# %% [markdown]
+# From the curves alone it names A, B, D and F, and it leaves C alone. E it only suspects, because someone has to read what was cut off. **What it cannot do is read**: give it
+# a true score as well, such as the strict accuracy, and it says of A that the reward rises while the true score falls. It also lists what looks alarming and is
+# normal, such as a loss of 0, or a `clip_ratio` of 0 with one update per rollout.
+#
+# The whole finding of patient D:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print(mg.diagnose(clinic.runs["high-rate"][0]).text)
+
+# %% [markdown]
+# ## Too late to cure?
+#
+# Patient D breaks after step 15 or so. **Write down:** you notice at step 40, lower the learning rate to the healthy value and go on from there. Does it recover? And what if you go back to step 10? Both
+# are a *fork* of the run, and both were made, with three seeds:
+
+# %%
+groups = {"as it was": "high-rate", "fork at step 10": "fork-at-10", "fork at step 40": "fork-at-40"}
+mg.compare_runs(
+    {label: clinic.runs[name] for label, name in groups.items()}, ["reward", "kl", "frac_reward_zero_std"]
+)
 plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for chance in (0.02, 0.22, 0.98):
-    silent = {size: chance**size + (1 - chance) ** size for size in (2, 8, 32)}
-    print(
-        f"p = {chance}: silent groups",
-        ", ".join(f"G = {size}: {share:.0%}" for size, share in silent.items()),
-    )
+table(groups.values(), ["accuracy", "kl", "frac_reward_zero_std"])
+recovered = [sum(row["accuracy"] for row in rows[-10:]) > 9 for rows in clinic.runs["fork-at-10"]]
+assert recovered == [True, True, False] and end("fork-at-40", "accuracy")[1] < 0.4
+assert [rows[4]["kl"] > 1 for rows in clinic.runs["high-rate"]] == [False, False, True]
 
 # %% [markdown]
-# **Cure:** problems that the model solves *sometimes*; where these are rare, a larger group. At p = 0.22, where our model starts, a group of 2 is wasted two times in three, one of 8 one time in seven. At
-# p = 0.98 a high share is no illness: the problems are learnt, and only harder ones would help.
+# From step 40 none recovers: most groups agree that all is wrong, so next to nothing is left to learn from. From step 10 two seeds recover completely. The third has not by step 80, and its KL says
+# why: it was above 1 nat per token at step 5 already. **Go back to before the KL climbs, not to before the reward falls.**
+#
+# With a run of your own, in a terminal (a minute in all):
+#
+#     minigrpo train --learning-rate 2e-3 --max-steps 40 --save-steps 10 --output-dir runs/ill
+#     minigrpo diagnose runs/ill                           # the findings, as above
+#     minigrpo report runs/ill                             # one page: each token of a rollout, step by step
+#     minigrpo fork runs/ill --at 10 --learning-rate 2e-4  # what if
+#     minigrpo plot runs/ill runs/ill-at-10
+#
+# ## Mistakes that no curve shows
+#
+# These raise no error. The first was trained with, three seeds, 80 steps, beside the same run done right: the mask leaves out the EOS, so nobody trains it. **Write down** what you expect of
+# the length and of the share that is cut off.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+clinic.runs["all right"] = [mg.read_metrics(f"runs/seed-{seed}.jsonl")[:80] for seed in range(3)]
+columns = ["accuracy", "completions/mean_length", "completions/clipped_ratio"]
+table(["all right", "eos-masked-out"], columns)
+assert end("eos-masked-out", columns[2])[1] < 0.05 and end("eos-masked-out", columns[1])[1] < 13
+
+# %% [markdown]
+# The length is the same, hardly anything is cut off, and the accuracy lags by a few hundredths, for which you would never have blamed a mask. This model has known when to stop since its
+# supervised training, so it does not miss the lesson. A model that does not know gets no gradient to learn it from.
+#
+# So do not look for such mistakes in curves. Test for them, on one small batch, before you train.
 #
 # ### EOS is not trained
 #
-# **Claim: a mask made by `ids != pad` silences the EOS where pad and EOS are the same token.** The model then never learns when to stop. GPT-2's own tokenizer has no
-# padding, so people give it its EOS. We do the same:
+# Many tokenizers pad with EOS, and a mask made by `ids != pad` then drops the EOS as well. The test: the mask's sums must be the lengths *with* EOS.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-eos = tokenizer.eos_token_id
-padded_with_eos = torch.where(mask, ids, eos)
-masks = {
-    "ids != pad": padded_with_eos != eos,
-    "completion_mask": minigrpo.completion_mask(padded_with_eos, eos),
-}
-last = mask.sum(1) - 1
-for name, candidate in masks.items():
-    logprobs = old_logprobs.clone().requires_grad_()
-    loss_of(logprobs, mask=candidate).loss.backward()
-    at_eos = logprobs.grad[torch.arange(4), last]
-    print(f"{name:16} gradient at the four EOS", [round(g, 3) + 0.0 for g in at_eos.tolist()])
-assert at_eos.all()
-
-# %% [markdown]
-# **Symptom** to expect where the model does not yet know when to stop: it never learns to, and `completions/clipped_ratio` stays high. (Ours stops already: 120 steps with this mask give the same
-# lengths as without it, so the curves cannot warn you.) **Cure:** count up to and including the first EOS. The check is one line:
-# `mask.sum(1)` must equal the lengths *with* EOS.
-#
-# ## It learns, but slanted
-#
-# These are the worst: reward rises all the same, only slower, or to less.
-#
-# ### Padding in the mean
-#
-# **Claim: padding that counts makes the gradient of a completion depend on its neighbours.** We add ten columns of padding, as one longer neighbour would.
-
-
-# %%
-def push_on_guess(extra_columns, counts_padding):
-    """How strongly the lucky guess's first token is pushed, by a naive loss or the package's."""
-    wide = torch.nn.functional.pad(old_logprobs, (0, extra_columns)).requires_grad_()
-    wide_mask = torch.nn.functional.pad(mask, (0, extra_columns), value=False)
-    ratio = torch.exp(wide - wide.detach())
-    naive = -(ratio * advantages.unsqueeze(1) * wide_mask).mean()
-    loss = naive if counts_padding else loss_of(wide, old=wide.detach(), mask=wide_mask).loss
-    loss.backward()
-    return abs(wide.grad[3, 0].item())
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for counts_padding in (True, False):
-    narrow, wide = push_on_guess(0, counts_padding), push_on_guess(10, counts_padding)
-    print(f"padding counts: {counts_padding!s:5} push {narrow:.4f}, ten more columns {wide:.4f}")
-assert narrow == wide
-
-# %% [markdown]
-# **Cure, and the test to keep:** append padding; nothing may change.
-#
-# ### The temperature is missing from the log-probs
-#
-# **Claim: if you sample at 0.7 and score at 1, the mean ratio is about 1, and it is wrong at the one token that decides.**
-
-# %%
-# NBVAL_CHECK_OUTPUT
+policy, tokenizer = mg.load_policy("tiny")
 sampling = {
-    "num_generations": 512,
+    "num_generations": 256,
     "max_completion_length": 16,
     "generator": torch.Generator().manual_seed(0),
 }
-cold = sample_completions(policy, tokenizer, [problem], temperature=0.7, **sampling)
+rollout = mg.sample_completions(policy, tokenizer, ["4*2+9+7*1*4="], temperature=0.7, **sampling)
+ids, counts = rollout.completion_ids[:6], rollout.completion_mask[:6]
+padded = torch.where(counts, ids, tokenizer.eos_token_id)
+print("lengths with EOS:", counts.sum(1).tolist())
+print("ids != pad:      ", (padded != tokenizer.eos_token_id).sum(1).tolist())
+assert torch.equal(mg.completion_mask(padded, tokenizer.eos_token_id), counts)
+
+# %% [markdown]
+# ### Padding in the mean
+#
+# If padding counts, the gradient of a completion depends on how long its neighbours are. The test: append ten columns of padding; the loss must not change.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+values, mask = torch.ones(4, 5), torch.arange(5) < torch.tensor([[5], [2], [2], [1]])
+wide, wide_mask = (torch.nn.functional.pad(x, (0, 10)) for x in (values, mask))
+print(
+    f"mean over all places: {(values * mask).mean():.2f}, with more padding {(wide * wide_mask).mean():.2f}"
+)
+package = mg.aggregate(values, mask, "grpo"), mg.aggregate(wide, wide_mask, "grpo")
+print(f"the package's mean:   {package[0]:.2f}, with more padding {package[1]:.2f}")
+assert package[0] == package[1]
+
+# %% [markdown]
+# ### The temperature is missing from the log-probs
+#
+# The rollout above was sampled at temperature 0.7. Before any update, the ratio of every token must be 1:
+
+# %%
+# NBVAL_CHECK_OUTPUT
 with torch.no_grad():
-    logits = minigrpo.policy_logits(policy, cold)
+    logits = mg.policy_logits(policy, rollout)
 for temperature in (1.0, 0.7):
-    scored = minigrpo.token_logprobs(logits, cold.completion_ids, temperature)
-    ratio = (scored - cold.logprobs)[:, 0].exp()
+    scored = mg.token_logprobs(logits, rollout.completion_ids, temperature)
+    ratio = (scored - rollout.logprobs)[:, 0].exp()
     print(
         f"scored at {temperature}: first token's ratio {ratio.min():.2f} to {ratio.max():.2f}, mean {ratio.mean():.2f}"
     )
 
 # %% [markdown]
-# Before any update the ratio should be 1. At a thought's `<`, which is rare and rarer still at 0.7, it is 1.63, far outside the clip. That the mean is about 1 is no comfort: the mean of p/q over draws from q is 1 for *any* p. **Cure:** one temperature, handed to both. **Check:** the sampler's
-# log-probs and the scored ones, token by token.
+# Scored at 1, the *mean* is nearly right all the same: the mean of p/q over draws from q is 1 for any p. The test is to compare the sampler's log-probs with the scored
+# ones **token by token**.
 #
-# ### Left padding on a model that counts positions
+# Exercise [ex05](../exercises/ex05_diagnosis.ipynb) has six such mistakes, as they were shipped.
 #
-# **Claim: GPT-2 scores a left-padded prompt wrongly unless it is told the positions.** Prompts in a batch are padded on the left. GPT-2 adds to each token an embedding of its
-# place, and by itself counts the padding. The short prompt once alone, and once padded beside a long one:
-
-# %%
-short = tokenizer("7*3=")["input_ids"]
-padding = 8
-padded = torch.tensor([[tokenizer.pad_token_id] * padding + short])
-attention = torch.tensor([[0] * padding + [1] * len(short)])
-positions = (attention.cumsum(1) - 1).clamp(min=0)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-with torch.no_grad():
-    alone = policy(torch.tensor([short])).logits[0, -1].log_softmax(-1)
-    naive = policy(padded, attention_mask=attention).logits[0, -1].log_softmax(-1)
-    logits = policy(padded, attention_mask=attention, position_ids=positions).logits
-told = logits[0, -1].log_softmax(-1)
-torch.testing.assert_close(told, alone, rtol=1e-4, atol=1e-4)
-for name, other in (("without positions", naive), ("with positions", told)):
-    gap = (other - alone)[alone > -5].abs().max()
-    print(f"{name:18} largest difference among likely tokens: {gap:.2f} nats")
-assert (naive - alone)[alone > -5].abs().max() > 0.5
-
-# %% [markdown]
-# No warning, no error, plausible answers. **Cure:** `position_ids` from the attention mask, as in [`read_prompts`](../minigrpo/scoring.py). **Check:** a prompt must score the same alone and
-# in a batch. (Models with rotary embeddings see only distances, and are spared.)
-#
-# ### Which standard deviation?
-#
-# **Claim: the sample's and the population's differ by the factor sqrt(G / (G - 1)).** That is 41 % at G = 2 and 7 % at G = 8: a learning rate that you did not choose.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for group in ([1.0, 0.0], [1.0] * 4 + [0.0] * 4):
-    group = torch.tensor(group)
-    ours = compute_advantages(group, torch.zeros(len(group), dtype=torch.long))[0]
-    population = (group[0] - group.mean()) / (group.std(correction=0) + 1e-4)
-    print(
-        f"G = {len(group)}: sample {ours:.3f}, population {population:.3f}, factor {population / ours:.2f}"
-    )
-
-# %% [markdown]
-# Neither is wrong. Libraries differ, so compare advantages before you compare learning curves. TRL and this course divide by the sample's.
-#
-# ### Length bias
-#
-# **Claim: with `loss_type="grpo"` a long wrong answer is punished less, token by token, than a short one.** The advantage is shared among the tokens of the completion. Take two equally wrong
-# answers, of 2 and of 13 tokens, and look at the push on one token:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-lengths = torch.tensor([2, 13])
-pair_mask = torch.arange(16) < lengths.unsqueeze(1)
-wrong = torch.tensor([-1.0, -1.0])
-for loss_type in ("grpo", "dapo", "dr_grpo"):
-    logprobs = torch.full((2, 16), -1.0, requires_grad=True)
-    loss_of(logprobs, logprobs.detach(), wrong, pair_mask, loss_type).loss.backward()
-    first = logprobs.grad[:, 0]
-    print(
-        f"{loss_type:8} push on a token: short {first[0]:.3f}, long {first[1]:.3f}; ratio {first[0] / first[1]:.1f}"
-    )
-
-# %% [markdown]
-# **Symptom,** as reported with the cure (arXiv:2503.20783): among *wrong* answers, the length grows. It is easily mistaken for deeper thought. **Cure:** `dr_grpo`, which divides by a constant, or `dapo` (arXiv:2503.14476), by
-# all tokens of the step. The other side of the coin: a long *right* answer is rewarded less per token, which is why, in notebook 04, the lucky guess was pushed harder than the thought.
-#
-# ## Whole runs that go wrong
-#
-# Each of these runs has been made once, with seed 0 and one or two settings changed. One run is an anecdote (notebook 04), but what you will see is far larger, and lasts; the lead of 0.24 that one seed had over
-# another there was gone some steps later. The blue line is always the healthy run.
-
-
-# %%
-def load(name):
-    return read_metrics(f"runs/{name}.jsonl")[:120]
-
-
-def end(name, metric):
-    """The mean of a metric over the last ten steps."""
-    return sum(row[metric] for row in load(name)[-10:]) / 10
-
-
-# %%
-def draw(names, metrics, titles):
-    _, axes = plt.subplots(1, len(metrics), figsize=(9, 2.7), layout="constrained")
-    compare_runs({label: [load(name)] for label, name in names.items()}, metrics, axes=axes)
-    for ax, title in zip(axes, titles, strict=True):
-        ax.set_title(title, fontsize=10, loc="left")
-        ax.set_ylim(bottom=0)
-    plt.show()
-
-
-# %% [markdown]
-# ### The reward never rises: answers are cut off
-#
-# A thought has thirteen tokens. Here `max_completion_length` is 8.
-
-# %%
-names = {"healthy": "seed-0", "cut off at 8 tokens": "failure-cut-off"}
-titles = ["mean reward", "completions cut off (share)", "completion length (tokens)"]
-draw(names, ["reward", "completions/clipped_ratio", "completions/mean_length"], titles)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-rows = load("failure-cut-off")
-early = sum(row["completions/clipped_ratio"] for row in rows[:10]) / 10
-late = end("failure-cut-off", "completions/clipped_ratio")
-print(f"cut off: {early:.0%} of the completions of the first ten steps, {late:.0%} of the last ten")
-print(f"reward at the end: {end('failure-cut-off', 'reward'):.2f}, healthy: {end('seed-0', 'reward'):.2f}")
-assert end("failure-cut-off", "reward") < 0.3
-assert early > 2 * late
-
-# %% [markdown]
-# One completion in twenty does not look like much, but these are the thoughts. Every one was cut off and earned 0, so the model has *learnt not to think*. And look what that does to the evidence: the share that is cut off **falls**, as if the trouble were going away.
-# **Look at it in the first steps, and read what was cut off.** Cure: a longer limit (healthy: 16).
-#
-# ### The reward rises and the answers are wrong: a leaky reward
-#
-# Again the limit is short (10), and somebody had mercy: the reward is 1.0 where the right digit occurs *anywhere* in the completion. What that does to the thought of our problem:
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-def answer_anywhere(completions, answer):
-    return [float(right in completion) for completion, right in zip(completions, answer, strict=True)]
-
-
-unfinished = tokenizer.decode(ids[0, :10])
-print(
-    unfinished,
-    "leaky:",
-    answer_anywhere([unfinished], ["6"]),
-    "exact:",
-    task.reward([problem], [unfinished], ["6"]),
-)
-
-# %%
-names = {"healthy": "seed-0", "leaky reward": "failure-leaky"}
-titles = ["mean reward", "answers that are right (share)", "completions cut off (share)"]
-draw(names, ["reward", "accuracy", "completions/clipped_ratio"], titles)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-last = load("failure-leaky")[-10:]
-right = round(sum(row["accuracy"] * 64 for row in last))
-print(f"leaky: reward {end('failure-leaky', 'reward'):.2f}; right answers among the last 640: {right}")
-print(f"healthy: reward {end('seed-0', 'reward'):.2f}, accuracy {end('seed-0', 'accuracy'):.2f}")
-assert end("failure-leaky", "reward") > 0.95
-assert right < 10
-
-# %% [markdown]
-# The reward curve alone is perfect. The model does exactly what it was paid for: it writes its steps down, and never answers. **No metric that is made from the reward can show this.** What shows it: an accuracy that is measured
-# by another rule than the reward, a length that sticks to the limit, and above all *reading ten completions*. Cure: parse the answer strictly, and give nothing for what cannot be parsed.
-#
-# So let us read some. The first 75 steps of that run, made here and now:
-
-
-# %%
-def leaky(prompts, completions, answer):
-    return answer_anywhere(completions, answer)
-
-
-config = minigrpo.GRPOConfig(max_steps=75, max_completion_length=10)
-state = minigrpo.TrainState.start(*load_policy("tiny"), config)
-live = [row["reward"] for row in minigrpo.train(state, task.train, [leaky], config)]
-recorded = [row["reward"] for row in load("failure-leaky")[:75]]
-print(state.batch.rollout.completions[:8])
-print(
-    f"mean reward of steps 66 to 75: live {sum(live[65:]) / 10:.2f}, recorded {sum(recorded[65:]) / 10:.2f}"
-)
-assert abs(sum(live[65:]) - sum(recorded[65:])) / 10 < 0.15
-
-# %% [markdown]
-# ### KL explodes
-#
-# The learning rate is 0.002, ten times the usual one; and beta, 0.0001, is too weak to be felt. (At beta 0 the KL would not even be measured.)
-
-# %%
-names = {"healthy": "seed-0", "learning rate 0.002": "failure-high-lr", "weak beta alone": "failure-cured"}
-titles = ["mean reward", "KL (nats per token)", "completions that think first", "gradient norm"]
-draw(names, ["reward", "kl", "thinking", "grad_norm"], titles)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for label, name in names.items():
-    print(f"{label:19} at the end: reward {end(name, 'reward'):.2f}, KL {end(name, 'kl'):.2f} per token")
-rows = load("failure-high-lr")
-high = [row["step"] for row in rows if row["kl"] > 1]
-print("KL above 1 in", len(high), "of 120 steps, for the first time at step", high[0])
-for step in (14, 30):
-    reward, thinking = rows[step - 1]["reward"], rows[step - 1]["thinking"]
-    print(f"step {step}: reward {reward:.2f}, {thinking:.0%} think first")
-assert end("failure-high-lr", "kl") > 3
-assert end("failure-cured", "reward") > 0.95
-
-# %% [markdown]
-# At step 14 six answers in ten are right, sooner than in any healthy run; by step 30 it is one in seven, as if it guessed. It still thinks first, nearly every time, but the steps are made up. Most groups then agree that all is wrong, so
-# there is little left to learn from, and it does not come back. **The cure is the learning rate**: the third run has the same weak beta, and lies on the healthy one. The warning is a KL that climbs while the reward falls. What is too high depends on the task;
-# on this one a healthy run stays near 0.2, and above 1 nat per token for several steps in a row you should stop.
-#
-# ### Entropy collapses
-#
-# The learning rate is 0.005, twenty-five times the usual one, with the same weak beta. This one explodes within ten steps, and then freezes.
-
-# %%
-names = {"healthy": "seed-0", "learning rate 0.005": "failure-collapse", "cured: 0.0002": "failure-cured"}
-titles = ["mean reward", "entropy (nats per token)", "groups that agree (share)", "length (tokens)"]
-draw(names, ["reward", "entropy", "frac_reward_zero_std", "completions/mean_length"], titles)
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for label, name in names.items():
-    reward, entropy = end(name, "reward"), end(name, "entropy")
-    agree, length = end(name, "frac_reward_zero_std"), end(name, "completions/mean_length")
-    print(f"{label:20} reward {reward:.2f}, entropy {entropy:.3f}, agree {agree:.0%}, length {length:.1f}")
-assert end("failure-collapse", "entropy") < 0.05
-early = load("failure-collapse")[19:24]
-print("steps 20 to 24: agree ", [row["frac_reward_zero_std"] for row in early])
-print("                reward", [round(row["reward"], 2) for row in early])
-assert end("failure-collapse", "frac_reward_zero_std") > 0.95
-assert end("failure-collapse", "reward") < 0.3
-
-# %% [markdown]
-# The policy answers at once, with two tokens, and all eight answers to a problem are the same digit, right one time in ten. Nothing new is tried, so nothing is learnt, right or wrong.
-# Notice that the healthy run ends with a low entropy and groups that agree too, and that the second panel alone cannot tell the two apart! **The same numbers mean success with a high reward, and death with a low one.** What
-# gives it away early is the third panel beside the first: after twenty steps all groups agree, and few of their answers are right. Cure: a lower learning rate, as the third run shows.
-#
-# ## First aid, as a function
-#
-# **Claim: the last ten lines of a run's metrics, and the first ten, name these failures.** Not every failure in the world, but the order of the questions is a good one.
-
-
-# %%
-def diagnose(name):
-    if end(name, "accuracy") > 0.9:
-        return "healthy"
-    if end(name, "reward") > 0.9:
-        return "reward hacking: paid for something else than right answers"
-    if end(name, "kl") > 3:
-        return "KL exploded: lower the learning rate"
-    if end(name, "frac_reward_zero_std") > 0.9:
-        return "collapsed: all answers of a group are the same"
-    if sum(row["completions/clipped_ratio"] for row in load(name)[:10]) / 10 > 0.03:
-        return "cut off: raise max_completion_length"
-    return "unknown: read ten completions"
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for name in ("seed-0", "failure-leaky", "failure-high-lr", "failure-collapse", "failure-cut-off"):
-    print(f"{name:17} {diagnose(name)}")
-
-# %% [markdown]
 # ## The table
 #
-# | symptom | cause | cure | what shows it |
+# | you see | it is | what decides | cure |
 # |---|---|---|---|
-# | loss is 0 | advantages of a group sum to 0 | none needed | `grad_norm` above 0 |
-# | `clip_ratio` is 0 | one update per rollout | none needed | `num_iterations` |
-# | `clip_ratio` is 0 with several updates | old log-probs made anew | keep those of sampling | the same |
-# | reward stands still, gradient 0 | groups agree | problems solved sometimes; larger groups | `frac_reward_zero_std`, not `reward_std` |
-# | answers never learn to end | EOS masked out | mask up to and including the first EOS | the mask's sums are the lengths with EOS |
-# | short answers learn slowly | padding in the mean | divide by the tokens that count | append padding: the loss must not change |
-# | sampler and scorer disagree | temperature, or positions | the same policy in both | log-probs token by token |
-# | other library, other advantages | sample or population std | know which | rewards 1, 0: 0.707 or 1 |
-# | wrong answers grow longer | mean over each completion's tokens | `dr_grpo`, `dapo` | length of right and of wrong answers |
-# | reward never rises, answers get short | thoughts cut off | raise `max_completion_length` | `completions/clipped_ratio` in the first steps |
-# | reward high, answers wrong | leaky reward | parse strictly | accuracy by another rule; read completions |
-# | gibberish | learning rate too high | lower it | `kl` climbs while `reward` falls |
-# | always the same answer | collapsed before it was right | lower learning rate | groups agree, `entropy` near 0, and `reward` low |
+# | reward high, answers wrong | a leaky reward | accuracy by another rule; ten completions | parse strictly |
+# | reward 0, groups agree, gradient 0 | rewards that are never paid, or problems too hard | are some of ten completions right? | mend the parser; easier problems |
+# | entropy 0, groups agree, reward high | success | the reward | stop; harder problems |
+# | reward falls, KL climbs | learning rate too high | `kl` and `grad_norm` around the fall | lower it, from a checkpoint before the fall |
+# | always the same answer | collapse | entropy near 0 *and* a low reward | lower it, from the start |
+# | reward flat, answers get shorter | the good answers are cut off | `clipped_ratio` in the first steps | a longer limit |
+# | nothing, only slower or worse | a silent mistake in mask, temperature or mean | a test on one batch | the test, kept |
+#
+# ## In the words of the field
+#
+# A policy that is paid for something else than what you meant, and does it, shows **reward hacking** or **specification gaming**; "when a measure becomes a target, it ceases to be a good measure" is
+# **Goodhart's law**. One that has stopped exploring has suffered **entropy collapse** or **mode collapse**. Silent groups are the **zero-variance** (or *zero-advantage*) groups that DAPO's **dynamic sampling** throws
+# away and draws again. The loss of a skill that was there before is **catastrophic forgetting**.
 #
 # ## Questions
 #
 # 1. `frac_reward_zero_std` is 0.9. Which second number do you need before you worry?
-#    <details><summary>Answer</summary>The reward. Near 1: the problems are learnt. Near 0: they are too hard, or the policy has collapsed; entropy tells which.</details>
-# 2. A reward function gives 0.1 extra for every completion that contains `<`. Which curve goes wrong first, and which stays beautiful?
-#    <details><summary>Answer</summary>The reward stays beautiful. If a bare `<` is the cheapest way to the bonus, lengths and accuracy go; only a measure that does not use the
-#    bonus can show it.</details>
-# 3. Mean ratio 1.00, and still the temperature is missing. Which statistic would have shown it?
-#    <details><summary>Answer</summary>The largest difference, or the mean *absolute* difference, between the sampler's and the scored log-probs. Neither can be 0 on average by cancelling.</details>
-# 4. Your run has exploded at step 20. Does it help to go on with a lower learning rate from there?
-#    <details><summary>Answer</summary>Hardly: most groups agree that all is wrong, so there is next to no gradient but the KL's. Go back to a checkpoint from before, and lower it there.</details>
-# 5. Why does the package refuse old log-probs that carry a gradient?
-#    <details><summary>Answer</summary>The ratio would be exp(x - x): 1 in value, and with a gradient of exactly 0. The run would stand still with finite, plausible numbers.</details>
+#    <details><summary>Answer</summary>The reward. Near 1: the problems are learnt. Near 0: they are too hard, the answers are not recognised, or the policy has collapsed; ten completions
+#    tell which.</details>
+# 2. A reward gives 0.1 extra for every completion that contains '<'. Which curve will look fine, whatever happens?
+#    <details><summary>Answer</summary>The reward. If a bare '<' is the cheapest way to the bonus, accuracy suffers, and only a measure that leaves the bonus out can show it.</details>
+# 3. The mean ratio is 1.00, and still the temperature is missing. Which statistic would have shown it?
+#    <details><summary>Answer</summary>The largest difference, or the mean <i>absolute</i> difference, between the sampler's and the scored log-probs. Neither can cancel to 0.</details>
 #
 # **Exercise:** [ex05](../exercises/ex05_diagnosis.ipynb). **Next:** [06 · KL](06_kl.ipynb).

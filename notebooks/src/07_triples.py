@@ -64,9 +64,7 @@ def snippet(model, batch, beta=0.4):
 # Do not look at the loss. **Ask what its gradient depends on.** Three tests: is there a gradient at the start? Does it change if we turn all rewards around? If we swap the responses?
 
 # %%
-moved = copy.deepcopy(
-    reference
-)  # at the very start some gradients are 0, so test a little away from it, too
+moved = copy.deepcopy(reference)  # at the start the KL has no gradient, so test a little away from it
 with torch.no_grad():
     for number, weight in enumerate(moved.parameters()):
         weight.add_(0.02 * torch.randn(weight.shape, generator=mg.seeded(number)))

@@ -120,9 +120,10 @@ for name, advantages in {"plain": plain, "filtered": plain * ended, "punished": 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-METHODS = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "by_token", "grpo_fast", "cispo_fast")
-PATH = "runs/variant-{}-{}.jsonl"  # "runs/variant-grpo-0.jsonl" ...
-recorded = {name: [mg.read_metrics(PATH.format(name, seed)) for seed in range(5)] for name in METHODS}
+RUNS = ["variant-grpo-", "variant-dr_grpo-", "variant-dapo-", "variant-gspo-", "variant-cispo-"]
+RUNS += ["variant-by_token-", "variant-grpo_fast-", "variant-cispo_fast-"]
+recorded = {run[8:-1]: [mg.read_metrics(f"runs/{run}{seed}.jsonl") for seed in range(5)] for run in RUNS}
+METHODS = list(recorded)
 silent = statistics.mean(row["frac_reward_zero_std"] for rows in recorded["grpo"] for row in rows[-20:])
 print(f"late in the recorded GRPO runs {silent:.0%} of the groups are silent:")
 print(f"a full batch would take {1 / (1 - silent):.1f} times as many prompts")
@@ -140,6 +141,7 @@ moved = old.clone()
 moved[:, 0] += torch.tensor(1.5).log()
 ratio = mg.importance_ratio(moved, old, mask, level="sequence")
 print([(length, round(s, 3)) for length, s in zip(mask.sum(1).tolist(), ratio[:, 0].tolist(), strict=True)])
+assert abs(ratio[0, 0] - 1.5 ** (1 / 13)) < 1e-5
 
 # %% [markdown]
 # It is the geometric mean of the tokens' ratios, so one decision is diluted by the length. GSPO's epsilons must therefore be small: the paper has 3e-4 and 4e-4, for answers of thousands of tokens. For ours of 2 to 13 tokens
@@ -205,9 +207,8 @@ for r in (0.5, 1.5, 10.0):
 # **Write down** which of the four you expect above zero.
 
 # %%
-# NBVAL_CHECK_OUTPUT
 score = {
-    name: [statistics.mean(row["reward"] for row in rows) for rows in recorded[name]] for name in METHODS
+    name: [statistics.mean(row["reward"] for row in rows) for rows in recorded[name]] for name in recorded
 }
 
 
@@ -215,10 +216,13 @@ def minus(name, other="grpo"):
     return [a - b for a, b in zip(score[name], score[other], strict=True)]
 
 
+# %%
+# NBVAL_CHECK_OUTPUT
 four = {name: minus(name) for name in METHODS[1:5]}
 for name, differences in four.items():
     mean, margin = mg.interval(differences, comparisons=4)
     print(f"{name:8} {mean:+.3f} ± {margin:.3f}   {'a difference' if abs(mean) > margin else 'noise'}")
+    assert (mean > margin) == (name != "gspo")
 
 # %%
 LABEL = "mean reward minus GRPO's (five seeds)"
@@ -254,6 +258,10 @@ further["dapo − by_token"] = minus("dapo", "by_token")
 for name, differences in further.items():
     mean, margin = mg.interval(differences)
     print(f"{name:15} {mean:+.3f} ± {margin:.3f}")
+    assert (mean > margin) == (name in ("by_token", "grpo_fast"))
+
+# %%
+# NBVAL_CHECK_OUTPUT
 late = {
     name: [statistics.mean(row["reward"] for row in rows[-10:]) for rows in recorded[name]]
     for name in METHODS
@@ -262,7 +270,7 @@ for name in ("by_token", "grpo_fast", "cispo_fast"):
     print(f"{name}, last ten updates:", [round(x, 2) for x in late[name]])
 
 # %%
-mg.plot_forest(further, label=LABEL)
+mg.plot_forest(further, label="difference in mean reward (five seeds)")
 plt.show()
 
 # %% [markdown]

@@ -82,7 +82,7 @@ def shipped_kl(logprobs, ref_logprobs):
 #
 # By hand: policy and reference both give a token 0.5. Then k3 is 0, and so is `shipped_kl`: nothing shows.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
 
 
 # %%
@@ -108,7 +108,7 @@ check(shows_kl)
 #
 # By hand: policy 0.5 and reference 0.25 should give 0.1931.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token" and "When a token was given up".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate" and "A right value is not a right gradient".
 
 
 # %%
@@ -421,7 +421,7 @@ check(shows_ratio)
 # 0.9048.
 #
 # Read: [notebook 04](../notebooks/04_training.ipynb), "One rollout, several updates: `num_iterations`"; [notebook
-# 05](../notebooks/05_failures.ipynb), "My clip_ratio is 0", for the opposite mistake.
+# 03](../notebooks/03_loss.ipynb), "One step, and what it changes", for the opposite mistake.
 
 
 # %%

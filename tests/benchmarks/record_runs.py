@@ -1,6 +1,8 @@
 """Record the runs that the notebooks read where a claim needs many of them: notebooks/runs/NAME.jsonl and index.json.
 
     python -m tests.benchmarks.record_runs [NAME ...]
+    python -m tests.benchmarks.record_clip             # of notebook 03, into runs/clip
+    python -m tests.benchmarks.record_clinic           # of notebook 05, into runs/clinic
 
 Each file has the metrics of one run, a line per step, to six digits; index.json has each one's configuration and date.
 """
@@ -47,20 +49,6 @@ def true_shares(task: Task, answers: dict[str, str], state: TrainState) -> dict[
 # --- what is recorded: name -> (configuration, what else train is given) --------------------------------------------------
 
 SEEDS = {f"seed-{seed}": (GRPOConfig(seed=seed), {}) for seed in range(5)}  # notebook 04
-
-
-def answer_anywhere(prompts: list[str], completions: list[str], answer: list[str], **_) -> list[float]:
-    """A leaky reward: 1.0 wherever the right digit occurs, be it in an unfinished thought."""
-    return [float(right in completion) for completion, right in zip(completions, answer, strict=True)]
-
-
-FAILURES: dict = {  # notebook 05; beta 1e-4 is too weak to be felt, and there so that the KL is measured
-    "failure-leaky": (GRPOConfig(max_steps=120, max_completion_length=10), {"reward_fns": [answer_anywhere]}),
-    "failure-cut-off": (GRPOConfig(max_steps=120, max_completion_length=8), {}),
-    "failure-high-lr": (GRPOConfig(max_steps=120, learning_rate=2e-3, beta=1e-4), {}),
-    "failure-collapse": (GRPOConfig(max_steps=120, learning_rate=5e-3, beta=1e-4), {}),
-    "failure-cured": (GRPOConfig(max_steps=120, beta=1e-4), {}),
-}
 # Notebook 08. Four updates per rollout, or the ratio is 1 and all clips agree. GSPO's paper has epsilons of 3e-4 and 4e-4,
 # for answers of thousands of tokens: the geometric mean over 2 to 13 moves further.
 CHANGES = {
@@ -81,7 +69,7 @@ VARIANTS: dict = {
 
 def main() -> None:
     torch.set_num_threads(1)
-    recorded = SEEDS | FAILURES | VARIANTS
+    recorded = SEEDS | VARIANTS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *recorded], help="by default all")
     index_path = FOLDER / "index.json"

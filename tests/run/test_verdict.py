@@ -66,9 +66,9 @@ def test_a_spike_is_no_distance_and_a_missing_number_none():
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        ("failure-collapse", "collapsed"),
-        ("failure-high-lr", "collapsed"),
-        ("failure-leaky", "something else"),
+        ("clinic/collapse-0", "collapsed"),
+        ("clinic/high-rate-0", "collapsed"),
+        ("clinic/leaky-0", "something else"),
         ("seed-0", "It learnt:"),
     ],
 )

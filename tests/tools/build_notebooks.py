@@ -6,7 +6,8 @@ Names that begin with ex are exercises: solutions/src/NAME.py becomes solutions/
 exercises/NAME.ipynb, where each solution is replaced by ``raise NotImplementedError``, not executed.
 
 Each lesson begins with a cell that installs the course in Colab and does nothing elsewhere. It is no part of the sources and
-is not executed here; ``--colab`` puts it, with the address that stands in pyproject.toml, into the lessons that are there.
+is not executed here; ``--colab`` puts it, with the address that stands in pyproject.toml, into the lessons that are there. The
+minutes in notebooks/README.md are renewed as well.
 
 On one machine the result is the same to the last byte: ids come from the name and the cell's number, and nothing that changes
 from run to run (timings, widget state, the interpreter's version) is kept.
@@ -58,8 +59,7 @@ def exercise_of(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Run every cell in ``folder``; nbclient's CellExecutionError if one fails."""
-    how = {"timeout": 300, "record_timing": False, "coalesce_streams": True}  # or a busy machine cuts what is printed in parts
-    NotebookClient(notebook, **how, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(folder)}}).execute()
     notebook.metadata = nbformat.from_dict(KERNEL)  # execution adds the interpreter's version and the widgets' state
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -115,6 +115,16 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> Path:
     return path
 
 
+def renew_minutes() -> None:
+    """The minutes of each lesson in notebooks/README.md, as its own head promises them."""
+    table = FOLDER / "README.md"
+    text = table.read_text(encoding="utf-8")
+    for path in (FOLDER / "src").glob("[0-9]*.py"):
+        if minutes := re.search(r"\*\*Time\*\* (\d+) minutes", path.read_text(encoding="utf-8")):
+            text = re.sub(rf"(\({path.stem}\.ipynb\) \| )\d+ ", rf"\g<1>{minutes[1]} ", text)
+    table.write_text(text, encoding="utf-8", newline="\n")
+
+
 def main() -> None:
     names = sorted(path.stem for folder in (FOLDER, SOLUTIONS) for path in (folder / "src").glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -123,6 +133,7 @@ def main() -> None:
         "--colab", action="store_true", help="execute nothing; give the lessons that are there their first cell"
     )
     args = parser.parse_args()
+    renew_minutes()
     if args.colab:
         for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
             print(write(path, with_colab(nbformat.read(path, as_version=4), path.stem)))

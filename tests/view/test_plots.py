@@ -7,7 +7,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 
 from minigrpo.config import BadInput
 from minigrpo.view import plots
@@ -205,21 +204,3 @@ def test_watch_says_at_once_what_it_cannot_draw():
     for settings in ({"every": 0}, {"names": []}):
         with pytest.raises(BadInput, match="watch wants"):
             next(plots.watch(iter(rows([1.0])), **settings))
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64, torch.int64])
-def test_a_heat_strip_takes_values_of_any_kind_and_tokens_of_any_text(kind):
-    values = torch.tensor([[1, 2, 0], [3, 0, 0]]).to(kind)
-    values = values.requires_grad_() if kind.is_floating_point else values
-    ax = plots.plot_tokens([["$x", "\n", "\t"], [""]], values, label="nats")
-    ax.figure.canvas.draw()
-    assert said(ax) == ["$x", "\\n", "\\t", "''"]
-    plots.plot_tokens([["a", "b"]], torch.tensor([[math.nan, math.nan]]), label="nats").figure.canvas.draw()
-    plots.plot_tokens([["a", "b"]], torch.tensor([2.0]), label="advantage")
-
-
-@pytest.mark.parametrize(("tokens", "values"), [([["a", "b"]], torch.zeros(1, 3)), ([["a"]], [[0.0]]), ([], torch.zeros(0, 0))])
-def test_a_heat_strip_of_another_shape_is_refused(tokens, values):
-    with pytest.raises(BadInput, match=r"must be a (tensor|list)"):
-        plots.plot_tokens(tokens, values, label="nats")

@@ -16,7 +16,7 @@ LESSONS = {
     "true score": "05_failures",
     "failures": "05_failures",
     "length": "05_failures",
-    "real models": "08_variants",
+    "real models": "09_a_real_model",
 }
 WRONG, OPEN, FINE, NORMAL = "wrong", "open", "fine", "normal"
 KINDS = {WRONG: "wrong", OPEN: "cannot be told", FINE: "fine", NORMAL: "normal"}

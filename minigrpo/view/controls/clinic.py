@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import numpy as np
 
 from minigrpo.config import BadInput
@@ -13,13 +14,14 @@ from minigrpo.view.controls.picture import png
 from minigrpo.view.plots import compare_runs
 
 PANELS = ("reward", "kl", "completions/mean_length", "frac_reward_zero_std")
-PATIENTS = {"A": "leaky", "B": "cold", "C": "healthy", "D": "high-rate", "E": "cut-off", "F": "collapse"}
-LEAK, COLD, FINE = "the reward has a leak", "the temperature is too low", "nothing is wrong"
+TITLES = dict(zip(PANELS, ("reward", "KL (nats per token)", "length (tokens)", "groups that agree"), strict=True))
+PATIENTS = {"A": "leaky", "B": "unpaid", "C": "healthy", "D": "high-rate", "E": "cut-off", "F": "collapse"}
+LEAK, UNPAID, FINE = "the reward has a leak", "right answers are not paid", "nothing is wrong"
 RATE, CUT = "the learning rate is too high", "the good answers are cut off"
-GUESSES = (FINE, RATE, "beta is too high", COLD, CUT, LEAK, "the problems are too hard")
+GUESSES = (FINE, RATE, "beta is too high", UNPAID, CUT, LEAK, "the problems are too hard")
 ANSWERS = {
     "leaky": (LEAK, "The curve that is paid for is perfect, and no answer is right."),
-    "cold": (COLD, "Groups agree from the first step on, and mostly that all is wrong: what is never drawn is never praised."),
+    "unpaid": (UNPAID, "Some of the ten answers are right, and all rewards are 0: the parser looks for another form."),
     "healthy": (FINE, "Low entropy and groups that agree, with a high reward: that is success."),
     "high-rate": (RATE, "A quick rise, then the KL climbs while the reward falls, and it does not come back."),
     "cut-off": (CUT, "A few answers in a hundred reached the limit at first. They were the thoughts."),
@@ -56,7 +58,14 @@ def read_clinic(folder: str | Path = "runs/clinic") -> Clinic:
 def plot_patient(clinic: Clinic, patient: str, panels=PANELS, *, axes=None) -> np.ndarray:
     """The curves of patient A to F, three seeds, beside three healthy runs."""
     groups = {"healthy": clinic.runs["healthy"], f"patient {patient}": clinic.runs[_name(patient)]}
-    return compare_runs(groups, panels, axes=axes)
+    if axes is None:
+        width = max(2.6 * len(panels), 4)  # inches
+        _, axes = plt.subplots(1, len(panels), figsize=(width, 2.6), layout="constrained", squeeze=False)
+    axes = compare_runs(groups, panels, axes=axes)
+    for ax, name in zip(axes, panels, strict=True):
+        ax.set_title(TITLES.get(name, ax.get_title(loc="left")), fontsize=10, loc="left")
+        ax.set_xlabel("step")
+    return axes
 
 
 def ten_completions(clinic: Clinic, patient: str, *, first: bool = False) -> str:

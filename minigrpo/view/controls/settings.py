@@ -63,8 +63,8 @@ def try_settings(runs: list[list[dict]]) -> widgets.Widget:
             rows = run_steps(on_step=lambda step: setattr(progress, "value", step), **changes)
             label = f"lr {rate.value:g}, beta {beta.value:g}, G {size.value}"
             picture.value = png(plot_over_band(runs, rows, label)[0].figure)
-            end = sum(row["reward"] for row in rows[-5:]) / 5
-            said.value = f"{label}: mean reward of the last five steps {end:.2f}."
+            last = [row["reward"] for row in rows[-5:]]
+            said.value = f"{label}: mean reward of the last {len(last)} steps {sum(last) / len(last):.2f}."
         except (FloatingPointError, ValueError) as error:  # of a button; Jupyter would put it into a log that nobody sees
             said.value = f"The run stopped: {error}"
         finally:

