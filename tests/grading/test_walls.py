@@ -21,6 +21,7 @@ import yaml
 
 import minigrpo
 from minigrpo.grading import sandbox
+from minigrpo.grading.check import questions
 from tests.grading.test_hostile import MASK, SHIFT, snapshot, write_notebook
 
 ROOT = Path(__file__).parents[2]
@@ -352,7 +353,7 @@ def test_gradescope_gets_the_results_that_it_documents(autograder):
     assert said["extra_data"] == {"isolation": "another user"}
     assert set(said) <= {"score", "execution_time", "output", "visibility", "stdout_visibility", "extra_data", "tests"}
     scores, most = ([test[name] for test in said["tests"]] for name in ("score", "max_score"))
-    assert said["score"] == sum(scores) == sum(most) == 14
+    assert said["score"] == sum(scores) == sum(most) == sum(question.points for question in questions("ex06"))
     fields = {"score", "max_score", "status", "name", "number", "output", "tags", "visibility", "extra_data"}
     for test in said["tests"]:
         assert set(test) <= fields
