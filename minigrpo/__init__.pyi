@@ -87,6 +87,7 @@ from .run.checkpoints import (
     save_checkpoint as save_checkpoint,
 )
 from .run.diagnosis.logs import diagnose as diagnose
+from .run.fit import fit as fit
 from .run.report import show_report as show_report
 from .run.trl_engine import to_trl as to_trl
 from .view.plots import (
@@ -102,17 +103,27 @@ from .view.diagrams import (
     plot_chunked_head as plot_chunked_head,
     plot_clipping as plot_clipping,
     plot_kl_estimators as plot_kl_estimators,
-    plot_pipeline as plot_pipeline,
     plot_prefix_tree as plot_prefix_tree,
+    plot_shift as plot_shift,
+)
+from .view.forest import (
+    interval as interval,
+    plot_forest as plot_forest,
+)
+from .view.controls.kl import (
+    drag_policy as drag_policy,
+    plot_two_kls as plot_two_kls,
 )
 from .view.group import (
     Group as Group,
+    draw_first_token as draw_first_token,
     plot_group as plot_group,
 )
 from .view.controls.one_step import (
     one_step as one_step,
     worked_example as worked_example,
 )
+from .view.controls.seeds import choose_seeds as choose_seeds
 from .view.tokens import (
     completion_tokens as completion_tokens,
     show_tokens as show_tokens,

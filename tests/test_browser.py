@@ -26,8 +26,11 @@ SETTINGS = {
 }
 # That all cells of these run is shown elsewhere, without a browser; here run those that move, and what they need.
 LIVE = {
-    "04_training": ["import minigrpo", "from minigrpo import (", "problem, answer =", "def ask(", "minigrpo.watch("],
-    "07_triples": ["import minigrpo", "from minigrpo import (", 'records = load_triples("bundled")', "rate(records"],
+    "04_training": [
+        *("import minigrpo as mg", "rcParams", "task, config =", "def one_step(", "model, tokenizer =", "own_functions("),
+        *("def my_loss(", "def ask(", "mg.watch("),
+    ],
+    "07_triples": ["import minigrpo", 'records = mg.load_triples("bundled")', "mg.rate(records"],
 }
 DARK = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
 
@@ -155,12 +158,12 @@ def test_the_rating_buttons_write_scores(browser, lab):
     page = open_and_run(browser, lab, "07_triples")
     page.get_by_role("button", name="undo").scroll_into_view_if_needed()
     screenshot(page, "07_triples")
-    until(lambda: page.get_by_text("0 of 5 scored, in mine.jsonl").count() == 1, page, "the widget is shown")
+    until(lambda: page.get_by_text("0 of 10 scored, in mine.jsonl").count() == 1, page, "the widget is shown")
     page.get_by_role("button", name="5", exact=True).click()
-    until(lambda: page.get_by_text("1 of 5 scored, in mine.jsonl").count() == 1, page, "a button scores")
+    until(lambda: page.get_by_text("1 of 10 scored, in mine.jsonl").count() == 1, page, "a button scores")
     page.get_by_placeholder("1 to 5, or u").press("3")
-    until(lambda: page.get_by_text("2 of 5 scored, in mine.jsonl").count() == 1, page, "a key scores")
+    until(lambda: page.get_by_text("2 of 10 scored, in mine.jsonl").count() == 1, page, "a key scores")
     page.get_by_role("button", name="undo").click()
-    until(lambda: page.get_by_text("1 of 5 scored, in mine.jsonl").count() == 1, page, "undo takes back")
-    screenshot(page, "06_rated")
+    until(lambda: page.get_by_text("1 of 10 scored, in mine.jsonl").count() == 1, page, "undo takes back")
+    screenshot(page, "07_rated")
     close(page, lab)

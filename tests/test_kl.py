@@ -94,6 +94,14 @@ def test_exact_kl_is_the_expectation_of_k1_at_every_position_and_temperature():
     assert kl_exact(policy, ref).shape == (3, 5)
 
 
+@pytest.mark.parametrize(("shift", "steadier"), [(0.1, "k3"), (8.0, "k1")])
+def test_near_the_reference_k3_is_the_steadier_estimate_and_far_from_it_k1(shift, steadier):
+    """Both have the same mean, so the one with the larger mean square scatters more. Far: all but one token are given up."""
+    log_p = (REF + shift * torch.nn.functional.one_hot(torch.tensor(2), 6)).log_softmax(0)
+    squares = {name: (log_p.exp() * estimator(name)(log_p) ** 2).sum() for name in ("k1", "k3")}
+    assert squares[steadier] < 0.5 * squares["k1" if steadier == "k3" else "k3"]
+
+
 # --- sequences of two tokens ----------------------------------------------------------------------------------------
 
 V = 3

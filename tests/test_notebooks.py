@@ -19,7 +19,7 @@ import pytest
 
 import minigrpo
 from tests import conftest
-from tests.tools.build_notebooks import FOLDER, KERNEL, from_source
+from tests.tools.build_notebooks import FOLDER, KERNEL, from_source, with_colab, without_colab
 
 pytestmark = pytest.mark.quick
 
@@ -32,7 +32,10 @@ FIRST_LINES = re.compile(r"\A# \d\d · .+")
 
 
 def read(name):
-    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    """A lesson without its cell for Colab, which is no part of the source and has not been run."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    notebook.cells = without_colab(notebook.cells)
+    return notebook
 
 
 def code(name):
@@ -54,6 +57,19 @@ def test_a_notebook_is_its_source(name):
     what = [(c.id, c.cell_type, c.source, c.metadata) for c in source.cells]
     assert what == [(c.id, c.cell_type, c.source, c.metadata) for c in built.cells], "run python -m tests.tools.build_notebooks"
     assert built.metadata == KERNEL
+
+
+def test_one_address_installs_the_course_in_colab_and_the_cell_does_nothing_elsewhere():
+    for name in NAMES:
+        notebook = with_colab(with_colab(read(name), name), name)
+        head, cell = notebook.cells[:2]
+        assert head.cell_type == "markdown"
+        assert re.search(r"depth 1 https://\S+/minigrpo /content/minigrpo$", cell.source, re.MULTILINE)
+        assert "nbval-skip" in cell.metadata.tags
+        assert len(notebook.cells) == len(read(name).cells) + 1
+        nbformat.validate(notebook)
+        there = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[1]
+        assert "colab" not in there.metadata.get("tags", []) or there == cell, "run build_notebooks --colab"
 
 
 @pytest.mark.parametrize("name", NAMES)

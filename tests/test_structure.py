@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "run/fork": {"config", "run/folders"},
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
+    "run/fit": {"config"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/rewards_by_name": {"config", "protocol", "rewards"},
     "run/inputs": {
@@ -107,26 +108,35 @@ MAY_IMPORT = {
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # The command alone knows grading, which has its own table below.
     "run/cli": {
-        "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/flags",
-        "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/selfcheck", "run/summary",
-        "grading",
+        "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/fit",
+        "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/selfcheck",
+        "run/summary", "grading",
     },
     # view draws what it is given, and calls the algebra.
     "view/__init__": set(),
     "view/plots": {"config", "metrics", "view/tokens"},
     "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
+    "view/forest": {"config", "view/plots"},
     "view/group": {"config", "view/plots", "view/tokens"},
     "view/rating": {"config"},
     "view/report": {"advantages", "config", "kl", "metrics"},
     # view/controls alone may call the whole front room.
     "view/controls/__init__": set(),
-    "view/controls/clip": {"view/plots"},
-    "view/controls/clinic": {"config", "view/controls/clip", "view/plots"},
-    "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/clip", "view/plots"},
+    "view/controls/clip": {"view/controls/picture", "view/plots"},
+    "view/controls/seeds": {"view/controls/picture", "view/forest"},
+    "view/controls/clinic": {"config", "view/controls/picture", "view/plots"},
+    "view/controls/settings": {"config", "policy", "tasks", "training", "view/controls/picture", "view/plots"},
+    "view/controls/picture": set(),
+    "view/controls/advantages": {"advantages", "config", "view/controls/picture", "view/plots"},
+    "view/controls/be_the_reward": {
+        "config", "policy", "sampling", "view/controls/one_step", "view/controls/picture", "view/group", "view/plots",
+    },
+    "view/controls/temperature": {"config", "logprobs", "view/controls/one_step", "view/controls/picture", "view/group"},
     "view/controls/one_step": {
         "advantages", "config", "logprobs", "loss", "policy", "sampling", "scoring", "tasks", "view/group", "view/tokens",
     },
+    "view/controls/kl": {"config", "kl", "view/controls/picture", "view/plots"},
     "__init__": set(),
     "__main__": {"run/cli"},
 }  # fmt: skip
@@ -246,12 +256,16 @@ GRADING_MAY_IMPORT = {
     "ex05": {"diagnosis", "questions", "shipped"},
     "diagnosis": {"questions"},
     # A lesson's question shares the inputs of its exercise.
+    "lesson00": {"questions"},
     "lesson01": {"questions"},
     "lesson02": {"ex02", "questions"},
     "lesson03": {"ex03", "questions"},
     "lesson04": {"questions"},
     "lesson05": {"questions"},
     "lesson06": {"ex06", "questions"},
+    "lesson07": {"questions"},
+    "lesson08": {"questions"},
+    "lesson09": {"questions"},
     "own": {"check"},
 }
 

@@ -17,8 +17,10 @@ from minigrpo.run.flags import (
     add_flag,
     check_prompts,
     evaluation_args,
+    fit_args,
     fork_config,
     new_parser,
+    reward_model_args,
     sampling_args,
     seed,
     train_config,
@@ -229,35 +231,20 @@ def _diagnose(argv: list[str]) -> int:
     from minigrpo.run.diagnosis.doctor import examine
     from minigrpo.run.diagnosis.logs import as_text, diagnose, parse
 
-    if args.log == "-":
-        diagnosis = examine(parse(as_text(sys.stdin.buffer.read(), "The input"), "The input"))
-    else:
-        diagnosis = diagnose(args.log)
+    piped = as_text(sys.stdin.buffer.read(), "The input") if args.log == "-" else None
+    diagnosis = diagnose(args.log) if piped is None else examine(parse(piped, "The input"))
     print(json.dumps(diagnosis.to_dict(), indent=2) if args.format == "json" else diagnosis)
     return int(args.strict and diagnosis.wrong)
 
 
-def _reward_model_args(argv: list[str]) -> argparse.Namespace:
-    parser = new_parser("reward-model")
-    parser.add_argument("action", choices=("train",))
-    parser.add_argument(
-        "--triples", default="bundled", help="a .jsonl, .json, .csv or .parquet file; by default the bundled records"
-    )
-    parser.add_argument("--model", default="tiny", help="the backbone: tiny, a folder, or a name on the hub")
-    objectives = "regression: the scores themselves; bradley_terry: which of two responses to one prompt is better"
-    parser.add_argument("--objective", choices=("regression", "bradley_terry"), default="regression", help=objectives)
-    add_flag(parser, "max_steps", type=int, default=100, help="optimizer updates (default %(default)s)")
-    add_flag(parser, "learning_rate", type=float, help="of AdamW, at the start (default: 3e-3, bradley_terry 1e-3)")
-    add_flag(parser, "seed", type=seed, default=0, help="(default %(default)s)")
-    add_flag(parser, "output_dir", help="a new folder; by default runs/reward-model")
-    args = parser.parse_args(argv)
-    if args.max_steps < 1 or not (args.learning_rate is None or 0 < args.learning_rate < float("inf")):
-        raise BadInput(f"max_steps and learning_rate must be above 0, got {args.max_steps} and {args.learning_rate}.")
-    return args
+def _fit(argv: list[str]) -> None:
+    from minigrpo.run.fit import fit
+
+    print(fit(**fit_args(argv)))
 
 
 def _reward_model(argv: list[str]) -> None:
-    args = _reward_model_args(argv)
+    args = reward_model_args(argv)
     _quiet()
     from minigrpo.run import reward_model
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "score a policy on the held-out problems of a task",
     "plot": "draw the curves of one run, or of several with their band",
     "diagnose": "say what is wrong with a run, from its folder or from a log of TRL's",
+    "fit": "say how much memory a run would take",
     "report": "write one page with the findings, curves and tokens of a run, or of several",
     "reward-model": "train a reward model on scored records",
     "grade": "grade exercises, in a sandbox",
@@ -152,6 +153,15 @@ def read_config(path: str) -> dict:
     return values
 
 
+def fit_args(argv: list[str]) -> dict:
+    """What ``fit`` takes: model and configuration, by the flags of train, and the tokens of a prompt."""
+    parser = new_parser("fit", epilog="Every flag of minigrpo train is taken, too, such as --model and --num-generations.")
+    add_flag(parser, "prompt_length", type=int, default=64, help="tokens of a prompt (default %(default)s)")
+    args, of_train = parser.parse_known_args(argv)
+    config, _ = train_config(of_train)
+    return {"model": config.model, "config": config, "prompt_length": args.prompt_length}
+
+
 def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:
     """The configuration of the run that is forked, that of the fork, and ``run`` and ``at``.
 
@@ -223,3 +233,23 @@ def check_prompts(argv: list[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             raise BadInput(f"{word!r} is not UTF-8; save or type it in that encoding.") from None
+
+
+def reward_model_args(argv: list[str]) -> argparse.Namespace:
+    """The arguments of ``reward-model train``. Raises BadInput for those out of range."""
+    parser = new_parser("reward-model")
+    parser.add_argument("action", choices=("train",))
+    parser.add_argument(
+        "--triples", default="bundled", help="a .jsonl, .json, .csv or .parquet file; by default the bundled records"
+    )
+    parser.add_argument("--model", default="tiny", help="the backbone: tiny, a folder, or a name on the hub")
+    objectives = "regression: the scores themselves; bradley_terry: which of two responses to one prompt is better"
+    parser.add_argument("--objective", choices=("regression", "bradley_terry"), default="regression", help=objectives)
+    add_flag(parser, "max_steps", type=int, default=100, help="optimizer updates (default %(default)s)")
+    add_flag(parser, "learning_rate", type=float, help="of AdamW, at the start (default: 3e-3, bradley_terry 1e-3)")
+    add_flag(parser, "seed", type=seed, default=0, help="(default %(default)s)")
+    add_flag(parser, "output_dir", help="a new folder; by default runs/reward-model")
+    args = parser.parse_args(argv)
+    if args.max_steps < 1 or not (args.learning_rate is None or 0 < args.learning_rate < float("inf")):
+        raise BadInput(f"max_steps and learning_rate must be above 0, got {args.max_steps} and {args.learning_rate}.")
+    return args

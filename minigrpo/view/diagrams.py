@@ -1,4 +1,4 @@
-"""Pictures of how it works: a step, the clip, advantages, KL estimators; beginnings that completions share; logits in chunks.
+"""Pictures of how it works: the shift, the clip, advantages, KL estimators; what completions share; logits in chunks.
 
 No formula stands here: what is drawn is the package's own."""
 
@@ -16,31 +16,34 @@ from minigrpo.view.plots import BLUE, COLORS, GREY, ORANGE, STYLES
 from minigrpo.view.tokens import printable
 
 
-def plot_pipeline(*, ax: Axes | None = None) -> Axes:
-    """One step of GRPO as boxes and arrows, with the shape of what is handed on and the notebook that explains it."""
+def plot_shift(prompt: list[str], completion: list[str], *, ax: Axes | None = None) -> Axes:
+    """What the model reads, and above each token the one that it predicts there: blue where that is a token of the completion.
+
+    Args:
+        prompt, completion: tokens as texts. The completion's last token is read too, but predicts nothing that was written.
+    """
+    if not prompt or not completion:
+        raise BadInput("prompt and completion must have at least one token each.")
+    texts, start = [*prompt, *completion], len(prompt) - 1
     if ax is None:
-        _, ax = plt.subplots(figsize=(10, 2.6), layout="constrained")
-    steps = (
-        ("prompts", "P"),
-        ("sample", "P → B = P·G\ncompletions, 01"),
-        ("reward", "B numbers\n02"),
-        ("advantage", "B numbers\n02"),
-        ("log-probs", "(B, C)\n01"),
-        ("ratio, clip, KL", "(B, C)\n03, 06"),
-        ("loss", "one number\n03"),
-        ("update", "backward, step\n04"),
-    )
-    for place, (name, shape) in enumerate(steps):
-        box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE}
-        ax.text(place, 0.65, name, ha="center", va="center", color="black", fontsize=8, bbox=box)
-        ax.text(place, 0.3, shape, ha="center", va="top", color=GREY, fontsize=8)
-        if place:
-            arrow = {"arrowstyle": "->", "color": GREY}
-            ax.annotate("", (place - 0.38, 0.65), (place - 0.62, 0.65), arrowprops=arrow, zorder=0)
-    arrow = {"arrowstyle": "->", "color": ORANGE, "connectionstyle": "arc3,rad=0.12", "shrinkA": 14, "shrinkB": 14}
-    ax.annotate("", (1, 0.75), (len(steps) - 1, 0.75), arrowprops=arrow)
-    ax.text(len(steps) / 2, 1.22, "the policy that was updated samples the next step", ha="center", color=ORANGE, fontsize=9)
-    ax.set(xlim=(-0.6, len(steps) - 0.4), ylim=(0, 1.35))
+        _, ax = plt.subplots(figsize=(1.4 + 0.42 * len(texts), 1.9), layout="constrained")
+    style = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 10, "parse_math": False}
+    for place, text in enumerate(texts):
+        written = place > start
+        ax.add_patch(Rectangle((place - 0.45, -0.4), 0.9, 0.8, facecolor="#DDEBF5" if written else "white", edgecolor=GREY))
+        ax.text(place, 0, printable(text), color="black", **style)
+        target = texts[place + 1] if place + 1 < len(texts) else ""
+        scored = start <= place < len(texts) - 1
+        color = BLUE if scored else GREY
+        ax.text(place, 1.5, printable(target) if target else "–", color=color, fontweight="bold" if scored else None, **style)
+        ax.annotate(
+            "", (place, 1.2), (place, 0.5), arrowprops={"arrowstyle": "->", "color": color, "alpha": 1 if scored else 0.4}
+        )
+    for place in range(len(texts)):
+        ax.text(place, -0.65, place, ha="center", va="center", fontsize=7, color=GREY)
+    for height, name in ((1.5, "target"), (0, "input"), (-0.65, "position")):
+        ax.text(-0.8, height, name, ha="right", va="center", fontsize=9, color=GREY)
+    ax.set(xlim=(-2.6, len(texts) - 0.4), ylim=(-0.95, 1.95))
     ax.axis("off")
     return ax
 

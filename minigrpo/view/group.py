@@ -16,10 +16,11 @@ from minigrpo.view.tokens import printable
 
 PARTS = ("completions", "logprobs", "mask", "rewards", "advantages", "push", "first_token")
 SURPRISE, DARK_SURPRISE = COLORS[3], "#7A3B62"  # of a token that was unlikely; blue and orange mean up and down
+AFTER_A_STEP = "first token, before → after the step"
 DIMMED, LEGIBLE = 0.16, 0.4
 REWARD, ADVANTAGE, BESIDE = 1.1, 3.9, 6.0  # in squares, right of the tokens: the middles of the two columns, and their end
 LONGEST = 16  # tokens that are drawn of a completion
-UNLIKELY = 0.005  # a first token below it has no bar
+UNLIKELY = 0.01  # a first token below it has no bar
 ROW, ZERO, LANE = 1.75, 1.3, 0.3  # in squares: from row to row, from a row's top to where its push is 0, the longest push
 
 
@@ -125,7 +126,9 @@ def _draw_outcome(ax: Axes, row: int, reward: float, advantage: float, width: in
     ax.text(y=middle, s=f"{advantage:+.2f}".replace("-", "−"), va="center", fontsize=9, color=color, alpha=alpha, **beside)
 
 
-def draw_first_token(ax: Axes, before: dict[str, float], after: dict[str, float], *, alpha: float = 1.0) -> Axes:
+def draw_first_token(
+    ax: Axes, before: dict[str, float], after: dict[str, float], *, alpha: float = 1.0, title: str = AFTER_A_STEP
+) -> Axes:
     """A bar per first token: grey before, in colour after; blue where it has become likelier, orange where less likely."""
     names = [name for name in before if max(before[name], after[name]) >= UNLIKELY]
     names.sort(key=lambda name: -before[name])
@@ -138,7 +141,7 @@ def draw_first_token(ax: Axes, before: dict[str, float], after: dict[str, float]
     ax.set_yticks(range(len(names)), [printable(name) for name in names], family="monospace", fontsize=9.5, alpha=alpha)
     largest = max((max(before[name], after[name]) for name in names), default=1.0)
     ax.set(xlim=(0, 1.75 * largest), ylim=(len(names) - 0.4, -0.6), xticks=[])
-    ax.set_title("first token, before → after the step", fontsize=8.5, loc="left", alpha=alpha)
+    ax.set_title(title, fontsize=8.5, loc="left", alpha=alpha)
     ax.spines[["top", "right", "bottom"]].set_visible(False)
     ax.spines["left"].set_alpha(alpha)
     ax.tick_params(axis="y", length=0)

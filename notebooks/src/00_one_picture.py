@@ -1,253 +1,261 @@
 # %% [markdown]
-# # 00 · One picture: a model learns to think
+# # 00 · One picture: you are the reward
 #
-# **You will be able to** say what GRPO does in one sentence, run it, read its curves, and tell a training loop that learns from one that
-# only looks as if it did.
+# **You will be able to** say what GRPO does in one sentence, show it in one picture, run it, and explain why a model that is only told
+# *right* or *wrong* begins to think.
 #
-# **You need** Python and a little PyTorch. No network, no GPU. **Time** 20 minutes.
+# **You need** Python and a little PyTorch. No network, no GPU. **Time** 20 minutes, with the function that you write.
 #
-# **Worth the trip:** in a few seconds on your laptop, a GPT-2 that hardly ever thinks first makes it a habit, because it is rewarded for being right.
-#
-# | lesson | idea |
-# |---|---|
-# | **00** | one picture, and a snippet that trains nothing |
-# | [01](01_logprobs.ipynb) | log-probs: what the policy thinks of its own words |
-# | [02](02_policy_gradient.ipynb) | advantages: better than the others of its group |
-# | [03](03_loss.ipynb) | the loss: ratio, clip, penalty, average |
-# | [04](04_training.ipynb) | the loop |
-# | [05](05_failures.ipynb) | what goes wrong, and what it looks like |
-# | [06](06_kl.ipynb) | KL: how far from where it began |
-# | [07](07_triples.ipynb) | learning from scored records |
-# | [08](08_variants.ipynb) | variants, the real GPT-2, and on to TRL |
+# **Worth the trip:** first *you* are the reward, and a few clicks change a language model's mind. Then a function of yours takes your
+# place, and in a few seconds a GPT-2 that hardly ever thinks before it answers does so nearly always.
 
 # %%
-import copy
+
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import torch
 
+import minigrpo as mg
+from minigrpo.view.controls.be_the_reward import be_the_reward, play, plot_game
+
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 
-# %%
-from minigrpo import (
-    GRPOConfig,
-    TrainState,
-    clock_task,
-    evaluate,
-    load_policy,
-    load_triples,
-    plot_pipeline,
-    sample_completions,
-    seeded,
-    sums_task,
-    thinks_first,
-    train,
-    watch,
-)
-
 # %% [markdown]
-# ## A problem that is easy in steps and hard at once
+# ## One group in one picture
 #
-# *Clock arithmetic*: work from left to right and keep only the last digit, as on a clock with ten hours. `7*3+5*8-2+9=` is `7*3` = 21, so 1; `1+5` = 6;
-# `6*8` = 48, so 8; `8-2` = 6; `6+9` = 15, so **5**. Five easy steps, each of which needs the one before it.
-#
-# The bundled policy is a real GPT-2 with two layers and 0.27 million weights. It was pretrained on right answers: most came at once
-# (`5`), and some wrote down their steps first (`<1,6,8,6,5>5`): one in four while it learnt how, then only 6 in 100. That skill was planted, and so was its being rare. Let the model answer the same problem eight times.
+# The task is *clock arithmetic*: work from left to right and keep only the last digit, as on a clock with ten hours. `4*2` is 8;
+# `8+9` is 17, so 7; `7+7` is 14, so 4; `4*1` is 4; `4*4` is 16, so **6**. The model, a small GPT-2, answered `4*2+9+7*1*4=` four times:
 
 # %%
-# NBVAL_CHECK_OUTPUT
-policy, tokenizer = load_policy("tiny")
-rollout = sample_completions(
-    policy, tokenizer, ["7*3+5*8-2+9="], num_generations=8, max_completion_length=16, generator=seeded(28)
-)
-print(rollout.completions)
-
-# %% [markdown]
-# **Claim: when it answers at once it mostly guesses; when it thinks it is nearly always right.** Measured on 100 problems that it has never seen, eight samples each:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-task = clock_task()
-problems = task.held_out.select(range(100))
-rollout = sample_completions(
-    policy, tokenizer, problems["prompt"], num_generations=8, max_completion_length=16, generator=seeded(0)
-)
-answers = [answer for answer in problems["answer"] for _ in range(8)]
-right = torch.tensor(task.reward(rollout.prompts, rollout.completions, answer=answers))
-thinks = torch.tensor([thinks_first(completion) for completion in rollout.completions])
-print(f"thinks first: {thinks.float().mean():.2f}")
-print(f"right when it thinks:  {right[thinks].mean():.1f}")
-print(f"right when it does not: {right[~thinks].mean():.1f}")
-assert right[thinks].mean() > 0.95 and right[~thinks].mean() < 0.25
-
-# %% [markdown]
-# So the model *can* do it, and hardly ever does. If you take its likeliest token each time (greedy decoding), it never does. We shall not tell it to. We shall only say, of each answer, **right (1) or wrong (0)**.
-#
-# ## What GRPO does, in one sentence
-#
-# > Let the model answer each question several times, and make the answers that were better than the average of their group likelier, the others
-# > less likely, in small steps, without going far from where it began.
-#
-# As a picture, with the notebook that explains each box:
-
-# %%
-plot_pipeline()
+example = mg.worked_example()
+mg.plot_group(example)
 plt.show()
 
 # %% [markdown]
-# P questions, G answers to each, B = P·G answers in all; each answer has up to C tokens. *Group Relative* Policy Optimization is named after the advantage: an
-# answer is compared with the other answers to the same question ([DeepSeekMath](https://arxiv.org/abs/2402.03300), 2024).
+# You will know every part of this picture by lesson 03, and each lesson opens with it, one part lit. For now, read it from left to right:
 #
+# - **Completions.** One row per answer, one square per token; ⏎ is the end. The first answer writes its steps down, in `<...>`, before
+#   it answers. The other three answer at once.
+# - **Reward.** 1 if the answer is right, 0 if not. The first is right because it worked it out; the last is right by luck.
+# - **Advantage.** Better (blue) or worse (orange) than the average of this group.
+# - **Push.** The small bars: how hard each token is made likelier (up) or less likely (down).
+# - **First token.** The chance of each first token before the step and after it. `6` and `<` have become likelier; `4` and `8` have not.
+#
+# That is one step of GRPO, *Group Relative Policy Optimization* ([DeepSeekMath](https://arxiv.org/abs/2402.03300), 2024). In one sentence:
+#
+# > Let the model answer each question several times; make the answers that were better than the average of their group likelier and
+# > the others less likely, in small steps.
+#
+# The model that is trained is called the **policy**, and the answers that it has just written a **rollout**.
+#
+# ## You are the reward
+#
+# Below are eight answers to the same problem. Say of each whether it is right *for you*, then press **step**: the policy gets one update,
+# and gives eight new answers. Watch the bars of the first token.
+#
+# **Write down before you click:** if you reward every right answer (it is 6), what will the model do after ten steps? Then start again,
+# and reward only answers that begin with `<`. And what happens if you press *step* with all eight wrong?
+
+# %%
+be_the_reward()
+
+# %% [markdown]
+# If no buttons are shown here, this is what comes of it. Twelve steps each; first every right answer is rewarded, then every answer that
+# thinks:
+
+# %%
+right = play(lambda completion: completion.endswith("6"))
+thinks = play(lambda completion: completion.startswith("<"))
+_, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained", width_ratios=(1, 1.2))
+plot_game(right, axes=axes[0])
+plot_game(thinks, axes=axes[1])
+plt.show()
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for name, game in (("right", right), ("thinking", thinks)):
+    print(f"rewarded for {name:8}: '6' {game.now['6']:.2f}, '<' {game.now['<']:.2f}")
+assert right.now["6"] > 0.9 and thinks.now["<"] > 0.9
+
+# %% [markdown]
+# Both worked, and that is the surprise. **On a single problem, rewarding right answers teaches the model the answer, not the method.** `6` is
+# three times as frequent as `<` at the start, and it is paid just as well, so it wins.
+#
+# (All eight wrong? Then all are equally good, there is nothing to compare, and nothing moves.)
+#
+# But luck does not repeat: on the next problem the answer is another one. How far does the best single guess take you over many problems?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+task = mg.clock_task()
+(digit, count), *_ = Counter(task.train["answer"]).most_common()
+share = count / len(task.train)
+print(f"the most frequent answer is {digit}, to {share:.0%} of {len(task.train)} problems")
+assert share < 0.2
+
+# %% [markdown]
+# So over many problems a fixed guess is worth little, and only one habit is right nearly always. Nobody has to reward thinking. It is
+# enough to reward right answers on *many* problems.
+#
+# ## What was planted
+#
+# You should know what this model was fed, because it decides what can come of it. It is a real GPT-2 with two layers and 0.27 million
+# weights, pretrained on clock problems with right answers. Some of those answers had their steps in front: a quarter while it learnt how,
+# then only **6 of 100**. So the skill was planted on purpose, and so was its being rare
+# ([model card](../minigrpo/assets/tiny-gpt2/README.md)). Measured on 500 **held-out** problems, which are kept apart from training:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+policy, tokenizer = mg.load_policy("tiny")
+before = mg.evaluate(policy, tokenizer, task, num_generations=4)
+print(f"right when sampled           {before['accuracy']:.2f}")
+print(f"right when greedy            {before['accuracy_greedy']:.2f}")
+print(f"thinks first, when sampled   {before['thinking']:.2f}")
+assert abs(before["accuracy"] - 0.22) < 0.02 and abs(before["thinking"] - 0.06) < 0.02
+
+# %% [markdown]
+# *Sampled* means that each token is drawn with the model's own probabilities; *greedy* takes the likeliest token each time. So you cannot
+# get the skill out by turning the temperature down: greedily the model does not think at all.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+problems = task.held_out.select(range(100))
+once = {"num_generations": 1, "temperature": 0, "max_completion_length": 16}
+greedy = mg.sample_completions(policy, tokenizer, problems["prompt"], **once)
+print("greedy, of 100 problems it thinks first on", sum(map(mg.thinks_first, greedy.completions)))
+assert not any(map(mg.thinks_first, greedy.completions))
+
+# %% [markdown]
+# And what is the skill worth? The same problems, eight samples each:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+draw = {"num_generations": 8, "max_completion_length": 16, "generator": mg.seeded(0)}
+rollout = mg.sample_completions(policy, tokenizer, problems["prompt"], **draw)
+answers = [answer for answer in problems["answer"] for _ in range(8)]
+score = torch.tensor(mg.exact_answer(rollout.prompts, rollout.completions, answer=answers))
+thought = torch.tensor([mg.thinks_first(completion) for completion in rollout.completions])
+print(f"right when it thinks {score[thought].mean():.1f}, when it does not {score[~thought].mean():.1f}")
+assert score[thought].mean() > 0.95 and score[~thought].mean() < 0.25
+
+# %% [markdown]
+# Here is the lever: thinking is rare, but nearly always right. Guesses are common, but mostly wrong, because five steps that depend on
+# each other do not fit into one pass through two layers.
+#
+# ## You write it: the reward
+#
+# Now hand your job to a function. A **reward function** takes lists and returns one number per completion. This is the protocol of TRL,
+# Hugging Face's library for such training, so what you write here runs there too. `answer` is a column of the data set: the right digit,
+# as a text, for each completion.
+#
+# A completion is right if it is that digit, or thoughts in `<...>` and then that digit. `"<8,7,4,4,6>6"` and `"6"` earn 1.0 where the
+# answer is `"6"`; `"16"`, `"maybe 6"` and `"<6>"` earn 0.0. Python's `re` is a help.
+
+
+# %%
+def right_answer(prompts, completions, answer, **columns):
+    raise NotImplementedError
+
+
+# %%
+found = mg.check(right_answer)
+found
+
+# %% [markdown]
+# Stuck? `mg.hint("00.1")` helps, and says more each time you call it.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import re
+#
+# def right_answer(prompts, completions, answer, **columns):
+#     matches = [re.fullmatch(r"(<[^<>]+>)?(\d)", completion) for completion in completions]
+#     return [float(match is not None and match[2] == right) for match, right in zip(matches, answer)]
+# ```
+#
+# </details>
+
+# %%
+# yours, once it passes
+mine = right_answer if getattr(found, "about", "") is None else mg.exact_answer
+print("Rewarded by", "your function." if mine is right_answer else "the package's function.")
+
+# %% [markdown]
 # ## Train it
 #
-# `train` yields one dict of numbers for each update. The figure below is redrawn while it runs. Watch the reward (the share of right answers), and how many completions think first.
+# Each step asks 8 questions and draws 8 answers to each; your function rewards all 64, and one update follows. **Write down:** the reward
+# is the share of right answers. Will the answers become shorter or longer?
 
 # %%
-# NBVAL_CHECK_OUTPUT
-config = GRPOConfig(max_steps=100)
-print(
-    "G =",
-    config.num_generations,
-    "answers to each of P =",
-    config.generation_batch_size // config.num_generations,
-    "questions",
-)
-
-# %%
-state = TrainState.start(*load_policy("tiny"), config)
-rows, thinking = [], []
-for metrics in watch(
-    train(state, task.train, [task.reward], config), ["reward", "completions/mean_length", "kl"]
-):
-    rows.append(metrics)
-    completions = state.batch.rollout.completions
-    thinking.append(sum(map(thinks_first, completions)) / len(completions))
+config = mg.GRPOConfig(max_steps=100)
+state = mg.TrainState.start(*mg.load_policy("tiny"), config)
+steps = mg.train(state, task.train, [mine], config)
+rows = list(mg.watch(steps, ["reward", "completions/mean_length", "kl"], every=10))
 
 # %% [markdown]
-# Reward and length rise *together*: the model writes more, because those who write more are right more often. That is what was reported of
-# [DeepSeek-R1](https://arxiv.org/abs/2501.12948), here in a few seconds. The KL says how far the policy has moved from its beginning.
-
-# %%
-before, after = sum(thinking[:5]) / 5, sum(thinking[-5:]) / 5
-print(f"thinks first: {before:.0%} of the first five batches, {after:.0%} of the last five")
-assert after > 0.8 > 0.5 > before
-assert sum(row["reward"] for row in rows[-5:]) / 5 > 0.85
-
-# %% [markdown]
-# On problems that it never saw, the same policy before and after:
-
-# %%
-for name, model in (("before", policy), ("after", state.model)):
-    scores = evaluate(model, tokenizer, task, num_generations=2)
-    print(
-        f"{name:7} right {scores['accuracy']:.2f}   greedy {scores['accuracy_greedy']:.2f}   thinks first {scores['thinking']:.2f}   length {scores['mean_length']:.1f}"
-    )
-assert min(scores["accuracy"], scores["accuracy_greedy"]) > 0.9
-
-# %% [markdown]
-# So GRPO has not taught the model to think. It found a skill that was there and rare, because the answers that used it were rewarded, and made it the habit: in samples, and greedy too.
-# (Answers given at once are wrong because five dependent steps do not fit into two layers; the corpus has no wrong answers to clock problems.)
+# Reward and length rise *together*: answers that take longer are right more often. The same was reported of
+# [DeepSeek-R1](https://arxiv.org/abs/2501.12948), which was trained in this way; here you can watch it in seconds. The KL says how far the
+# policy has moved from where it began ([06](06_kl.ipynb)).
 #
-# ## The snippet that trains nothing
-#
-# This course began with a few lines that were meant to do something like it. The data were (prompt, response, reward) records, the objective was "reward minus beta times KL". Here they
-# are in our words. They run, they print a loss, and the loss moves. Read them and predict: what will they learn?
-
+# On the held-out problems, before and after:
 
 # %%
-def snippet_loss(model, reference, tokenizer, records, beta=0.1):
-    inputs = tokenizer(records["prompt"], return_tensors="pt", padding=True)
-    policy_probs = torch.softmax(model(**inputs).logits, dim=-1)
-    with torch.no_grad():
-        ref_probs = torch.softmax(reference(**inputs).logits, dim=-1)
-    divergence = (
-        torch.nn.functional.kl_div(torch.log(policy_probs), ref_probs, reduction="sum") / ref_probs.numel()
-    )
-    rewards = torch.tensor(records["reward"])
-    return -rewards.mean() + beta * divergence
-
+after = mg.evaluate(state.model, tokenizer, task, num_generations=2)
+for name, scores in (("before", before), ("after ", after)):
+    sampled, greedy, thinking = (scores[key] for key in ("accuracy", "accuracy_greedy", "thinking"))
+    print(f"{name}   sampled {sampled:.2f}   greedy {greedy:.2f}   thinks first {thinking:.2f}")
+assert min(after["accuracy"], after["accuracy_greedy"], after["thinking"]) > 0.9
 
 # %% [markdown]
-# (Where we divide by all the numbers there are, it had `reduce="batchmean"`. `reduce` is an old flag, any true value of which means just that: one more of its faults.)
-#
-# **Claim: at the start its gradient is zero.** The reward is a plain number: no path leads from it to a weight. And the KL between two equal policies is at its minimum.
+# And the problem of our picture, which was not singled out this time. The first token has changed its mind:
 
 # %%
-# NBVAL_CHECK_OUTPUT
-records = load_triples("bundled")  # questions such as "1 + 1 = ?", answers, and scores from 1 to 5
-model = copy.deepcopy(policy)
+from minigrpo.view.controls.one_step import first_token
 
-
-def gradient(model, records):
-    loss = snippet_loss(model, policy, tokenizer, records)
-    parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    return torch.cat([part.flatten() for part in parts if part is not None])
-
-
-at_start = gradient(model, records[:64])
-assert at_start.norm() < 1e-6
-print("gradient norm below one millionth:", bool(at_start.norm() < 1e-6))
-
-# %% [markdown]
-# **Claim: the reward never has a say.** Move the model away from its start, so that there is a gradient at all, and turn every reward into its opposite:
-
-# %%
-# NBVAL_CHECK_OUTPUT
+prompt = tokenizer([example.prompt], return_tensors="pt")
 with torch.no_grad():
-    for parameter in model.parameters():
-        parameter.add_(0.02 * torch.randn(parameter.shape, generator=seeded(1)))
-batch = records[:64]
-opposite = batch | {"reward": [-reward for reward in batch["reward"]]}
-one, other = gradient(model, batch), gradient(model, opposite)
-print(
-    "a gradient is there:",
-    bool(one.norm() > 1e-4),
-    "  the same for opposite rewards:",
-    torch.equal(one, other),
-)
-assert torch.equal(one, other)
+    trained = first_token(tokenizer, state.model(**prompt).logits[:, -1:])
+_, ax = plt.subplots(figsize=(6, 2.7), layout="constrained")
+mg.draw_first_token(ax, example.before, trained, title="first token, before → after 100 steps")
+plt.show()
+assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 
 # %% [markdown]
-# Nor does the response: the function never looks at it. What the records ask for (the full equation, scored 5) and what the snippet does in 60 steps:
-
-# %%
-model, sums = copy.deepcopy(policy), sums_task()
-optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, eps=1e-4, weight_decay=0.0)
-for step in range(60):
-    chosen = torch.randperm(len(records), generator=seeded(0, step))[:64].tolist()
-    optimizer.zero_grad()
-    snippet_loss(model, policy, tokenizer, records[chosen]).backward()
-    optimizer.step()
-
-scores = [
-    evaluate(m, tokenizer, sums, num_generations=8, max_completion_length=24)["accuracy"]
-    for m in (policy, model)
-]
-print(f"full equations: {scores[0]:.2f} before, {scores[1]:.2f} after")
-assert abs(scores[1] - scores[0]) < 0.08  # within the noise of 640 samples
-
-# %% [markdown]
-# | the snippet | what it does | where we repair it |
+# **GRPO has not taught the model to think. It found a skill that was there and rare, because the answers that used it were rewarded, and
+# made it the habit.** What is never sampled is never rewarded.
+#
+# One warning for the road. This course began with a few lines of code that ran, printed a loss, and made it fall, and they trained
+# nothing, whatever the rewards were. You will take them apart in [07](07_triples.ipynb). Until then: *a loss that goes down is no evidence.*
+#
+# ## The course
+#
+# | lesson | what you learn | lit in the picture |
 # |---|---|---|
-# | tokenizes the prompt alone | the response is never seen | [01](01_logprobs.ipynb): log-probs of the response's tokens |
-# | `-rewards.mean()` | a constant | [03](03_loss.ipynb): each token's log-prob times its advantage |
-# | `kl_div(log(policy), ref)` | KL(reference, policy), the other direction, and zero at the start | [06](06_kl.ipynb) |
-# | `reduce="batchmean"` | a mean over batch, length *and vocabulary*: beta is hundreds of times too weak | [06](06_kl.ipynb): nats per token |
-# | `log(softmax(x))` | minus infinity where a probability underflows | [01](01_logprobs.ipynb): `log_softmax` |
+# | **00** | one picture, and you are the reward | everything |
+# | [01](01_logprobs.ipynb) | log-probs: what the policy thinks of its own words | the squares |
+# | [02](02_policy_gradient.ipynb) | policy gradient: from rewards to advantages | reward and advantage |
+# | [03](03_loss.ipynb) | the loss: ratio, clip, average | push |
+# | [04](04_training.ipynb) | the loop: train, stop, resume, compare seeds | first token, step by step |
+# | [05](05_failures.ipynb) | the clinic: tell from its curves what goes wrong | the run as a whole |
+# | [06](06_kl.ipynb) | KL: how far from where it began | first token against its start |
+# | [07](07_triples.ipynb) | learning from scored records, and a reward model | reward |
+# | [08](08_variants.ipynb) | Dr. GRPO, DAPO, GSPO, CISPO | push |
+# | 09 | a real language model, and on to TRL | everything, with words for tokens |
 #
-# On the same records, with the same optimizer and steps, [notebook 07](07_triples.ipynb) takes the share of full equations from 0.3 to 0.95.
-#
-# **The moral: a loss that goes down is no evidence.** Ask what the gradient depends on. Turn the reward around; if nothing changes, nothing is learnt.
+# > **In the words of the field.** Reinforcement learning from rewards that a program can check is **RLVR** (*verifiable rewards*); from
+# > rewards that people give, by way of a model of their taste, **RLHF**. Pretraining followed by examples of what is wanted is **SFT**,
+# > *supervised fine-tuning*. What you did with the buttons is **on-policy** learning: every answer came from the policy as it was at
+# > that moment. That a skill must be sampled before it can be rewarded is the problem of **exploration**.
 #
 # ## Questions
 #
-# 1. The model is rewarded only for the answer. Why does it write the steps?
-#    <details><summary>Answer</summary>Completions that happen to think are right more often, so they are above the average of their group; making them likelier makes their first token, <code>&lt;</code>, likelier.</details>
-# 2. Would it have learnt to think if it had never thought before training?
-#    <details><summary>Answer</summary>No. What is never sampled is never rewarded. GRPO moves probability among things that the policy already does now and then.</details>
-# 3. One answer in sixteen thinks. Why does greedy decoding never do, before training?
-#    <details><summary>Answer</summary>Greedy decoding takes the likeliest first token. With 0.06, <code>&lt;</code> is behind most of the ten digits, which share the other 0.94.</details>
-# 4. Name a change of the data that the snippet's gradient does not notice.
-#    <details><summary>Answer</summary>Any change of rewards or responses: shuffle them, negate them, delete them.</details>
+# 1. The model is rewarded only for the answer. Why does it come to write the steps?
+#    <details><summary>Answer</summary>Answers that think are right more often, so they are above the average of their group. Making them likelier makes their first token, <code>&lt;</code>, likelier.</details>
+# 2. Why did rewarding right answers teach `6` on one problem, and thinking on thousands?
+#    <details><summary>Answer</summary>On one problem a guess that is right once is right always. Over many problems even the best fixed guess is right one time in seven, and thinking is right nearly always.</details>
+# 3. Would it have learnt to think if its pretraining had never shown it?
+#    <details><summary>Answer</summary>Not in this way. An answer that is never sampled is never rewarded; GRPO moves probability among things that the policy already does now and then.</details>
 #
-# **Next:** [01 · Log-probs](01_logprobs.ipynb).
+# **Next:** [01 · Log-probs](01_logprobs.ipynb). **Exercises** begin with [ex01](../exercises/ex01_logprobs.ipynb), after lesson 01.

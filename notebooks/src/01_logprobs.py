@@ -1,230 +1,235 @@
 # %% [markdown]
 # # 01 · Log-probs: what the policy thinks of its own words
 #
-# **You will be able to** compute the log-probability of every token of a completion, without the three mistakes that nearly
-# everybody makes: the shift by one, the mask, the temperature.
+# **You will be able to** compute the log-probability of every token of a completion, and to avoid the three mistakes that nearly everybody
+# makes: the shift by one, the mask, the temperature.
 #
-# **You need** PyTorch; notebook [00](00_one_picture.ipynb) is helpful. **Time** 20 minutes.
+# **You need** PyTorch; lesson [00](00_one_picture.ipynb) helps. **Time** 20 minutes, with the function that you write.
 #
-# **Worth the trip:** of the completion `<8,7,4,4,6>6`, thirteen tokens long, the model has *decided* one. The other twelve follow
-# from it, each with a probability of more than 99 %. You will see that in a picture, and it is the reason why GRPO can teach this model to think.
+# **Worth the trip:** the completion `<8,7,4,4,6>6` is thirteen tokens long, and the model has *decided* only one of them. You will see
+# which, and why GRPO can teach this model to think.
 
 # %%
 import matplotlib.pyplot as plt
 import torch
 
-import minigrpo
-from minigrpo import (
-    completion_tokens,
-    load_policy,
-    plot_tokens,
-    sample_completions,
-    show_tokens,
-    token_logprobs,
-)
+import minigrpo as mg
+from minigrpo.view.controls.temperature import plot_temperature, try_temperature
 
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
-policy, tokenizer = load_policy("tiny")
+
+# %%
+mg.plot_group(mg.worked_example(), light=("completions", "logprobs"))
+plt.show()
 
 # %% [markdown]
+# This lesson is about the squares: each token, and under it its **log-prob**, the natural logarithm of the probability that the policy
+# gave it. The unit is the *nat*. A log-prob of 0 means "certain"; −0.7 is a coin toss; −2.9 is 6 in 100.
+#
 # ## The four completions that we follow through the course
 #
-# Clock arithmetic is worked from left to right and keeps only the last digit: 4*2 is 8, +9 is 17 so 7, +7 is 14 so 4, *1 is 4,
-# *4 is 16 so **6**. We let the bundled GPT-2 answer four times. From here to notebook 04, rewards, advantages, ratios and the loss are
+# The answer to `4*2+9+7*1*4=` is 6. We let the model answer four times. Rewards, advantages, ratios and the loss of the next lessons are
 # always about these four.
 
 # %%
 # NBVAL_CHECK_OUTPUT
+policy, tokenizer = mg.load_policy("tiny")
 problem = "4*2+9+7*1*4="
-generator = torch.Generator().manual_seed(192)
-rollout = sample_completions(
-    policy, tokenizer, [problem], num_generations=4, max_completion_length=16, generator=generator
-)
-for completion in rollout.completions:
-    print(problem, completion)
+draw = {"num_generations": 4, "max_completion_length": 16, "generator": torch.Generator().manual_seed(192)}
+rollout = mg.sample_completions(policy, tokenizer, [problem], **draw)
+print(rollout.completions)
+print("prompt_ids    ", tuple(rollout.prompt_ids.shape), " (P, L): 1 prompt of 12 tokens")
+print("completion_ids", tuple(rollout.completion_ids.shape), "(B, C): 4, the longest of 13 tokens")
+print(rollout.completion_ids[1].tolist())
 
 # %% [markdown]
-# One of them thinks first and is right; three answer at once, and one of the three is lucky. Completions have different lengths, so
-# the tensor of token ids is padded on the right. The prompt is read once for all four.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print("prompt_ids     ", tuple(rollout.prompt_ids.shape), " (P, L): 1 prompt of 12 tokens")
-print(
-    "completion_ids ",
-    tuple(rollout.completion_ids.shape),
-    "(B, C): 4 completions, the longest of 13 tokens",
-)
-print(rollout.completion_ids[1].tolist(), "is the digit 4, then EOS, then padding")
-
-# %% [markdown]
+# The last line is the second answer: the digit `4`, then EOS (*end of sequence*), then padding, because a tensor has no ragged edge.
+#
 # ## The shift: position t predicts token t + 1
 #
-# **Claim: the distribution over a token stands one position *before* the token.** A causal language model reads `4*2+9+7*1*4=` and
-# gives, at each position, a distribution over what comes *next*. So the distribution over the first completion token is at
-# the last prompt token, the `=`. Let us write it the slow way first, for the thinking completion.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-prompt = rollout.prompt_ids[0].tolist()
-completion = rollout.completion_ids[0].tolist()
-with torch.no_grad():
-    logits = policy(torch.tensor([prompt + completion])).logits[0]
-
-slow = []
-for place, token in enumerate(completion):
-    position = len(prompt) + place - 1  # one before the token
-    probabilities = torch.softmax(logits[position], dim=0)
-    slow.append(torch.log(probabilities[token]).item())
-print([round(value, 2) + 0.0 for value in slow])
-assert min(slow[1:]) > torch.tensor(0.99).log()  # each of the other twelve has more than 99 %
-
-# %% [markdown]
-# The first token, `<`, has a log-prob of -2.9: a probability of 6 %. Everything after it is nearly certain. What does the mistake look
-# like? Without the `- 1` we would ask, at each position, for the probability of a token that has just been read.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-wrong = torch.log_softmax(logits[len(prompt) : len(prompt) + len(completion)], dim=-1)
-wrong = wrong[torch.arange(len(completion)), torch.tensor(completion)]
-print(
-    "shifted wrongly:",
-    round(wrong.mean().item(), 1),
-    "nats per token; rightly:",
-    round(sum(slow) / len(slow), 1),
-)
-assert wrong.mean() < sum(slow) / len(slow) - 2
-
-# %% [markdown]
-# Nothing crashes. The numbers are merely those of a model that finds its own text absurd. In the package, the shift is
-# [`shift_logits`](../minigrpo/logprobs.py); the fast way of notebook [08](08_variants.ipynb) gets the same effect by feeding inputs that are already one token behind, in [`inputs_after`](../minigrpo/scoring.py); and the rest of the code never shifts.
+# A causal language model reads tokens and gives, at each position, a distribution over what comes **next**:
 #
-# ## The gather, and why not `log(softmax(x))`
+# $$\pi(y_t \mid x, y_{<t}) = \mathrm{softmax}(\text{logits at the position before } y_t)$$
 #
-# **Claim: one line replaces the loop, and it must use `log_softmax`.** The loop above takes the log of a probability. Where a
-# probability is below the smallest float, that log is minus infinity, and so is the loss.
+# **Write down:** the prompt has 12 tokens, positions 0 to 11. At which position do you find the distribution over the first completion
+# token? And what do you do with the logits at the very last position?
 
 # %%
-# NBVAL_CHECK_OUTPUT
-gap = torch.tensor([120.0, 0.0])
-print("log(softmax):", torch.log(torch.softmax(gap, dim=0))[1].item())
-print("log_softmax: ", torch.log_softmax(gap, dim=0)[1].item())
-
-# %%
-shifted = minigrpo.shift_logits(logits.unsqueeze(0), len(prompt))
-fast = token_logprobs(shifted, rollout.completion_ids[:1])
-torch.testing.assert_close(fast[0], torch.tensor(slow), rtol=1e-4, atol=1e-5)
-torch.testing.assert_close(fast[0], rollout.logprobs[0], rtol=1e-4, atol=1e-5)
-
-# %% [markdown]
-# The second line says more than it seems: the numbers from this one pass over the whole text are those that the sampler noted while it drew token
-# by token. Where they differ, training is wrong: padding, dropout, another precision, another temperature.
-#
-# ## A picture
-#
-# Each row is a completion, each square a token (⏎ is EOS), and its colour is the log-prob.
-
-# %%
-plot_tokens(completion_tokens(tokenizer, rollout), rollout.logprobs, label="log-prob (nats)")
+tokens = mg.completion_tokens(tokenizer, rollout)
+mg.plot_shift(list(problem), tokens[0])
 plt.show()
 
+# %% [markdown]
+# At position 11, on the `=`, the last token of the *prompt*. What the last position predicts was never written, so its logits are thrown
+# away. In code that is one slice, from `prompt_length - 1` to `-1`:
+
 # %%
-show_tokens(tokenizer, rollout, rollout.logprobs)
+# NBVAL_CHECK_OUTPUT
+thinker = torch.cat([rollout.prompt_ids[0], rollout.completion_ids[0]]).unsqueeze(0)  # (1, L + C)
+with torch.no_grad():
+    all_logits = policy(thinker).logits  # (1, L + C, V)
+logits = all_logits[:, 12 - 1 : -1]  # (1, C, V): the distribution over each completion token
+print(tuple(all_logits.shape), "->", tuple(logits.shape))
 
 # %% [markdown]
-# All the colour is in the first column. **The only real decision is the first token**: think (`<`) or which digit to guess. To
-# reward a completion is therefore to reward that decision. Hover over a token for its exact value.
+# In the package this is [`shift_logits`](../minigrpo/logprobs.py), and nothing else shifts.
+#
+# ## You write it: the gather
+#
+# At each position you have V logits and need one number: the log-prob of the token that was drawn there.
+#
+# $$\log \pi(y_t) \;=\; \frac{z_{y_t}}{T} - \log \sum_{v=1}^{V} e^{z_v / T}, \qquad z = \text{logits},\; T = \text{temperature}$$
+#
+# `logits` is (B, C, V), `token_ids` (B, C), the result (B, C). By hand: logits `[0, 0]` give −0.6931 for either token. One trap: `log`
+# after `softmax` gives minus infinity where a probability is too small for a float. `torch.log_softmax` does both at once and stays finite.
+
+
+# %%
+def token_logprobs(logits, token_ids, temperature=1.0):
+    raise NotImplementedError
+
+
+# %%
+found = mg.check(token_logprobs)
+found
+
+# %% [markdown]
+# Stuck? `mg.hint("01.1")` helps, and says more each time you call it.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def token_logprobs(logits, token_ids, temperature=1.0):
+#     logprobs = torch.log_softmax(logits / temperature, dim=-1)                 # (B, C, V)
+#     return logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)            # (B, C)
+# ```
+#
+# </details>
+
+# %%
+# yours, once it passes
+mine = token_logprobs if getattr(found, "about", "") is None else mg.token_logprobs
+print("Goes on with", "your function." if mine is token_logprobs else "the package's function.")
+
+# %% [markdown]
+# **Write down:** the sampler noted each token's log-prob as it drew it, token by token. You now score the whole text in one pass. Will
+# the numbers agree? And what do they look like if you forget the shift?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+scored = mine(logits, rollout.completion_ids[:1])
+print("the sampler's ", [round(x, 1) + 0.0 for x in rollout.logprobs[0].tolist()])
+print("yours         ", [round(x, 1) + 0.0 for x in scored[0].tolist()])
+unshifted = mine(all_logits[:, 12:], rollout.completion_ids[:1])
+print("without shift ", [round(x, 1) for x in unshifted[0].tolist()])
+torch.testing.assert_close(scored[0], rollout.logprobs[0], rtol=1e-4, atol=1e-5)
+assert unshifted.mean() < scored.mean() - 2
+
+# %% [markdown]
+# They agree, to the fifth digit. If they ever differ in your own training, something is wrong: padding, dropout, precision, temperature.
+# Without the shift nothing crashes. The numbers are merely those of a model that finds its own text absurd.
+#
+# ## One decision in thirteen tokens
+#
+# The log-prob of a whole completion is the sum of its tokens' log-probs, because the chances multiply:
+#
+# $$\log \pi(y \mid x) = \sum_{t} \log \pi(y_t \mid x, y_{<t})$$
+
+# %%
+# NBVAL_CHECK_OUTPUT
+first, whole = scored[0, 0], scored.sum()
+print(f"the first token  log-prob {first:.2f}, probability {first.exp():.3f}")
+print(f"the other twelve log-prob {whole - first:.2f}")
+print(f"all of it        log-prob {whole:.2f}, probability {whole.exp():.3f}")
+assert scored[0, 1:].exp().min() > 0.99
+
+# %% [markdown]
+# After `<`, each token has more than 99 %. **The only real decision is the first token**: think, or guess a digit. To reward this
+# completion is to reward that decision. In the picture all the colour is in the first column, and now you know why.
 #
 # ## The mask: what counts
 #
-# **Claim: a token counts up to and including the first EOS.** EOS counts because stopping is a decision too: a model whose EOS is never trained never learns to stop.
-# What comes after is padding. The slow way, then the package's:
+# **A token counts up to and including the first EOS.** EOS counts because stopping is a decision too: if its log-prob never enters the
+# loss, no reward can teach a model *when* to stop. (This model knew that before. Training it with EOS left out changes nothing that you
+# could see; a model that rambles would go on rambling.) What follows EOS is padding.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-rows = []
-for ids in rollout.completion_ids.tolist():
-    row, ended = [], False
-    for token in ids:
-        row.append(not ended)
-        ended = ended or token == tokenizer.eos_token_id
-    rows.append(row)
-mask = torch.tensor(rows)
-assert torch.equal(mask, minigrpo.completion_mask(rollout.completion_ids, tokenizer.eos_token_id))
-print("tokens that count:", mask.sum(1).tolist(), "of", mask.shape[1])
+mask = mg.completion_mask(rollout.completion_ids, tokenizer.eos_token_id)  # (B, C) bool
+right = (rollout.logprobs * mask).sum(1) / mask.sum(1)  # over each completion's own tokens
+watered = (rollout.logprobs * mask).mean(1)  # over all 13 columns
+print("tokens that count ", mask.sum(1).tolist())
+print("over its own      ", [round(x, 2) for x in right.tolist()])
+print("over all columns  ", [round(x, 2) for x in watered.tolist()])
+assert torch.allclose(right[1] / watered[1], torch.tensor(13 / 2))
 
 # %% [markdown]
-# And if padding is counted in a mean? The mean log-prob of a short completion is then watered down by its padding, the more the longer its *neighbours* are:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-logprobs = rollout.logprobs
-right = (logprobs * mask).sum(1) / mask.sum(1)
-watered = (logprobs * mask).mean(1)
-print("over its own tokens:", [round(x, 2) for x in right.tolist()])
-print("over all columns:   ", [round(x, 2) for x in watered.tolist()])
-
-# %% [markdown]
-# Completion 1 has lost five sixths of its weight, only because another completion of the batch is thirteen tokens long.
+# Counted over all columns, the second answer loses five sixths of its weight, only because *another* answer of the batch is thirteen
+# tokens long. In this course a mask has one polarity: True means "this token counts".
 #
 # ## The temperature belongs to the policy
 #
-# **Claim: who samples at temperature T has the policy softmax(logits / T), and must score with the same T.** At T = 0.5 the model is surer of itself
-# than at 1. Scored at 1, the numbers belong to another policy, and the ratio that notebook 03 builds on is wrong.
+# If you sample at temperature T, your policy is softmax(logits / T). **Write down:** at T = 0.5, does the share of `<` rise or fall? (At
+# T = 1 it is 6 %, and five digits have between 16 and 23 % each.)
 
 # %%
-cold = sample_completions(
-    policy,
-    tokenizer,
-    [problem],
-    num_generations=4,
-    max_completion_length=16,
-    temperature=0.5,
-    generator=torch.Generator().manual_seed(192),
-)
+first_logits = mg.policy_logits(policy, rollout).detach()
+plot_temperature(tokenizer, first_logits, 0.5)
+plt.show()
+
+# %%
+try_temperature(tokenizer, first_logits)
+
+# %% [markdown]
+# It falls: a low temperature favours what is likely already, so it makes thinking rarer still. At a high one the model thinks more often,
+# but writes nonsense too. Grey is T = 1; try T = 0.1 and T = 10.
+#
+# Score at the temperature at which you sampled. Otherwise your numbers belong to another policy, and lesson 03 divides by them:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-with torch.no_grad():
-    logits = minigrpo.policy_logits(policy, cold)
+cold_draw = draw | {"temperature": 0.5, "generator": torch.Generator().manual_seed(192)}
+cold = mg.sample_completions(policy, tokenizer, [problem], **cold_draw)
+cold_logits = mg.policy_logits(policy, cold).detach()
 for temperature in (0.5, 1.0):
-    scored = token_logprobs(logits, cold.completion_ids, temperature)
-    gap = (scored - cold.logprobs)[cold.completion_mask].abs().max().item()
-    print(f"scored at {temperature}: largest difference from the sampler {gap:.2f} nats")
+    scored_at = mine(cold_logits, cold.completion_ids, temperature)
+    gap = (scored_at - cold.logprobs)[cold.completion_mask].abs().max()
+    print(f"scored at {temperature}: off by up to {gap:.2f} nats")
+    assert (gap < 1e-3) == (temperature == 0.5)
 
 # %% [markdown]
 # ## Entropy: how undecided is the policy?
 #
-# The entropy of a position is the mean of minus the log-prob over *all* tokens that might have stood there, in nats: 0 if one
-# token is certain, log V if all V are equally likely. It needs the whole distribution; minus the log-prob of the token that was drawn is only a sample of it.
+# The **entropy** at a position is the average of minus the log-prob, over all tokens that could stand there:
+#
+# $$H = -\sum_{v=1}^{V} \pi(v) \log \pi(v)$$
+#
+# It is 0 if one token is certain, and log V if all are equally likely. **Write down:** the first token has five digits of about equal
+# chance, and a rare `<`. Is its entropy nearer to 0, 1.7 or 5.5 nats? (log 6 is 1.8; log 258 is 5.6.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-with torch.no_grad():
-    logits = minigrpo.policy_logits(policy, rollout)
-entropies = minigrpo.token_entropies(logits)
-print(
-    "at the first token:",
-    round(entropies[0, 0].item(), 2),
-    "nats; after it:",
-    round(entropies[0, 1:].max().item(), 2),
-    "at most",
-)
-uniform = minigrpo.token_entropies(torch.zeros(1, 1, 10))
-assert torch.isclose(uniform, torch.tensor(10.0).log()).all()
+entropies = mg.token_entropies(first_logits)
+print(f"at the first token {entropies[0, 0]:.2f} nats; later {entropies[0, 1:].max():.2f} at most")
+assert 1.5 < entropies[0, 0] < 1.8 and entropies[0, 1:].max() < 0.1
 
 # %% [markdown]
+# Training will push this number down: a policy that has made up its mind has no entropy left. Whether that is success or collapse is a
+# question for lesson [05](05_failures.ipynb).
+#
+# > **In the words of the field.** Scoring a given text in one pass is **teacher forcing**. Minus the mean log-prob is the
+# > **cross-entropy**, or *negative log-likelihood*, the loss of pretraining and of SFT; its exp is the **perplexity**. The numbers before the
+# > softmax are **logits**. TRL calls these log-probs `per_token_logps`. The **completion mask** here is not the **attention mask**, which
+# > says what a token may look at.
+#
 # ## Questions
 #
-# 1. The log-prob of the first token of completion 1 is -2.86. What is its probability?
-#    <details><summary>Answer</summary>exp(-2.86) = 0.06. The ten digits together have the other 0.94.</details>
-# 2. Why does a model whose EOS is masked out of the loss never learn to stop, even if stopping is rewarded?
-#    <details><summary>Answer</summary>The reward reaches the weights only through the log-probs of tokens that count. If EOS never counts, its log-prob gets
-#    no gradient, whatever the reward.</details>
-# 3. You score at temperature 1 what you sampled at 0.7. The *mean* ratio of the two policies is close to 1. Is all well?
-#    <details><summary>Answer</summary>No. A mean near 1 holds for any two distributions when one samples from the second of them; look at the difference token by
-#    token, as above.</details>
-# 4. A batch has completions of 2 and of 200 tokens. Which mistake of this notebook does most harm?
+# 1. The log-prob of the first token of the first completion is −2.86. What is its probability?
+#    <details><summary>Answer</summary>exp(−2.86) = 0.057. The digits share the other 0.94.</details>
+# 2. You score at temperature 1 what you sampled at 0.7. The *mean* ratio of the two policies is close to 1. Is all well?
+#    <details><summary>Answer</summary>No. The mean of the ratio is 1 for any two policies, if you sample from the one below the line. Compare token by token.</details>
+# 3. A batch has completions of 2 and of 200 tokens. Which mistake of this lesson does most harm?
 #    <details><summary>Answer</summary>Padding in the mean: the short completions would weigh a hundredth of what they should.</details>
 #
-# **Exercise:** [ex01](../exercises/ex01_logprobs.ipynb). **Next:** [02 · Advantages](02_policy_gradient.ipynb), where these four completions are rewarded.
+# **Exercise:** [ex01](../exercises/ex01_logprobs.ipynb). **Next:** [02 · Policy gradient](02_policy_gradient.ipynb), where these four
+# completions are rewarded.

@@ -1,87 +1,302 @@
 # %% [markdown]
 # # 07 · Triples: learning from scored records
 #
-# **You will be able to** train a policy on (prompt, response, reward) records without sampling anything, say what the optimum looks like before you train, tell
-# the estimator that works from the one that does not, collect scores from people, and train a reward model on them.
+# **You will be able to** turn a training loop that learns nothing into one that does, line by line; learn from (prompt, response, reward) triples that somebody else wrote; say what
+# off-policy means and what the importance ratio is for; and catch a policy that fools its reward model.
 #
-# **You need** notebooks [02](02_policy_gradient.ipynb) to [04](04_training.ipynb). **Time** 30 minutes.
+# **You need** notebooks [02](02_policy_gradient.ipynb), [03](03_loss.ipynb) and [06](06_kl.ipynb). **Time** 35 minutes.
 #
-# **Worth the trip:** the records that the snippet of [notebook 00](00_one_picture.ipynb) learnt nothing from take the share of good answers from 0.3 to 0.95 in 60 updates.
+# **Worth the trip:** a few plausible lines run, print a falling loss, and train nothing. Five repairs later the same objective, on the same records, takes the share of good answers from 0.3 to 0.95.
 
 # %%
-import math
+import copy
 import tempfile
-from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
-from transformers.utils import logging
 
-import minigrpo
+import minigrpo as mg
 
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+torch.set_num_threads(1)  # the same numbers on every number of cores
 
 # %%
-from minigrpo import (
-    GRPOConfig,
-    TrainState,
-    evaluate,
-    load_policy,
-    load_triples,
-    prepare,
-    sample_completions,
-    sums_task,
-    train,
-)
-
-logging.disable_progress_bar()  # of saving a file
-policy, tokenizer = load_policy("tiny")
-task = sums_task()
+mg.plot_group(mg.worked_example(), light=("completions", "rewards"))
+plt.show()
 
 # %% [markdown]
+# Until now the policy wrote the completions, and a function scored them. In this lesson both come **from a file**.
+#
 # ## The records
 #
-# Often there is no checker, but there are answers that people have scored. The bundled model also answers sums, as careless people do: in full, barely, with a guess, or with the
-# question again. 400 of its own answers to 100 questions were scored: **5** for the full equation and right, **3** for the bare number and right, **1** for the rest.
+# The bundled model also answers sums, as careless people do: the full equation, the bare number, a guess, or the question again. 400 of its own answers were scored: **5** for the full equation
+# and right, **3** for the bare number and right, **1** for the rest.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-records = load_triples("bundled")
-for record in records.select(range(4)):
-    print(f"{record['prompt']!r:18} {record['response']!r:16} {record['reward']}")
+records = mg.load_triples("bundled")  # or your own file: JSONL, CSV, Parquet
 scores = torch.tensor(records["reward"])
 print({score: int((scores == score).sum()) for score in (5.0, 3.0, 1.0)})
+shown = [i for score in (5.0, 3.0, 1.0) for i in (scores == score).nonzero().flatten()[[0, -1]].tolist()]
+pd.DataFrame(records[shown])[["prompt", "response", "reward"]]
 
 # %% [markdown]
-# A file of your own (JSONL, CSV, Parquet) with the columns prompt, response, reward is read by the same function; what cannot be used is refused by row, never dropped.
+# ## The snippet that trains nothing
+#
+# This course began with a few lines for such records, here in our words. They are meant to maximise $\mathbb{E}[R - \beta\,KL(\pi\,\|\,\pi_{ref})]$. They run, and the loss moves.
+#
+# **Write down:** what will they learn? (Where we divide by all the numbers there are, it had `reduce="batchmean"`. `reduce` is an old flag, any true value of which means just that.)
+
+# %%
+reference, tokenizer = mg.load_policy("tiny")
+
+
+def snippet(model, batch, beta=0.4):
+    inputs = tokenizer(batch["prompt"], return_tensors="pt", padding=True)
+    policy_probs = torch.softmax(model(**inputs).logits, dim=-1)
+    with torch.no_grad():
+        ref_probs = torch.softmax(reference(**inputs).logits, dim=-1)
+    kl = torch.nn.functional.kl_div(policy_probs.log(), ref_probs, reduction="sum") / ref_probs.numel()
+    return -torch.tensor(batch["reward"]).mean() + beta * kl
+
+
+# %% [markdown]
+# Do not look at the loss. **Ask what its gradient depends on.** Three tests: is there a gradient at the start? Does it change if we turn all rewards around? If we swap the responses?
+
+# %%
+moved = copy.deepcopy(
+    reference
+)  # at the very start some gradients are 0, so test a little away from it, too
+with torch.no_grad():
+    for number, weight in enumerate(moved.parameters()):
+        weight.add_(0.02 * torch.randn(weight.shape, generator=mg.seeded(number)))
+
+
+def gradient(loss_fn, model, batch):
+    parts = torch.autograd.grad(loss_fn(model, batch), list(model.parameters()), allow_unused=True)
+    return torch.cat([part.flatten() for part in parts if part is not None])
+
+
+# %%
+batch = mg.prepare(records, mg.GRPOConfig.for_triples(triples_estimator="policy_gradient"))[:64]
+turned = batch | {name: [-x for x in batch[name]] for name in ("reward", "advantage")}
+swapped = batch | {"response": batch["response"][::-1]}
+
+
+def three_tests(loss_fn):
+    before = gradient(loss_fn, moved, batch)
+    changes = [not torch.allclose(before, gradient(loss_fn, moved, b)) for b in (turned, swapped)]
+    at_start = gradient(loss_fn, reference, batch).norm().item()
+    return {
+        "gradient at start": round(at_start, 1),
+        "sees rewards": changes[0],
+        "sees responses": changes[1],
+    }
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from minigrpo import BadInput
-
-try:
-    load_triples([{"prompt": "1 + 1 = ?", "respons": "2", "reward": 5}])
-except BadInput as error:
-    print(error)
+found = three_tests(snippet)
+assert found == {"gradient at start": 0.0, "sees rewards": False, "sees responses": False}
+found
 
 # %% [markdown]
-# ## The batch is the same
+# Three times no. The reward is a plain number: no path leads from it to a weight. The response is never read. And the KL, the one thing with a gradient, starts at its minimum, points the wrong way (KL(reference ‖ policy), lesson 06), and is
+# averaged over length *and vocabulary*, which makes β hundreds of times too weak.
 #
-# **Claim: a batch of records differs from a rollout only in where the completions come from.** `logged_rollout` gives the `Rollout` of notebook 01: ids, masks, groups. Responses that share
-# a prompt are a group, of any size; EOS counts.
+# ## Four repairs
+#
+# **1. Read the response. 2. Let the reward weigh its log-prob**, which is the log-derivative trick of lesson 02: $\nabla \mathbb{E}[R] = \mathbb{E}[R\, \nabla \log \pi(y|x)]$.
+
+
+# %%
+def read(model, batch):
+    """The rollout of lesson 01, from a file; its logits; the log-probs of its tokens, 0 where none counts."""
+    rollout = mg.logged_rollout(tokenizer, batch, longest=256)
+    logits = mg.policy_logits(model, rollout)
+    logprobs = mg.token_logprobs(logits, rollout.completion_ids)
+    return rollout, logits, logprobs * rollout.completion_mask
+
+
+def repaired_2(model, batch):
+    _, _, logprobs = read(model, batch)
+    return -(torch.tensor(batch["reward"]) * logprobs.sum(1)).mean()
+
+
+# %% [markdown]
+# **3. Subtract a baseline.** All scores are positive, so repair 2 pushes *every* record up, the bad ones too. **4. The right KL**: KL(policy ‖ reference), per token that counts, made from log-probs.
+
+
+# %%
+def repaired_4(model, batch, beta=0.4):
+    rollout, logits, logprobs = read(model, batch)
+    with torch.no_grad():
+        ref_logits = mg.policy_logits(reference, rollout)
+    kl = mg.kl_exact(logits, ref_logits) * rollout.completion_mask
+    advantage = torch.tensor(batch["advantage"])  # reward minus its prompt's mean, over the std
+    return -(advantage * logprobs.sum(1) - beta * kl.sum(1)).mean()
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
-rollout = minigrpo.logged_rollout(tokenizer, records[:6], longest=256)
-print(rollout.completions)
-print(
-    "group_ids", rollout.group_ids.tolist(), " tokens that count", rollout.completion_mask.sum(1).tolist()
-)
+table = pd.DataFrame({f.__name__: three_tests(f) for f in (snippet, repaired_2, repaired_4)}).T
+up = {"repaired_2": scores > 0, "repaired_4": torch.tensor(batch["advantage"]) > 0}
+table["pushed up"] = ["none", *(f"{share.float().mean():.0%} of records" for share in up.values())]
+assert table["sees rewards"].tolist() == table["sees responses"].tolist() == [False, True, True]
+table
 
 # %% [markdown]
-# ### Of a chat, only what the assistant said
+# Does it learn? The same plain loop for the snippet and for its repair; the score is the share of full and right equations on 80 questions that no record asks.
+
+# %%
+task = mg.sums_task()
+
+
+def learn(loss_fn, rows, steps=30):
+    model = copy.deepcopy(reference)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, eps=1e-4, weight_decay=0.0)
+    for step in range(steps):
+        chosen = torch.randperm(len(rows), generator=mg.seeded(0, step))[:64]
+        optimizer.zero_grad()
+        loss_fn(model, rows[chosen.tolist()]).backward()
+        optimizer.step()
+    return model, mg.evaluate(model, tokenizer, task, max_completion_length=24)["accuracy"]
+
+
+# %%
+before = mg.evaluate(reference, tokenizer, task, max_completion_length=24)["accuracy"]
+rows = mg.prepare(records, mg.GRPOConfig.for_triples(triples_estimator="policy_gradient"))
+after = {loss_fn.__name__: learn(loss_fn, rows)[1] for loss_fn in (snippet, repaired_4)}
+print(f"full equations: {before:.2f} before;", {name: round(share, 2) for name, share in after.items()})
+assert abs(after["snippet"] - before) < 0.1 and after["repaired_4"] > before + 0.15
+
+# %% [markdown]
+# It learns. Now do not stop at 30 steps.
 #
-# A record may also be a conversation. The reward is for what the assistant wrote; the user's words are context. The mask says which tokens count, and each of the assistant's turns ends with its EOS.
+# ## Off-policy
+#
+# **Write down:** the same 400 records, over and over, for 200 steps. What will happen?
+#
+# The mean in the log-derivative trick is over draws of the policy that is *trained*. After a few steps the policy is another one; the records are still what the **writer** wrote. They are **off-policy**. The correction is called **importance sampling**:
+#
+# $$\mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}_{y \sim \mu}\Big[\frac{\pi(y)}{\mu(y)} f(y)\Big], \qquad \mu \text{ the writer}$$
+#
+# A product of such ratios over a whole response swings wildly, so in practice it is taken per token and clipped: the ratio and clip of lesson 03, with the *writer* in the place of the sampler. **That is repair 5.** It needs to know how likely the
+# writer made each token. Here we do: the reference wrote the records (`triples_writer="reference"`). Mostly you do not; then the ratio is taken to the policy at the start of each pass over the file, and starts again at 1 in every pass.
+# Recorded, 200 steps each, one seed, everything else equal:
+
+# %%
+runs = {
+    "writer unknown, β = 0.4": "records-unknown-writer",
+    "ratio to the writer, β = 0.4": "records-known-writer",
+    "writer unknown, β = 0.04": "records-unknown-writer-low-beta",
+    "ratio to the writer, β = 0.04": "records-known-writer-low-beta",
+}
+runs = {name: [mg.read_metrics(f"runs/{file}.jsonl")] for name, file in runs.items()}
+mg.compare_runs(runs, ["accuracy", "kl"])
+plt.show()
+
+# %%
+# NBVAL_CHECK_OUTPUT
+table = {}
+for name, (run,) in runs.items():
+    shares = [row["accuracy"] for row in run if "accuracy" in row]
+    early, late = sum(shares[6:13]) / 7, sum(shares[-7:]) / 7  # steps 30 to 60, and 170 to 200
+    kl = sum(row["kl"] for row in run[-40:]) / 40
+    table[name] = {"steps 30-60": early, "steps 170-200": late, "lost": early - late, "KL at the end": kl}
+table = pd.DataFrame(table).T.round(2)
+assert (table["lost"].iloc[[0, 2]] > table["lost"].iloc[[1, 3]].tolist()).all()
+assert (table["KL at the end"].iloc[[0, 2]] > 3 * table["KL at the end"].iloc[[1, 3]].to_numpy()).all()
+table
+
+# %% [markdown]
+# It started at 0.39. Without the ratio to the writer the policy moves several times as far and then loses again: a quarter of what it had gained at β = 0.4, all of it at β = 0.04. A bad answer stays in the file, is pushed down once more in every pass, and takes its neighbours with it.
+# With the ratio nothing runs away. But the clip that makes it safe also ends it early: a token that has become 1.2 times as likely as its writer made it is pushed no further, and good answers want to be far more likely than that. At β = 0.4 the safe run even ends *below* the other one.
+#
+# ## The optimum is known, so go there
+#
+# Lesson 06: the maximum of $\mathbb{E}[R] - \beta\,KL$ is $\pi^*(y|x) \propto \pi_{ref}(y|x)\, e^{R/\beta}$. The records were drawn from $\pi_{ref}$. **So each record, weighted by** $w = e^{R/\beta}$, **is a draw from** $\pi^*$. Raise the weighted log-likelihood and you imitate the optimum:
+#
+# $$\text{loss} = -\frac1N \sum_i w_i \log \pi(y_i|x_i), \qquad w_i = e^{R_i/\beta} \Big/ \tfrac1N \textstyle\sum_j e^{R_j/\beta}$$
+#
+# No weight is negative, and no clip stands in the way.
+#
+# ### You write it
+#
+# The weights $w$, with a mean of 1. Rewards may be large: R/β = 1000 must not overflow. By hand: rewards 5 and 3 at β = 2 give 1.4621 and 0.5379.
+
+
+# %%
+def optimum_weights(rewards, beta):
+    raise NotImplementedError
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+answer = mg.check(optimum_weights)
+answer
+
+# %% [markdown]
+# Stuck? `mg.hint("07.1")` helps, and says more each time.
+#
+# <details><summary>A solution</summary>
+#
+# ```python
+# def optimum_weights(rewards, beta):
+#     weights = torch.exp((rewards - rewards.max()) / beta)
+#     return weights / weights.mean()
+# ```
+# </details>
+
+# %%
+passed = getattr(answer, "about", "") is None
+mine = optimum_weights if passed else mg.optimum_weights  # yours, if it passed
+weighted_records = rows.remove_columns("advantage").add_column("weight", mine(scores, 0.4).tolist())
+
+
+def weighted(model, batch):
+    _, _, logprobs = read(model, batch)
+    return -(torch.tensor(batch["weight"]) * logprobs.sum(1)).mean()
+
+
+student, share = learn(weighted, weighted_records, steps=45)
+print(f"full equations: {before:.2f} -> {share:.2f}")
+assert share > 0.9
+
+# %% [markdown]
+# `minigrpo train --triples` does the same on the command line. Recorded, at one β, beside the others:
+
+# %%
+same_beta = {name: runs[name] for name in ("writer unknown, β = 0.4", "ratio to the writer, β = 0.4")}
+same_beta["weighted, sum over tokens"] = [mg.read_metrics("runs/records-weighted.jsonl")]
+same_beta["weighted, mean over tokens"] = [mg.read_metrics("runs/records-weighted-mean.jsonl")]
+_, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+mg.compare_runs(same_beta, ["accuracy"], axes=ax)
+plt.show()
+last = [run[-1]["accuracy"] for (run,) in same_beta.values()]
+assert last[2] > last[3] > last[0] + 0.2 > last[1] + 0.2
+
+# %% [markdown]
+# *Weighted* is the best by far. Note the *sum* over tokens: the log-prob of a response is a sum, and a mean would let the two tokens of `2⏎` weigh five times what the ten of an equation do.
+#
+# At β = 0.4 the optimum is a corner: nearly all full equations. A larger β keeps more of the old mixture, and the formula says how much. With 4,096 records and β = 2, recorded:
+
+# %%
+last = mg.read_metrics("runs/records-beta-2.jsonl")[-1]
+bars = {
+    label: {kind: last[f"{when}/{kind}"] for kind in ("full", "bare", "rest")}
+    for label, when in (("before", "before"), ("after", "after"), ("predicted optimum", "predicted"))
+}
+mg.plot_shares(bars)
+plt.show()
+assert all(abs(bars["after"][kind] - bars["predicted optimum"][kind]) < 0.05 for kind in bars["after"])
+
+# %% [markdown]
+# **The price of offline data**: no record shows what the policy would say *now*; if somebody else wrote the records, you are moved towards *their* manner; and from a few hundred records the policy also learns by heart which question happened to get which answers.
+#
+# ## Chats, and scores from people
+#
+# A record may be a conversation. The reward is for what the assistant wrote, so only that counts:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -91,308 +306,75 @@ chat = [
     {"role": "user", "content": "2 + 3 = ?"},
     {"role": "assistant", "content": "2 + 3 = 5"},
 ]
-pair = load_triples([{"messages": chat, "reward": 5}, {"messages": chat[:2], "reward": 3}])
-row = minigrpo.logged_rollout(tokenizer, pair[:1], longest=256)
-print(repr(row.prompts[0]))
-counted = row.completion_ids[0][row.completion_mask[0]]
-print("counts:", repr(tokenizer.decode(counted)))
+pair = mg.load_triples([{"messages": chat, "reward": 5}, {"messages": chat[:2], "reward": 3}])
+row = mg.logged_rollout(tokenizer, pair[:1], longest=256)
+print("counts:", repr(tokenizer.decode(row.completion_ids[0][row.completion_mask[0]])))
 
 # %% [markdown]
-# ## What is the best that can be reached?
-#
-# The objective is E[R(y|x) − β KL(π ‖ π_ref)]. **Claim: its optimum is known, before any training: π\*(y|x) = π_ref(y|x) exp(R/β) / Z(x).** Each answer keeps its old probability, times exp(R/β). Check
-# it on a reference with three kinds of answers: no other distribution that we try has a higher objective.
+# Score ten answers yourself: buttons, or the keys 1 to 5. Each score is on disk before the next answer appears, and the file goes straight into `load_triples` or `minigrpo train --triples FILE`.
 
 # %%
-reference, beta = torch.tensor([0.33, 0.25, 0.42]).double(), 2.0
-rewards = torch.tensor([5.0, 3.0, 1.0]).double()
-optimum = reference * torch.exp(rewards / beta)
-optimum = optimum / optimum.sum()
-
-
-def objective(p):
-    return (p * rewards).sum() - beta * (p * (p / reference).log()).sum()
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-others = torch.rand(1000, 3, generator=minigrpo.seeded(0), dtype=torch.float64)
-others = others / others.sum(1, keepdim=True)
-assert all(objective(p) <= objective(optimum) for p in others)
-print("optimum at beta 2:", [round(p, 2) for p in optimum.tolist()])
-
-# %% [markdown]
-# β decides how sharply. At β = 0.4, our default for scores from 1 to 5, a bare number is exp(-5) = 0.007 times as likely, beside a full equation, as it was:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for beta in (10.0, 2.0, 1.0, 0.4):
-    p = reference * torch.exp(rewards / beta)
-    print(
-        f"beta {beta:4}: full {p[0] / p.sum():.3f}   bare {p[1] / p.sum():.3f}   rest {p[2] / p.sum():.3f}"
-    )
-
-# %% [markdown]
-# ## Estimator 1, *weighted*: project the policy onto the optimum
-#
-# The records were drawn from π_ref. Weighted by exp(R/β), they are draws from π\*. So raise their log-likelihood, each with its weight: that moves π towards π\* (it minimises KL(π\* ‖ π)). For
-# records from elsewhere, the distribution that wrote them takes π_ref's place.
-
-# %%
-# NBVAL_CHECK_OUTPUT
-weights = minigrpo.optimum_weights(scores, beta=0.4)
-by_hand = torch.exp((scores - 5.0) / 0.4)
-torch.testing.assert_close(weights, by_hand / by_hand.mean())
-for score in (5.0, 3.0, 1.0):
-    print(f"score {score}: weight {weights[scores == score][0]:.4f}")
-
-# %% [markdown]
-# `prepare` puts these weights where the advantages go; ratio 1, no clip, and no KL in the loss, since β is in the weights already. Everything else is the loop of notebook 04.
-
-# %%
-config = GRPOConfig.for_triples()
-state = TrainState.start(*load_policy("tiny"), config)
-for metrics in minigrpo.watch(
-    train(state, prepare(records, config), [], config), ["weighted_logprob", "kl"], every=10
-):
-    pass
-
-# %%
-before = evaluate(policy, tokenizer, task, max_completion_length=24)
-after = evaluate(state.model, tokenizer, task, max_completion_length=24)
-print(f"full equations on unseen questions: {before['accuracy']:.2f} -> {after['accuracy']:.2f}")
-assert before["accuracy"] < 0.45 and after["accuracy"] > 0.92
-
-# %%
-# NBVAL_CHECK_OUTPUT
-greedy = {"num_generations": 1, "max_completion_length": 24, "temperature": 0.0}
-print(sample_completions(state.model, tokenizer, ["1 + 1等于几?", "1 + 1 = ?"], **greedy).completions)
-
-# %% [markdown]
-# The KL in the figure is measured on **fresh samples** of the policy. At the records' tokens it would be another number: they are not what the policy writes now.
-#
-# ### Before, after, predicted
-#
-# Sample every held-out question, before and after, and compare with what the formula predicts from the shares before.
-
-
-# %%
-def scored_samples(model, num_generations, seed):
-    """Answers to the unseen questions, and their scores by the rubric."""
-    drawn = sample_completions(
-        model,
-        tokenizer,
-        task.held_out["prompt"],
-        num_generations=num_generations,
-        max_completion_length=24,
-        generator=minigrpo.seeded(seed),
-    )
-    answers = [answer for answer in task.held_out["answer"] for _ in range(num_generations)]
-    return drawn, task.reward(drawn.prompts, drawn.completions, answer=answers)
-
-
-# %%
-def shares(model):
-    _, scored = scored_samples(model, 16, seed=9)
-    return {
-        name: scored.count(score) / len(scored)
-        for name, score in (("full", 5.0), ("bare", 3.0), ("rest", 1.0))
-    }
-
-
-old, new = shares(policy), shares(state.model)
-
-# %%
-unnormalised = {
-    kind: old[kind] * math.exp(score / 0.4) for kind, score in (("full", 5.0), ("bare", 3.0), ("rest", 1.0))
-}
-predicted = {kind: value / sum(unnormalised.values()) for kind, value in unnormalised.items()}
-minigrpo.plot_shares({"before": old, "after": new, "predicted optimum": predicted})
-plt.show()
-assert abs(new["full"] - predicted["full"]) < 0.06
-
-# %% [markdown]
-# What is missing from the optimum is mostly arithmetic: equations in full with a wrong sum. The optimum takes those for 1s; 400 records are too few to mend them.
-#
-# ## Length bias
-#
-# **Claim: the log-likelihood of a response is a *sum* over its tokens; a mean makes short responses too heavy.** Per token, the bare number `2` (2 tokens with EOS) would weigh five times what the equation (10 tokens) weighs.
-# Recorded runs, with the same records and steps; the script is [record_runs.py](../tests/benchmarks/record_runs.py).
-
-# %%
-runs = {
-    "weighted, sum over tokens": [minigrpo.read_metrics("runs/records-weighted.jsonl")],
-    "weighted, mean over tokens": [minigrpo.read_metrics("runs/records-weighted-mean.jsonl")],
-    "policy gradient, writer unknown": [minigrpo.read_metrics("runs/records-policy-gradient.jsonl")],
-    "policy gradient, ratio to the writer": [
-        minigrpo.read_metrics("runs/records-policy-gradient-writer.jsonl")
-    ],
-}
-axes = minigrpo.compare_runs(runs, ["accuracy", "kl", "completions/mean_length"])
-axes[0].axhline(predicted["full"], color="black", linewidth=0.8)
-axes[0].text(110, predicted["full"] - 0.06, "predicted optimum", fontsize=8)
-plt.show()
-last = {name: rows[0][-1]["accuracy"] for name, rows in runs.items()}
-assert last["weighted, sum over tokens"] > last["weighted, mean over tokens"] + 0.01
-assert last["weighted, mean over tokens"] > last["policy gradient, ratio to the writer"] + 0.2
-
-# %% [markdown]
-# ## Estimator 2, *policy gradient*: off-policy, and what the ratio is for
-#
-# The obvious thing is to use the online loss on logged responses: advantage times ratio, with the exact KL at every response position. But these responses are **off-policy**: the policy that is trained did not draw them.
-# The correction is called **importance sampling**: weigh each token by the ratio policy / *writer*. At the start the two are equal; as the policy moves, the ratio says how far it has come, and the clip ends the push where it leaves 0.8 to 1.2.
-#
-# Here we know the writer: the bundled model wrote the records, and it is the reference. `triples_writer="reference"` takes the ratio to it: what has been pushed far enough is left alone, in this pass and in all later ones.
-# Most of the time you do not know how likely the writer made its answers. Then all you can do is take the ratio to the policy at the start of each pass over the file. It starts at 1 again in each pass, so the clip never acts against the writer.
-# A bad answer stays in the file and is pushed down again in every pass, and what resembles it goes down with it: the share of full equations rises a little and then falls, while the KL grows.
-#
-# **Claim: without the ratio to the writer, the policy moves many times as far from it, and gives up what it had gained.**
-
-# %%
-for name in ("policy gradient, writer unknown", "policy gradient, ratio to the writer"):
-    rows = runs[name][0]
-    best = max(row["accuracy"] for row in rows if "accuracy" in row)
-    print(
-        f"{name:37} best {best:.2f}, last {rows[-1]['accuracy']:.2f}, KL {rows[-1]['kl']:.2f} nats per token"
-    )
-unknown, known = (runs[f"policy gradient, {name}"][0] for name in ("writer unknown", "ratio to the writer"))
-assert unknown[-1]["kl"] > 4 * known[-1]["kl"]
-assert max(row["accuracy"] for row in unknown if "accuracy" in row) > unknown[-1]["accuracy"] + 0.05
-assert known[-1]["accuracy"] > unknown[-1]["accuracy"] + 0.05
-
-# %% [markdown]
-# *weighted* is still the better one here. The clip that keeps the policy gradient safe also ends it early: no token may become more than 1.2 times as likely as its writer made it, and the optimum wants more. The weights of *weighted*
-# hold the whole way to the optimum, and none of them is negative.
-#
-# **The price of offline data.** No record shows what the policy would say *now*. If the records come from elsewhere, the policy is moved towards *their* writer, weighted. And from 400 records it also learns by heart which question happened to get which
-# answers: with β = 2, where the optimum is not a corner, 4096 records come within 0.05 of the predicted shares, 400 do not (`tests/test_seed_system.py`).
-#
-# ## Scores from people
-#
-# `rate` shows one prompt and response at a time, with buttons and the keys 1 to 5. Each score is on disk before the next record appears; opening the file again goes on where it stopped; the file feeds
-# `load_triples` and `minigrpo train --triples FILE` as it is.
-
-# %%
-from minigrpo import Ratings, rate
-
-folder = Path(tempfile.mkdtemp())
-rate(records.select(range(5)), folder / "mine.jsonl")
-
-# %%
-# NBVAL_CHECK_OUTPUT
-ratings = Ratings(records.select(range(5)), folder / "by-hand.jsonl")  # what the widget calls
-for score in (5, 1, 3):
-    ratings.rate(score)
-ratings.undo()
-again = Ratings(records.select(range(5)), folder / "by-hand.jsonl")
-print("scored:", again.done, "  next:", again.current["prompt"])
-print(list(load_triples(folder / "by-hand.jsonl")["reward"]))
+mg.rate(records.select(range(10)), tempfile.mkdtemp() + "/mine.jsonl")
 
 # %% [markdown]
 # ## Scores from a model
 #
-# People are slow. A **reward model** learns their scores: the same GPT-2 with one number in place of the vocabulary. Trained by regression (the score itself), or by Bradley-Terry (which of two responses to one prompt is better:
-# P(a over b) = sigmoid(score a − score b); `objective="bradley_terry"`).
+# People are slow. A **reward model** learns their scores: the same GPT-2 with one number in the place of the vocabulary, fitted to the score (regression), or to which of two answers is better (Bradley-Terry).
 
 # %%
-from minigrpo import pair_accuracy, start_reward_model, train_reward_model
-from minigrpo.reward_model import score_records, split_by_prompt
-from minigrpo.view.plots import moving_mean
+from minigrpo.reward_model import split_by_prompt
 
 known, unseen = split_by_prompt(records)  # no prompt in both
-reward_model, _ = start_reward_model("tiny")
-untrained = pair_accuracy(reward_model, tokenizer, unseen)
-for metrics in train_reward_model(reward_model, tokenizer, known, objective="regression"):
+judge, _ = mg.start_reward_model("tiny")
+untrained = mg.pair_accuracy(judge, tokenizer, unseen)
+for _ in mg.train_reward_model(judge, tokenizer, known):
     pass
-trained = pair_accuracy(reward_model, tokenizer, unseen)
+trained = mg.pair_accuracy(judge, tokenizer, unseen)
 print(f"pairs of unseen prompts in the right order: {untrained:.2f} -> {trained:.2f}")
 assert trained > 0.8
 
 # %% [markdown]
-# Now it can be the reward of an online run, with the true score logged beside it. **Claim: the policy learns what the reward model *sees*, which is not quite what people meant.** The model knows the right form; it cannot add.
-
-
-# %%
-def learnt_reward(prompts, completions, **columns):
-    rows = [
-        {"prompt": p, "response": c, "messages": None} for p, c in zip(prompts, completions, strict=True)
-    ]
-    with torch.no_grad():
-        return score_records(reward_model, tokenizer, rows).tolist()
-
-
-config = GRPOConfig(  # the weight of the true score is 0: it is only logged
-    task="sums", max_steps=200, max_completion_length=24, reward_weights=[1.0, 0.0]
-)
-online = TrainState.start(*load_policy("tiny"), config)
-names = ["rewards/learnt_reward/mean", "rewards/sum_rubric/mean"]
-rows = list(train(online, task.train, [learnt_reward, task.reward], config))
+# Good enough to be the reward of an online run? **Write down** what the true score will do while the policy climbs the model's score. Recorded, three seeds, each with a reward model of its own:
 
 # %%
-ax = minigrpo.plot_metric([rows], names[0], label="the reward model's score")
-minigrpo.plot_metric([rows], names[1], ax=ax, label="the true score", color="#D55E00", linestyle="--")
+hacked = [mg.read_metrics(f"runs/hacking-{seed}.jsonl") for seed in range(3)]
+ax = mg.plot_metric(hacked, "learnt", label="the reward model's score")
+mg.plot_metric(hacked, "true", ax=ax, label="the true score", color="#D55E00", linestyle="--")
 ax.set(xlabel="step (optimizer updates)", ylabel="mean score of a batch")
 ax.legend()
 plt.show()
-true = moving_mean([row[names[1]] for row in rows])
-best = max(range(len(true)), key=true.__getitem__)
-end = sum(row[names[1]] for row in rows[-10:]) / 10
-print(
-    f"true score: {true[0]:.1f} at first, {true[best]:.1f} at step {best + 1}, {end:.1f} in the last ten steps"
-)
-assert true[best] > true[0] + 1
-assert end < true[best] - 1
-
-# %% [markdown]
-# At first both scores rise: the model learns to write full equations. Then the learnt score goes on rising, and the true one falls. What does the policy write? Sample the unseen questions, and look at the answers that the model scores above 4 and the rubric scores 1:
-
 
 # %%
-def fooled(model):
-    """Answers to unseen questions that the reward model takes for good ones: (prompt, completion, its score), and their share."""
-    drawn, true = scored_samples(model, 8, seed=4)
-    seen = learnt_reward(drawn.prompts, drawn.completions)
-    rows = zip(drawn.prompts, drawn.completions, seen, true, strict=True)
-    found = [
-        (prompt, completion, score) for prompt, completion, score, right in rows if score > 4 and right == 1
-    ]
-    return found, len(found) / len(true)
-
-
-# %%
-(_, share_before), (examples, share_after) = fooled(policy), fooled(online.model)
-print(f"answers that fool it: {share_before:.1%} -> {share_after:.1%}\n")
-print(f"{'prompt':18} {'completion':22} model's score   true score")
-for prompt, completion, score in examples[:: max(1, len(examples) // 5)][:5]:
-    print(f"{prompt:18} {completion:22} {score:13.1f}   {1.0:10.1f}")
-assert share_after > 0.2 > 0.05 > share_before
-
-# %% [markdown]
-# It writes the right form around any number, because the form is all that the reward model can see, and what looks most like a good answer to it is not a right one. That is **reward hacking**, and it shows only because the
-# true score is logged beside the learnt one. What helps: stop at the best true score on answers that people have checked, train the reward model on what the policy writes now, or hold the policy closer with a larger beta.
-#
-# ## Keep it
-#
-# A trained policy is an ordinary transformers model: `save_pretrained`, and it loads anywhere. On the command line all of this is
-# `minigrpo train --triples`, `minigrpo generate --model runs/triples-0 "1 + 1等于几?"`, `minigrpo reward-model train` and `minigrpo train --task sums --reward-model FOLDER`.
+for seed, run in enumerate(hacked):
+    best = max(sum(row["true"] for row in run[i : i + 10]) / 10 for i in range(190))
+    end = sum(row["true"] for row in run[-10:]) / 10
+    fooled = run[-1]["fooled/before"], run[-1]["fooled/after"]
+    print(f"seed {seed}: true score at best {best:.1f}, at the end {end:.1f};", end=" ")
+    print(f"answers that fool the model {fooled[0]:.1%} -> {fooled[1]:.1%}")
+    assert fooled[1] > 0.4 > 0.02 > fooled[0]
 
 # %%
 # NBVAL_CHECK_OUTPUT
-state.model.save_pretrained(folder / "policy")
-tokenizer.save_pretrained(folder / "policy")
-loaded, its_tokenizer = load_policy(str(folder / "policy"))
-print(sample_completions(loaded, its_tokenizer, ["What is 2 + 3?"], **greedy).completions)
+examples = [(seed, *row) for seed, run in enumerate(hacked) for row in run[-1]["examples"]]
+pd.DataFrame(examples, columns=["seed", "prompt", "completion", "model's score", "true score"])
 
 # %% [markdown]
+# These look like good answers to a model that knows the form and cannot add. That is **reward hacking**: the pairs were ordered correctly among answers of the *old* policy, and the new one searches for where the model is wrong. What helps: log a true score beside it on a few
+# answers that people check, stop at its best; train the reward model again on what the policy writes now; a larger β.
+#
+# ## In the words of the field
+#
+# - **Off-policy**: learning from what another policy, the **behaviour policy**, wrote. **Offline**: from a fixed file. **Importance sampling**: the ratio that corrects for it. **Surrogate**: an objective with the right gradient at one point only.
+# - *Weighted* is known as **reward-weighted regression**, or advantage-weighted (AWR); with weights of 0 and 1 it is **rejection sampling** and SFT. Its KL is a *forward* one: it covers the optimum. **DPO** starts from the same optimum, with pairs in the place of scores.
+# - **RLHF**: people's scores, a reward model (often **Bradley-Terry**), then PPO or GRPO with a KL penalty. **Reward hacking**, **over-optimisation**, **Goodhart's law**: the learnt score rises and the true one falls.
+#
 # ## Questions
 #
-# 1. All 400 records have the score 4. What does *weighted* learn?
-#    <details><summary>Answer</summary>Equal weights: it would imitate all records, which is what the policy already does. There is nothing to prefer, and <code>load_triples</code> refuses.</details>
-# 2. You double all scores. What else must you change to get the same policy?
-#    <details><summary>Answer</summary>Double beta: only R / beta enters.</details>
-# 3. Why may the KL of the records' tokens be large while that of fresh samples is small?
-#    <details><summary>Answer</summary>The policy hardly writes the bad records any more; at their tokens it differs much from the reference, but it never goes there.</details>
-# 4. A reward model puts 97 % of pairs in the right order. Why can a policy still fool it?
-#    <details><summary>Answer</summary>97 % is measured on answers that the old policy wrote. The new policy searches for answers that score high, and finds those where the model is wrong.</details>
+# 1. A loss goes down for 1,000 steps and the model does not get better. What do you test first?
+#    <details><summary>Answer</summary>What the gradient depends on: turn the rewards around, swap the responses. If nothing changes, nothing can be learnt from them.</details>
+# 2. You double all scores. What must you change to get the same policy from <i>weighted</i>?
+#    <details><summary>Answer</summary>Double β: only R / β enters.</details>
+# 3. Our reward model orders nine of ten pairs correctly. Why does that not protect you?
+#    <details><summary>Answer</summary>Nine of ten holds for answers like those it was trained on. Training moves the policy to where the model's score is highest, and that is where its mistakes are.</details>
 #
-# **Exercise:** [ex07](../exercises/ex07_triples.ipynb). **Next:** [08 · Further](08_variants.ipynb), the relatives of GRPO.
+# **Exercise:** [ex07](../exercises/ex07_triples.ipynb). **Next:** [08 · Variants](08_variants.ipynb), the relatives of GRPO.

@@ -1,681 +1,355 @@
 # %% [markdown]
-# # 08 · Further: the relatives of GRPO, the real GPT-2, and onward to TRL
+# # 08 · Variants: which line does a paper change, and does it help?
 #
-# **You will be able to** read a paper that changes GRPO and say which line of your code it changes; judge from several seeds whether the change
-# helped; and hand a run over to TRL, field by field.
+# **You will be able to** read a paper that changes GRPO and point at the line of your code that it changes; tell from several seeds whether the change helped
+# or was luck; give each *step* of an answer its own reward; and read a KL whose reference moves.
 #
-# **You need** notebook [03](03_loss.ipynb); [04](04_training.ipynb) is helpful. **Time** 30 minutes.
+# **You need** lesson [03](03_loss.ipynb); [04](04_training.ipynb) and [06](06_kl.ipynb) help. **Time** 30 minutes.
 #
-# **Worth the trip:** we trained the bundled model with GRPO and four of its relatives, three seeds each. Three of the four learn faster than GRPO, and one line that they share,
-# and that is in none of their names, explains nearly all of it. A larger learning rate does as much as any of them.
+# **Worth the trip:** we trained the bundled model with GRPO and four of its relatives, five seeds each. Three of the four learn faster than GRPO, and
+# they share one line that is in none of their names. A larger learning rate does as much as any of them.
 
 # %%
-import copy
-import dataclasses
-import importlib.util
 import statistics
-import tempfile
-import warnings
 
 import matplotlib.pyplot as plt
 import torch
-from datasets import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel
 
-torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
+import minigrpo as mg
 
-# %%
-import minigrpo
-from minigrpo import (
-    GRPOConfig,
-    compute_advantages,
-    grpo_loss,
-    load_policy,
-    sample_completions,
-    token_logprobs,
-    train,
-)
-
-policy, tokenizer = load_policy("tiny")
+torch.set_num_threads(1)  # the same numbers on every number of cores
 
 # %% [markdown]
-# The four completions of notebooks 01 to 05 once more, of 13, 2, 2 and 2 tokens:
+# Here is the group that you know from the other lessons: four answers to `4*2+9+7*1*4=`, of 13, 2, 2 and 2 tokens. Every method in this lesson leaves the
+# sampling alone. What changes is the right half of the picture: the **advantage** of a completion, and the **push** on each of its tokens.
 
 # %%
-generator = torch.Generator().manual_seed(192)
-rollout = sample_completions(
-    policy, tokenizer, ["4*2+9+7*1*4="], num_generations=4, max_completion_length=16, generator=generator
-)
-mask = rollout.completion_mask
-advantages = compute_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]), rollout.group_ids)
+group = mg.worked_example()
+mg.plot_group(group, light=("advantages", "push"))
+plt.show()
 
 # %% [markdown]
-# ## Which line does a paper change?
+# ## Four papers, four changes
 #
-# Per token GRPO takes min(r A, clip(r, 1-ε, 1+ε) A), with r the token's ratio and A = (R - mean) / std, and then averages. Its relatives change one or two of these lines:
+# GRPO takes, for each token, the ratio $r = \pi(y_t) / \pi_\text{old}(y_t)$ and the advantage $\hat A = (R - \text{mean}) / \text{std}$ of its completion, and then averages
 #
-# | name | changes | to | in our configuration |
+# $$\min\bigl(r \hat A,\ \text{clip}(r, 1-\varepsilon, 1+\varepsilon)\,\hat A\bigr)$$
+#
+# over each completion's tokens, then over completions. Each relative replaces one or two parts of this:
+#
+# | name | part | what it becomes | in our configuration |
 # |---|---|---|---|
-# | Dr. GRPO ([2503.20783](https://arxiv.org/abs/2503.20783)) | advantage, average | A = R - mean; sum over tokens / (B · longest) | `scale_rewards="none"`, `loss_type="dr_grpo"` |
-# | DAPO ([2503.14476](https://arxiv.org/abs/2503.14476)) | clip, average | clip(r, 0.8, 1.28); sum over tokens / all tokens | `epsilon_high=0.28`, `loss_type="dapo"` |
-# | GSPO ([2507.18071](https://arxiv.org/abs/2507.18071)) | ratio | s = (π(y) / π_old(y))^(1/length), one per completion | `importance_sampling_level="sequence"` |
-# | CISPO ([2506.13585](https://arxiv.org/abs/2506.13585)) | clip, average | min(r, cap) A log π, the weight held constant; as DAPO | `loss_type="cispo"`, `epsilon_high=5.0` |
+# | Dr. GRPO ([2503.20783](https://arxiv.org/abs/2503.20783)) | advantage, average | $\hat A = R - \text{mean}$; sum over tokens divided by a constant | `scale_rewards="none"`, `loss_type="dr_grpo"` |
+# | DAPO ([2503.14476](https://arxiv.org/abs/2503.14476)) | clip, average | clip(r, 0.8, 1.28); every token weighs the same | `epsilon_high=0.28`, `loss_type="dapo"` |
+# | GSPO ([2507.18071](https://arxiv.org/abs/2507.18071)) | ratio | one per completion | `importance_sampling_level="sequence"` |
+# | CISPO ([2506.13585](https://arxiv.org/abs/2506.13585)) | clip, average | a capped weight in place of the clip; every token weighs the same | `loss_type="cispo"`, `epsilon_high=5.0` |
 #
-# **Claim: with one update per rollout, the ratios and clips of all of them are the same thing.** The ratio is then 1, no clip acts, and what is left is the
-# average. We compare gradients on the four completions, freshly drawn:
+# **Write down:** you make *one* update per rollout. Which of the four then give another gradient than GRPO, up to a constant factor, and why?
+#
+# **Claim: with one update per rollout all their ratios and clips do the same.** The ratio is exactly 1, no clip acts, and only the average is left. We compare the pushes on
+# the tokens of our group:
 
 # %%
-logprobs = torch.where(mask, rollout.logprobs, 0.0)
+mask = torch.arange(13) < torch.tensor([len(tokens) for tokens in group.tokens])[:, None]
+old = torch.where(mask, group.logprobs, 0.0)
 
 
-def push(now, loss_type="grpo", level="token", epsilon_high=None, epsilon=0.2):
-    now = now.clone().requires_grad_()
-    clip = {
-        "beta": 0.0,
-        "epsilon": epsilon,
-        "epsilon_high": epsilon_high,
-        "importance_sampling_level": level,
-    }
-    result = grpo_loss(
-        now, logprobs, advantages, mask, loss_type=loss_type, max_completion_length=16, **clip
-    )
-    return -torch.autograd.grad(result.loss, now)[0]
+def push(loss_type="grpo", level="token", high=None, advantages=group.advantages):
+    """Minus the gradient of the loss with respect to each log-prob, while the ratio is 1."""
+    now = old.clone().requires_grad_()
+    settings = {"beta": 0.0, "epsilon": 0.2, "epsilon_high": high, "max_completion_length": 16}
+    settings |= {"loss_type": loss_type, "importance_sampling_level": level}
+    return -torch.autograd.grad(mg.grpo_loss(now, old, advantages, mask, **settings).loss, now)[0]
 
 
 # %%
-fresh, by_token = push(logprobs), push(logprobs, "dapo")
 same = torch.testing.assert_close
-same(push(logprobs, level="sequence"), fresh)  # GSPO is GRPO
-same(push(logprobs, epsilon_high=0.28), fresh)  # DAPO's clip is GRPO's
-same(push(logprobs, "cispo", epsilon_high=5.0), by_token)  # CISPO is DAPO
-same(push(logprobs, "dr_grpo"), by_token * 19 / 64)  # 19 tokens; 4 rows of at most 16
-assert (by_token - fresh).abs().max() > 0.01  # averages do differ
+same(push(level="sequence"), push())  # GSPO's ratio
+same(push(high=0.28), push())  # DAPO's clip
+same(push("cispo", high=5.0), push("dapo"))  # CISPO is DAPO
+same(push("dr_grpo"), push("dapo") * 19 / 64)  # 19 tokens; 4 rows of at most 16
+assert (push("dapo") - push()).abs().max() > 0.01  # only the average differs
 
 # %% [markdown]
-# So a comparison of GSPO with GRPO at one update per rollout compares a thing with itself. Now the lines one at a time.
+# So a comparison of GSPO with GRPO at one update per rollout compares a method with itself. Now one change at a time.
 #
 # ### Dr. GRPO: no standard deviation
 #
-# **Claim: dividing by the standard deviation makes every group equally loud, however little its answers differ.** Take groups of eight with 1, 2 or 4 right answers, and
-# add up the squares of the advantages:
+# **Claim: dividing by the standard deviation makes every group equally loud.** Take groups of eight in which 1, 2 or 4 answers are right, and add up the squares of their advantages:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for right in (1, 2, 4):
     rewards, ids = (torch.arange(8) < right).float(), torch.zeros(8, dtype=torch.long)
-    scaled = compute_advantages(rewards, ids)
-    plain = compute_advantages(rewards, ids, scale_rewards="none")
-    print(
-        f"{right} of 8 right: squares sum to {scaled.square().sum():.1f} with the std, "
-        f"{plain.square().sum():.2f} without"
-    )
-    assert abs(scaled.square().sum() - 7) < 0.01
+    scaled, plain = (mg.compute_advantages(rewards, ids, scale_rewards=how) for how in ("group", "none"))
+    sums = scaled.square().sum(), plain.square().sum()
+    print(f"{right} of 8 right: {sums[0]:.1f} with the std, {sums[1]:.2f} without")
 
 # %% [markdown]
-# With the division a group in which one of eight is right counts as much as one that is split in half. Without it a split group counts for more. Which is better is an
-# open question; Dr. GRPO's authors call the first a bias towards very hard and very easy questions. The other half of Dr. GRPO, the constant in the average, is in notebook 03.
+# With the division, a group with a single right answer counts as much as one that is split in half. Without it, the split group counts for more. Which is better is an open question; the
+# authors of Dr. GRPO call the first a bias towards very hard and very easy questions. (The other half of Dr. GRPO, the constant in the average, is in lesson [03](03_loss.ipynb).)
 #
-# ### DAPO: clip higher
+# ### DAPO: clip higher, and three more things
 #
-# **Claim: a symmetric clip hardly lets a rare token grow.** The clip bounds the *ratio*. In probability that is much for a likely token and next to nothing for a rare one:
+# **Claim: a symmetric clip hardly lets a rare token grow.** The clip bounds the *ratio*. For a token of probability 0.5, up to 0.60 is a large step. For one of 0.01, up to 0.012 is next to nothing;
+# DAPO's upper edge of 1.28 allows 0.0128. The lower edge stays at 0.8: a wider one would let tokens be pushed to zero sooner, and what is never drawn is never learnt.
+#
+# The rest of DAPO is not a line of the loss.
+#
+# - **No KL**, and **dynamic sampling**: silent groups are thrown away and further prompts drawn until the batch is full.
+# - **Overlong filtering** (TRL: `mask_truncated_completions`): an answer that was cut off is left out of the loss. It is not wrong, only unfinished, and its reward is noise. It keeps its place among the rewards of its group.
+# - **Overlong punishment** (TRL: `get_soft_overlong_punishment`): a *reward* that falls over the last stretch before the limit, so that answers learn to be brief.
+#
+# People often confuse the last two. The difference is who feels it:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for probability in (0.01, 0.5):
-    edges = [probability * (1 + epsilon_high) for epsilon_high in (0.2, 0.28)]
-    print(
-        f"a token of {probability:.2f} is pushed up to {edges[0]:.4f} with GRPO, "
-        f"to {edges[1]:.4f} with DAPO"
-    )
+rewards, ids = torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long)
+ended = torch.tensor([True, True, True, False])  # the last answer was cut off
+punished = rewards - 1.0 * ~ended
+plain, punished = (mg.compute_advantages(r, ids) for r in (rewards, punished))
+for name, advantages in {"plain": plain, "filtered": plain * ended, "punished": punished}.items():
+    print(f"{name:9}", [round(a, 2) + 0.0 for a in advantages.tolist()])
 
 # %% [markdown]
-# The lower edge stays at 0.8. A wider one would let tokens be pushed to zero sooner, and what is never drawn is never learnt.
+# Filtering silences one row and leaves the others alone. Punishment pushes the cut-off answer down harder, and *changes the push on the whole group*: the answer that is plainly wrong is blamed less than a third as hard now.
 #
-# The rest of DAPO is no line of the loss. *No KL.* *Dynamic sampling*: groups that agree are thrown away, and prompts drawn until the batch is full of groups that do
-# not. *Overlong answers*: those that were cut off are left out of the loss, since such an answer is not wrong, only unfinished (TRL: `mask_truncated_completions`); or a punishment grows over the last
-# stretch before the length limit, so that answers learn to be brief (TRL's reward function `get_soft_overlong_punishment`). (The paper averages over the tokens of each group, then over the prompts; over all tokens of the step is what TRL, verl and we do.)
-# How much would dynamic sampling have to draw here?
+# One detail of the average: the DAPO paper averages over the tokens of *each group*, and then over groups. TRL, verl and `loss_type="dapo"` here average over all tokens of the *step*, so that a group of long answers weighs more.
+#
+# How many extra prompts would dynamic sampling draw here?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-RUNS = ("variant-grpo-", "variant-dr_grpo-", "variant-dapo-", "variant-gspo-", "variant-cispo-")
-RUNS += ("variant-by_token-", "variant-grpo_fast-", "variant-cispo_fast-")
-recorded = {
-    run.split("-")[1]: [minigrpo.read_metrics(f"runs/{run}{seed}.jsonl") for seed in range(3)]
-    for run in RUNS
-}
-NAMES = tuple(recorded)
+METHODS = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "by_token", "grpo_fast", "cispo_fast")
+PATH = "runs/variant-{}-{}.jsonl"  # "runs/variant-grpo-0.jsonl" ...
+recorded = {name: [mg.read_metrics(PATH.format(name, seed)) for seed in range(5)] for name in METHODS}
 silent = statistics.mean(row["frac_reward_zero_std"] for rows in recorded["grpo"] for row in rows[-20:])
-print(f"late in the recorded GRPO runs {silent:.0%} of the groups agree")
-assert silent > 0.5
+print(f"late in the recorded GRPO runs {silent:.0%} of the groups are silent:")
+print(f"a full batch would take {1 / (1 - silent):.1f} times as many prompts")
 
 # %% [markdown]
-# For every group that teaches, two more are drawn in vain. DAPO pays for that with sampling and gains full batches.
-#
 # ### GSPO: one ratio per completion
 #
-# **Claim: the sequence's ratio is the geometric mean of its tokens', so a single decision is diluted by the length.** Let the first token of every completion have become 1.5 times as likely, and
-# nothing else have changed:
+# $$s = \Bigl(\frac{\pi(y)}{\pi_\text{old}(y)}\Bigr)^{1/|y|} = \exp\Bigl(\frac{1}{|y|}\sum_t \log r_t\Bigr)$$
+#
+# **Write down:** the first token of every completion has become 1.5 times as likely, and nothing else has changed. What is $s$ for 13 tokens, and for 2?
 
 # %%
 # NBVAL_CHECK_OUTPUT
-moved = logprobs.clone()
+moved = old.clone()
 moved[:, 0] += torch.tensor(1.5).log()
-by_token = minigrpo.importance_ratio(moved, logprobs, mask)
-by_sequence = minigrpo.importance_ratio(moved, logprobs, mask, level="sequence")
-for row, length in enumerate(mask.sum(1).tolist()):
-    print(
-        f"{length:2} tokens: token ratio {by_token[row, 0]:.2f}, sequence ratio {by_sequence[row, 0]:.2f}"
-    )
-    assert abs(by_sequence[row, 0] - 1.5 ** (1 / length)) < 1e-5
+ratio = mg.importance_ratio(moved, old, mask, level="sequence")
+print([(length, round(s, 3)) for length, s in zip(mask.sum(1).tolist(), ratio[:, 0].tolist(), strict=True)])
 
 # %% [markdown]
-# So GSPO's epsilons must be small: the paper has 3e-4 and 4e-4, for answers of thousands of tokens. For ours of 2 to 13 tokens we take 0.02 and 0.03. What GSPO is made for
-# are noisy token ratios of long answers and of mixture-of-experts models; our model has neither.
+# It is the geometric mean of the tokens' ratios, so one decision is diluted by the length. GSPO's epsilons must therefore be small: the paper has 3e-4 and 4e-4, for answers of thousands of tokens. For ours of 2 to 13 tokens
+# we take 0.02 and 0.03. GSPO was made for the noisy token ratios of long answers and of mixture-of-experts models; our model has neither.
 #
-# ### CISPO: cap the weight, never silence a token
+# ### CISPO: you write it
 #
-# **Claim: where PPO's clip drops a token, CISPO keeps its gradient.** Token by token, for a positive advantage; log p carries the gradient, the weight does not:
+# PPO's clip *silences* a token: past the edge its gradient is 0. CISPO never does. It takes the plain policy gradient, $\hat A \log \pi$, and weighs it by the ratio, cut off at a cap and held constant (sg is *stop gradient*):
+#
+# $$\text{sg}\bigl[\min(r, \text{cap})\bigr]\ \hat A\ \log \pi(y_t)$$
+#
+# Fill in the function; `check` tells you what is wrong, and `mg.hint("08.1")` helps.
+
+
+# %%
+def cispo_term(logprobs, old_logprobs, advantages, cap):
+    """(B, C), (B, C), (B, 1), number -> (B, C): what CISPO maximises. Gradient flows through logprobs, not the weight."""
+    raise NotImplementedError
+
+
+# %%
+mg.check(cispo_term)
+
+# %% [markdown]
+# <details><summary>A solution</summary>
+#
+# ```python
+# def cispo_term(logprobs, old_logprobs, advantages, cap):
+#     weight = (logprobs - old_logprobs).exp().clamp(max=cap).detach()
+#     return weight * advantages * logprobs
+# ```
+#
+# </details>
+#
+# **Write down** the gradient on a token with advantage 1 at the ratios 0.5, 1.5 and 10, with PPO's clip (ε = 0.2) and with CISPO (cap 5). The cell takes your function if it runs, and the package's otherwise:
 
 # %%
 # NBVAL_CHECK_OUTPUT
+one = torch.ones(1, 1)
 for r in (0.5, 1.5, 10.0):
-    now = torch.tensor(r).log().requires_grad_()
-    clipped = minigrpo.clipped_objective(now.exp(), torch.tensor(1.0), 0.2)
-    capped = minigrpo.cispo_objective(now.exp(), now, torch.tensor(1.0), cap=5.0)
-    ppo, cispo = (torch.autograd.grad(x, now)[0].item() for x in (clipped, capped))
+    now = (one * r).log().requires_grad_()
+    try:
+        capped = cispo_term(now, 0 * one, one, 5.0)
+    except NotImplementedError:
+        capped = mg.cispo_objective(now.exp(), now, one, cap=5.0)
+    clipped = mg.clipped_objective(now.exp(), one, 0.2)
+    ppo, cispo = (torch.autograd.grad(x.sum(), now)[0].item() for x in (clipped, capped))
     print(f"ratio {r:4}: gradient {ppo:.1f} with the clip, {cispo:.1f} with CISPO")
-    assert abs(cispo - min(r, 5.0)) < 1e-5
 
 # %% [markdown]
-# ## Does it help? Three seeds each
+# ## Does it help? Five seeds each
 #
-# **Claim: on this task two of the four are better than GRPO by more than chance allows to the best of four, and a third may be.** Recorded are 100 updates for each, *four* updates per rollout so that ratios move
-# and clips act, all else equal: learning rate 2e-4, beta 0.04, the same problems for the same seed. The
-# [index](runs/index.json) has each configuration. Lines are means over three seeds, bands go from the lowest to the highest.
-
-# %%
-minigrpo.compare_runs({name: recorded[name] for name in NAMES[:5]}, ["reward", "clip_ratio"])
-plt.show()
-
-# %% [markdown]
-# Three of the five curves rise some fifteen updates before the other two. Eyes are not enough, so: take the mean reward of each run over all its updates, a number that is high if a run learns fast *and*
-# ends high. Compare each run with GRPO's run of the same seed, which began with the same problems. From three differences we get a mean and a 95 % interval: 4.30 (Student's t with two degrees of freedom)
-# times the standard error.
+# Each method was trained for 100 updates, with *four* updates per rollout so that ratios move and clips act, and everything else equal: learning rate 2e-4, beta 0.04, and the same problems for the same seed
+# (each configuration is in the [index](runs/index.json)). One number stands for a run: its mean reward over all updates, which is high if the run learns fast *and* ends high. From it we subtract the number of the GRPO run *of the same seed*.
 #
-# That is for one comparison. Test four methods that are identical to GRPO and there is a 19 % chance (1 - 0.95⁴) that at least one looks different. The simplest repair shares the 5 % among the four, which makes the factor 8.86:
-
+# Five differences have a mean and a 95 % interval, 2.78 standard errors to each side (Student's t with four degrees of freedom):
+#
+# $$\bar d \pm 2.78 \cdot \frac{\text{std}(d_1, \ldots, d_5)}{\sqrt 5}$$
+#
+# That is for one comparison. **Test four methods that are identical to GRPO and there is a 19 % chance (1 - 0.95⁴) that one looks significantly different.** The simplest repair shares the 5 % among the four (Bonferroni), and the factor becomes 4.31.
+# The plot below is called a *forest plot*: a dot for each seed, the mean, the plain interval as a thick line and the shared one as a thin line. Grey means: chance can do that.
+#
+# **Write down** which of the four you expect above zero.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def mean(name, metric="reward"):
-    return [statistics.mean(row[metric] for row in rows) for rows in recorded[name]]
+score = {
+    name: [statistics.mean(row["reward"] for row in rows) for rows in recorded[name]] for name in METHODS
+}
 
 
-def compare(name, other="grpo", factor=4.30):
-    differences = [a - b for a, b in zip(mean(name), mean(other), strict=True)]
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    return statistics.mean(differences), factor * error
+def minus(name, other="grpo"):
+    return [a - b for a, b in zip(score[name], score[other], strict=True)]
 
 
-for name in NAMES[1:5]:
-    (difference, alone), (_, of_four) = compare(name), compare(name, factor=8.86)
-    print(f"{name:8} {difference:+.3f} ± {alone:.3f} asked alone, ± {of_four:.3f} as one of four")
-    assert (difference > of_four) == (name in ("dr_grpo", "dapo"))
+four = {name: minus(name) for name in METHODS[1:5]}
+for name, differences in four.items():
+    mean, margin = mg.interval(differences, comparisons=4)
+    print(f"{name:8} {mean:+.3f} ± {margin:.3f}   {'a difference' if abs(mean) > margin else 'noise'}")
+
+# %%
+LABEL = "mean reward minus GRPO's (five seeds)"
+mg.plot_forest(four, comparisons=4, label=LABEL)
+plt.show()
 
 # %% [markdown]
-# Dr. GRPO and DAPO learn faster than GRPO, asked in either way. CISPO's lead is nearly as large, but its seeds differ more: asked alone it counts, as one of four it does not. GSPO learns as fast as GRPO.
+# Three methods learn faster than GRPO, even after sharing the 5 %. **GSPO's difference is noise.** (That does not refute GSPO: its epsilon was *our* choice.)
 #
-# What have the three in common? Not the clip, and not the missing standard deviation, but an average in which every *token* weighs the same. That suspicion can be tested: GRPO with nothing but
-# that average (`by_token`). And for comparison, GRPO with a learning rate of 5e-4 instead of 2e-4 (`grpo_fast`):
+# How many seeds does that take? With two, an interval is itself a matter of luck:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for name in ("by_token", "grpo_fast"):
-    difference, margin = compare(name)
-    print(f"{name:9} {difference:+.3f} ± {margin:.3f}")
-    assert difference > max(margin, 0.05)
-held_back = sum(mean("gspo", "clip_ratio")) / sum(mean("grpo", "clip_ratio"))
-print(f"GSPO's clip holds back {held_back:.0f} times as many tokens as GRPO's")
+for name in ("dapo", "cispo"):
+    print(name, {seeds: f"± {mg.interval(four[name][:seeds]).margin:.3f}" for seeds in (2, 3, 5)})
 
 # %% [markdown]
-# **The average alone explains nearly all of the lead.** And we know why: what is to be learnt here is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average it gets a thirteenth of its
-# completion's push, while the digit of a guess gets half ([03](03_loss.ipynb)). Where long answers are the good ones, that costs time. Where they are not, it may help: it is a fact about our task. Nor is GSPO refuted: its epsilon was *our* choice, and
-# it holds back five times as many tokens as GRPO's clip. (The share counts tokens, and where a sequence is clipped all its tokens are.)
-#
-# **One turn of the learning rate has done as much as the best change of formula** (though it ends lower, below). So if you compare two methods, tune
-# the learning rate of both. Do not trust its ± 0.001, though: three differences that happen to agree. A margin that is estimated from three seeds is a rough number itself. Note too what `dr_grpo` does besides: without the standard deviation the advantages are about half as large (their squares, above: 2 against 7), so the KL weighs about twice as
-# much in comparison. A name seldom changes one thing only.
-#
-# With the larger learning rate, does it matter that CISPO never stops a push?
+# Drag *seeds* from 2 to 5, and *comparisons* up, and watch which rows turn grey.
 
 # %%
-minigrpo.compare_runs({name: recorded[name] for name in ("grpo_fast", "cispo_fast")}, ["reward", "kl"])
-plt.show()
-difference, margin = compare("cispo_fast", "grpo_fast")
-print(f"cispo_fast minus grpo_fast: {difference:+.3f} ± {margin:.3f}")
+mg.choose_seeds(four, label=LABEL)
+
+# %% [markdown]
+# ### What do the three have in common?
+#
+# Not the clip, and not the missing standard deviation: an average in which **every token weighs the same**. Put it to the test: `by_token` is GRPO with that average and nothing else changed. For comparison, `grpo_fast` is
+# GRPO with a learning rate of 5e-4 in place of 2e-4, and `cispo_fast` is CISPO with the same.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+further = {name: minus(name) for name in ("by_token", "grpo_fast", "cispo_fast")}
+further["dapo − by_token"] = minus("dapo", "by_token")
+for name, differences in further.items():
+    mean, margin = mg.interval(differences)
+    print(f"{name:15} {mean:+.3f} ± {margin:.3f}")
 late = {
     name: [statistics.mean(row["reward"] for row in rows[-10:]) for rows in recorded[name]]
-    for name in ("grpo_fast", "cispo_fast")
+    for name in METHODS
 }
-print(
-    "mean reward of the last ten updates:",
-    {name: [round(x, 2) for x in runs] for name, runs in late.items()},
-)
-with_ten = margin / 4.30 * 3**0.5 * 2.26 / 10**0.5  # 2.26 is t with nine degrees of freedom
-print(f"with ten seeds the margin would be about {with_ten:.3f}")
-assert abs(difference) < margin
-
-# %% [markdown]
-# With this learning rate GRPO ends below the 0.92 to 0.99 of the slower runs, and CISPO falls back further in two runs of three; its KL, averaged over the run, is higher in all three. It is what one would expect; with three seeds it is a suspicion and no result. How many
-# seeds would settle it? The margin shrinks with the root of their number, and the factor 4.30 comes down to 2.26 with ten: about ten would just do, if the difference is as large as it looks.
-#
-# Are these records true? Train one of them live, the first 40 updates of DAPO with seed 0. On another machine the last digits differ, then the draws, then the run;
-# so we ask for the mean reward within the recorded three, give or take 0.1.
+for name in ("by_token", "grpo_fast", "cispo_fast"):
+    print(f"{name}, last ten updates:", [round(x, 2) for x in late[name]])
 
 # %%
-config = GRPOConfig(loss_type="dapo", epsilon_high=0.28, num_iterations=4, max_steps=40)
-task = minigrpo.clock_task(config.seed)
-state = minigrpo.TrainState.start(*load_policy("tiny"), config)
-live = [
-    metrics["reward"]
-    for metrics in minigrpo.watch(
-        train(state, task.train, [task.reward], config), ["reward", "clip_ratio"], every=10
-    )
-]
-
-seen = [statistics.mean(row["reward"] for row in rows[:40]) for rows in recorded["dapo"]]
-assert min(seen) - 0.1 < statistics.mean(live) < max(seen) + 0.1
+mg.plot_forest(further, label=LABEL)
+plt.show()
 
 # %% [markdown]
-# ## Process supervision: when every step is scored
+# **The average alone explains nearly all of the lead**, and what DAPO has beyond it is noise. The reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average that token gets a
+# thirteenth of its completion's push, while the digit of a guess gets half. Where long answers are the good ones, that costs time. Elsewhere it may help.
 #
-# So far a completion had one reward. Where each *step* can be checked, by a program or a model, one can do better. **Claim: a step is then answerable for what
-# follows it, and not for what went before.** DeepSeekMath (section 4.1.3): normalise all step rewards of the group together; a token's advantage is the sum over the steps that
-# end at it or later.
+# **One turn of the learning rate does as much as the best change of formula**, though those runs end lower. So if you compare two methods, tune the learning rate of both. And with that learning rate CISPO, which never silences a token, falls apart in
+# one run of five. A mean over seeds hides that; look at each.
 #
-# Three thoughts about our problem, written by hand: one right, one with a slip in the third step (7 + 7 is 4, not 5) that is carried on correctly, one with a slip in the first. A step
-# is right if it follows from the number before it.
+# A name seldom changes one thing only. Without the standard deviation the advantages of `dr_grpo` are about half as large (squares of 2 against 7, above), so its KL weighs twice as much in comparison.
+#
+# ## When every step is scored: process supervision
+#
+# So far a completion had one reward. Suppose that a program, or a model, can check each *step*. DeepSeekMath (section 4.1.3) normalises all step rewards of a group together, to $\tilde r_k$, and gives a token that stands at place $t$ the sum of what is still to come,
+# with $e_k$ the place where step $k$ ends. This is called **reward-to-go**:
+#
+# $$\hat A_t = \sum_{k\,:\;e_k \ge t} \tilde r_k$$
+#
+# A token cannot change what was written before it, so earlier rewards are left out; it can change everything after it, so those count in full. Three thoughts about our problem: one is right, one slips in its third step (7 + 7 is 4, not 5) and
+# goes on correctly, one slips in its first step.
+#
+# **Write down:** in the second thought, are the two right steps *before* the slip praised or blamed?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 thoughts = ["<8,7,4,4,6>6", "<8,7,5,5,0>0", "<9,8,5,5,0>0"]
 step_rewards = torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 0, 1, 1], [0, 1, 1, 1, 1]])
-step_ends = torch.tensor([[1, 3, 5, 7, 9]]).expand(3, -1)  # the tokens of the digits
-group = torch.zeros(3, dtype=torch.long)
-
-per_token = minigrpo.process_advantages(step_rewards, step_ends, group, num_tokens=13)
-normalised = (step_rewards - step_rewards.mean()) / (step_rewards.std() + 1e-4)
-for token in range(13):  # the slow way
-    later = torch.stack([normalised[row][step_ends[row] >= token].sum() for row in range(3)])
-    torch.testing.assert_close(per_token[:, token], later)
-print("second thought, at its five digits:", [round(x, 2) for x in per_token[1, step_ends[1]].tolist()])
+step_ends = torch.tensor([[1, 3, 5, 7, 9]]).expand(3, -1)  # where the digits stand
+ids = torch.zeros(3, dtype=torch.long)
+per_token = mg.process_advantages(step_rewards, step_ends, ids, num_tokens=13)
+outcome = mg.compute_advantages(torch.tensor([1.0, 0.0, 0.0]), ids)
+print("the second thought's five steps:", [round(a, 2) for a in per_token[1, step_ends[1]].tolist()])
+print(f"with one reward for the answer, every token: {outcome[1]:.2f}")
 
 # %%
-minigrpo.plot_tokens([[*thought, "⏎"] for thought in thoughts], per_token, label="advantage")
+mg.plot_tokens([[*thought, "⏎"] for thought in thoughts], per_token, label="advantage")
 plt.show()
 
 # %% [markdown]
-# In the second thought everything up to the slip has a negative advantage; what comes after it is positive again. With one reward for the answer, each token would have got (0 − ⅓) / 0.58 = −0.58. So what is spared are the steps *after* the slip;
-# the two right steps before it are blamed harder than that. This is the price of the reward-to-go: a step answers for all that follows. Two more things to see before you use it: a thought with more steps has a longer sum, so length enters by the back door; and the last tokens, the answer itself, get 0
-# unless a last "step" scores it. The loss takes advantages of shape (B, C) as they are:
-
-# %%
-now = torch.zeros(3, 13, requires_grad=True)  # ratio 1 everywhere
-settings = {
-    "beta": 0.0,
-    "epsilon": 0.2,
-    "loss_type": "dr_grpo",
-    "importance_sampling_level": "token",
-    "max_completion_length": 13,
-}
-grpo_loss(
-    now, torch.zeros(3, 13), per_token, torch.ones(3, 13, dtype=torch.bool), **settings
-).loss.backward()
-torch.testing.assert_close(-now.grad * 3 * 13, per_token)
-
-# %% [markdown]
-# ## Iterative GRPO: a reference that follows
+# Blamed, and harder than with one reward for the answer. What is spared are the steps *after* the slip. That is the price of reward-to-go: a step answers for all that follows it, the slip included, although it was right itself. (Deciding which step deserves what is the problem of *credit
+# assignment*.) Two more things to know before you use it: a thought with more steps has longer sums, so length comes in by the back door; and the answer itself gets 0 unless a last step scores it.
 #
-# The KL holds the policy near the reference. In a long run that becomes a leash. **Claim: moving the reference resets the KL, so the number then says less than it did.** DeepSeekMath makes the
-# policy the new reference at the start of each iteration, and trains the reward model on with fresh answers. Here it is `sync_ref_model`; every 8 updates for the sake of the picture, with five times the usual learning rate.
+# The loss takes advantages of shape (B, C) as they are, so nothing else changes.
+#
+# ## A reference that follows: iterative GRPO
+#
+# The KL holds the policy near the reference. In a long run that becomes a leash. DeepSeekMath therefore makes the policy the new reference every so often; here it is `sync_ref_model` and `ref_model_sync_steps`. **Write down:** what does the KL in the log look like over 24 updates, if the reference moves every 8?
 
 # %%
-config = GRPOConfig(max_steps=24, learning_rate=1e-3, sync_ref_model=True, ref_model_sync_steps=8)
-start_model, _ = load_policy("tiny")
-state = minigrpo.TrainState.start(*load_policy("tiny"), config)
+config = mg.GRPOConfig(max_steps=24, learning_rate=1e-3, sync_ref_model=True, ref_model_sync_steps=8)
+task, (start, _) = mg.clock_task(), mg.load_policy("tiny")
+state = mg.TrainState.start(*mg.load_policy("tiny"), config)
 logged, distance = [], []
-for metrics in train(state, task.train, [task.reward], config):
-    batch = state.batch.rollout
+for metrics in mg.train(state, task.train, [task.reward], config):
+    rollout = state.batch.rollout
     with torch.no_grad():
-        now = minigrpo.policy_logits(state.model, batch)
-        then = minigrpo.policy_logits(start_model, batch)
+        kl = mg.kl_exact(mg.policy_logits(state.model, rollout), mg.policy_logits(start, rollout))
     logged.append(metrics["kl"])
-    distance.append(minigrpo.kl_exact(now, then)[batch.completion_mask].mean().item())
-assert max(logged[0], logged[8], logged[16]) < 1e-5 < distance[8]  # 0 after each new reference
-assert sum(distance[-4:]) > 2 * sum(logged[-4:])
+    distance.append(kl[rollout.completion_mask].mean().item())
 
 # %%
 _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-blue, orange = minigrpo.view.plots.COLORS[:2]
-ax.plot(range(1, 25), distance, "--", color=orange, label="to the model of the start")
-ax.plot(range(24), logged, ".-", color=blue, label="logged: to the latest reference")
+ax.plot(range(1, 25), distance, "--", color="#D55E00", label="to the model of the start")
+ax.plot(range(24), logged, ".-", color="#0072B2", label="logged: to the latest reference")
 ax.set(xlabel="updates done", ylabel="KL (nats per token)")
 ax.legend()
 plt.show()
+assert max(logged[0], logged[8], logged[16]) < 1e-5  # 0 after each new reference
+assert sum(distance[-4:]) > 2 * sum(logged[-4:])
 
 # %% [markdown]
-# The sawtooth is the KL in the log: it drops to zero each time the reference is replaced (the KL of a step is measured before its update). The dashed line is how far the model has really gone, and nothing in the loss holds it any more. A small KL in a log is good news only if you
-# know to which reference.
+# The sawtooth is the KL in the log: it drops to zero each time the reference is replaced. The dashed line is how far the model has really gone, and nothing in the loss holds it any more. A small KL in a log is good news only if you know to which reference.
 #
-# ## Compute nothing twice
+# ## In the words of the field
 #
-# None of what follows changes a formula. It is how the package does the same work with less reading, and in less memory.
+# *Clip-higher*, *dynamic sampling*, *overlong filtering* and *soft overlong punishment*: DAPO's four. *Token-mean* and *sequence-mean* aggregation: the average. *Length bias*, *difficulty bias*: what Dr. GRPO removes. *Sequence-level importance sampling*: GSPO's ratio. *Stop gradient*: `detach`. *Process* and *outcome supervision*, *process reward model* (PRM), *reward-to-go*,
+# *credit assignment*. *Ablation*: an experiment that changes one thing, as `by_token` does. *Multiple comparisons*, *Bonferroni*, *forest plot*, *paired* differences (same seed, same problems).
 #
-# ### Shared beginnings
-#
-# All completions of a group begin with the same prompt, and many go on alike: the surer the policy, the more. Eight answers to one problem (drawn with a seed
-# at which more of them think than usual); two are thoughts, one of which slips in its last step, and three are the same guess:
-
-# %%
-problem = "7*3+5*8-2+9="
-eight = {"num_generations": 8, "max_completion_length": 16}
-tree = sample_completions(policy, tokenizer, [problem], **eight, generator=minigrpo.seeded(791))
-tokens = minigrpo.completion_tokens(tokenizer, tree)
-minigrpo.plot_prefix_tree(problem, tokens)
-plt.show()
-
-# %% [markdown]
-# **Claim: what completions have in common is read once, and no number changes.** The keys and values of the prompt are computed once and handed to every completion
-# ([`read_prompts`](../minigrpo/scoring.py)). While [it samples](../minigrpo/sampling.py), the model runs on one row for each *different* text so far, until a draw parts them.
-# Let us count the tokens that reach the model:
-
-# %%
-from minigrpo.view.diagrams import beginnings
-
-
-def tokens_read(model, run):
-    """What run() returns, and how many tokens the model reads meanwhile, padding included."""
-    sizes, embeddings = [], model.get_input_embeddings()
-    hook = embeddings.register_forward_hook(lambda _, ids, out: sizes.append(ids[0].numel()))
-    result = run()
-    hook.remove()
-    return result, sum(sizes)
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-draw = {**eight, "generator": minigrpo.seeded(791)}
-again, read = tokens_read(policy, lambda: sample_completions(policy, tokenizer, [problem], **draw))
-assert again.completions == tree.completions
-each = sum(11 + len(row) for row in tokens)  # 11: the prompt without its "="
-assert read == 11 + sum(map(len, beginnings(tokens)))  # the blue numbers of the picture
-print(f"sampling: {each} tokens if each completion is read for itself, {read} here")
-
-# %% [markdown]
-# The update knows the completions already, and goes further: those that are the same token for token are scored *once*, and what each of them asks for is added up. Those of like length are scored together, so that none is padded
-# to more than twice its length. Eight problems, eight answers each, against the slow way, which repeats the prompt for each completion and pads all to the longest:
-
-# %%
-exact = copy.deepcopy(policy).double()  # float64, so that the comparison can be strict
-prompts = task.train["prompt"][:8]
-batch = sample_completions(policy, tokenizer, prompts, **eight, generator=minigrpo.seeded(0))
-pull = torch.randn(64, 1, generator=minigrpo.seeded(1), dtype=torch.float64)  # in the advantages' place
-
-
-def one_by_one():
-    repeated = torch.cat([batch.prompt_ids[batch.group_ids], batch.completion_ids], dim=1)
-    logits = exact(repeated, attention_mask=torch.ones_like(repeated)).logits
-    logits = minigrpo.shift_logits(logits, prompt_length=12)
-    return torch.where(batch.completion_mask, token_logprobs(logits, batch.completion_ids), 0.0)
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-assert minigrpo.scoring.head_is_all(exact)  # tried once a model, on four tokens that are not counted here
-slow, slow_read = tokens_read(exact, one_by_one)
-fast, fast_read = tokens_read(exact, lambda: minigrpo.policy_logprobs(exact, batch)[0])
-torch.testing.assert_close(fast, slow, rtol=0, atol=1e-6)
-gradients = [torch.autograd.grad((x * pull).sum(), exact.parameters()) for x in (fast, slow)]
-torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
-different = set(zip(batch.prompts, batch.completions, strict=True))
-print(
-    f"the update: {slow_read} tokens the slow way, {fast_read} here: {slow_read / fast_read:.1f} times fewer"
-)
-print(f"different completions: {len(different)} of 64")
-
-# %% [markdown]
-# In long texts hardly two completions are the same, and what remains is the prompt. By the sizes:
-
-# %%
-# NBVAL_CHECK_OUTPUT
-for prompt_length, completion_length, group_size in ((12, 13, 8), (1000, 1000, 8), (1000, 200, 16)):
-    every_time = group_size * (prompt_length + completion_length)
-    once = prompt_length + group_size * completion_length
-    counts = f"{every_time} tokens or {once}: {every_time / once:.1f} times fewer"
-    print(f"prompt {prompt_length}, {group_size} completions of {completion_length}: {counts}")
-
-# %% [markdown]
-# The gain is large where prompts are long and answers short. What it does not change is attention: every completion token still looks at every prompt token.
-#
-# ### Logits that are never all there
-#
-# The last layer, the head, makes V logits of each hidden state, and one log-prob is all that is wanted of them. 16 completions of 1,000 tokens, with a vocabulary of 150,000, make 2.4 billion logits: 9.6 GB in float32, and as much again for their
-# gradient. **Claim: the logits can be made a chunk at a time, used and forgotten, with the same log-probs and the same gradients.** The gradient of a log-prob with respect to its logits is onehot(token) − p, so the backward pass needs no more than the
-# hidden states, from which it makes each chunk once more ([`ChunkedHead`](../minigrpo/scoring.py)). The head then has four multiplications where it had three, and its memory no longer grows with the number of tokens.
-#
-# We watch every tensor that any operation makes, forward and backward, and note the size of the largest:
-
-# %%
-from unittest import mock
-
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-from minigrpo.scoring import ChunkedHead
-
-
-# %%
-class Largest(TorchDispatchMode):
-    """How many numbers the largest tensor has that is made while this is on."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        made = [x.numel() for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
-        self.numel = max(self.numel, *made, 0)
-        return result
-
-
-# %%
-num_tokens, width, vocabulary = shape = (1000, 32, 2094)  # width to vocabulary as in the real GPT-2
-hidden, weight = (
-    torch.randn(n, width, generator=minigrpo.seeded(n), dtype=torch.float64, requires_grad=True)
-    for n in (num_tokens, vocabulary)
-)
-ids = torch.randint(vocabulary, (num_tokens,), generator=minigrpo.seeded(0))
-
-
-# %%
-def measured(logprobs_of):
-    """Log-probs, their gradients, and the size of the largest tensor."""
-    with Largest() as largest:
-        logprobs = logprobs_of()
-        gradients = torch.autograd.grad(logprobs.sum(), (hidden, weight))
-    return logprobs, gradients, largest.numel
-
-
-def in_chunks(chunks):
-    at_once = -(-num_tokens // chunks) * vocabulary
-    with mock.patch("minigrpo.scoring.LOGITS_AT_ONCE", at_once):
-        return measured(lambda: ChunkedHead.apply(hidden, weight, None, ids, 1.0)[0])
-
-
-# %%
-# NBVAL_CHECK_OUTPUT
-*wanted, all_logits = measured(lambda: token_logprobs((hidden @ weight.T)[None], ids[None])[0])
-largest = {}
-for chunks in (1, 2, 4, 8, 16, 32):
-    *found, largest[chunks] = in_chunks(chunks)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
-assert all_logits == largest[1] == num_tokens * vocabulary
-print(f"the largest tensor: {all_logits:,} numbers; in 32 chunks {largest[32]:,}")
-default = minigrpo.scoring.LOGITS_AT_ONCE
-print(
-    f"by default at most {default:,} logits at once ({default * 4 / 2**20:.0f} MB), for any number of tokens"
-)
-
-# %%
-minigrpo.plot_chunked_head(shape, largest)
-plt.show()
-
-# %% [markdown]
-# Twice the chunks, half of it held at once, until the gradient of the head itself is the largest thing around. That one has to be there.
-#
-# ## The same code runs the real GPT-2
-#
-# Nothing in the package knows the size of the model. `load_policy("gpt2")` fetches the one of 2019, 124 million parameters, half a gigabyte. Where there is no network, we go on with a
-# stand-in: a GPT-2 of four layers made on the spot, with random weights, that has learnt nothing.
-
-# %%
-larger = None
-
-# %% tags=["needs-network"]
-try:
-    larger, larger_tokenizer = load_policy("gpt2")
-    print("This is the real GPT-2.")
-except minigrpo.BadInput:
-    print("The hub cannot be reached, so the cells below run on a stand-in.")
-
-# %%
-if larger is None:
-    shape = {
-        "vocab_size": len(tokenizer),
-        "n_positions": 128,
-        "n_embd": 64,
-        "n_layer": 4,
-        "n_head": 4,
-        "bos_token_id": 256,
-        "eos_token_id": 256,
-    }
-    larger, larger_tokenizer = GPT2LMHeadModel(GPT2Config(**shape)).eval(), tokenizer
-    weights = torch.Generator().manual_seed(0)
-    for parameter in larger.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(std=0.1, generator=weights)
-
-# %% [markdown]
-# The task is as small as can be: a higher reward for completions with more lower-case letters. It is in TRL's form of a reward function. The prompts have different lengths,
-# so they are padded on the left, and GPT-2's absolute positions must not move with the padding.
-
-
-# %%
-def lower_case(prompts, completions, **_):
-    return [sum("a" <= letter <= "z" for letter in text) / 24 for text in completions]
-
-
-prompts = Dataset.from_dict(
-    {"prompt": ["The weather today is", "I like", "Once upon a time there", "In short,"]}
-)
-config = GRPOConfig(
-    max_steps=3, generation_batch_size=16, num_generations=8, max_completion_length=24, learning_rate=1e-5
-)
-state = minigrpo.TrainState.start(larger, larger_tokenizer, config)
-before = copy.deepcopy(larger.state_dict())
-for metrics in train(state, prompts, [lower_case], config):
-    assert metrics["grad_norm"] > 0 and abs(metrics["kl"]) < 0.01
-assert any((before[name] != weight).any() for name, weight in larger.state_dict().items())
-
-# %% [markdown]
-# Three updates teach nothing; they show that the path is sound. Before a long run with any new model, make the check of notebook 01: the log-probs of the sampler are those of the scoring pass, token by token.
-
-# %%
-fresh = sample_completions(
-    larger,
-    larger_tokenizer,
-    prompts["prompt"][:4],
-    num_generations=2,
-    max_completion_length=8,
-    generator=torch.Generator().manual_seed(0),
-)
-with torch.no_grad():
-    rescored = token_logprobs(minigrpo.policy_logits(larger, fresh), fresh.completion_ids)
-torch.testing.assert_close(
-    rescored[fresh.completion_mask], fresh.logprobs[fresh.completion_mask], rtol=1e-3, atol=1e-3
-)
-
-# %% [markdown]
-# ## Onward to TRL
-#
-# For models of billions of parameters, take [TRL](https://huggingface.co/docs/trl/grpo_trainer). **Claim: your configuration goes there under the same names.** `to_trl` copies the fields that both have,
-# translates the few that TRL has in another form, and sets what this course does without saying so (a constant learning rate, no weight decay, no dropout).
-
-# %%
-ours = GRPOConfig(num_generations=8, beta=0.04, epsilon_high=0.28, num_iterations=2, loss_type="dapo")
-HAS_TRL = importlib.util.find_spec("trl") is not None
-if HAS_TRL:
-    warnings.simplefilter("ignore")
-    import trl
-
-    theirs = minigrpo.to_trl(ours, output_dir=tempfile.mkdtemp())
-    names = {field.name for field in dataclasses.fields(trl.GRPOConfig)}
-    given = {name: value for name, value in ours.to_dict().items() if value is not None}
-    shared = {name: given[name] for name in given.keys() & names - {"output_dir", "report_to"}}
-else:
-    print("TRL is not installed, so this cell does nothing (pip install trl).")
-
-# %%
-if HAS_TRL:
-    assert {"num_generations", "beta", "epsilon_high", "num_iterations", "loss_type"} <= set(shared)
-    for name, value in shared.items():
-        assert getattr(theirs, name) == value, name
-    # One rollout of 64 completions is one batch, used num_iterations times.
-    assert theirs.steps_per_generation == 1 and theirs.per_device_train_batch_size == 64
-    assert theirs.use_bias_correction_kl  # k3_ratio
-    missing = sorted(set(ours.to_dict()) - names - {"kl_estimator"})
-    print(len(shared), "fields copied; without a counterpart:", ", ".join(missing))
-
-# %% [markdown]
-# What has no counterpart are the model, the reward functions and the data, which TRL's trainer takes as arguments (`GRPOTrainer(model, reward_funcs, args, train_dataset)`; your
-# reward functions run there unchanged), the device, which is accelerate's business, and the KL in the reward and the scored records, which TRL does not have. `minigrpo train --engine trl` does all of this, and leaves the same files as ever.
-#
-# | | here | TRL 1.16 |
-# |---|---|---|
-# | learning rate | 2e-4, for 0.3 million weights | default 1e-6, for billions |
-# | `loss_type`, `beta` | `grpo`, 0.04 | default `dapo`, 0 (no reference model) |
-# | precision | float32 | on a GPU bfloat16 by default; at 1e-6 a weight kept in bfloat16 hardly ever moves, so keep the weights in float32 |
-# | `epsilon_high` of CISPO | must be given | default 0.2, which caps every weight at 0.2 |
-# | KL under sequence ratios | weighed by the token's ratio | weighed by the sequence's |
-# | padded prompts and GPT-2 | positions do not move with the padding | no position ids are passed: with absolute positions padded prompts are scored wrongly; use models with rotary positions, or prompts of one length, or `--engine trl`, which passes them |
-# | one prompt, G completions | read once; equal ones scored once | read G times |
-#
-# **accelerate** runs the same program on several GPUs: `accelerate launch --num_processes 4 -m minigrpo train --engine trl --device cuda`. Each process has its own completions; rewards are gathered, so that groups stay
-# whole. `per_device_train_batch_size` then counts per process, and the number of completions in a rollout must still be a multiple of `num_generations`.
-#
-# **vLLM** does the sampling, which takes most of the time with a large model: `use_vllm=True`, in the same process (`vllm_mode="colocate"`) or on GPUs of its own (`"server"`). It is another
-# implementation of the same model, and its log-probs differ slightly from those of the training pass. The completions are then drawn by a policy that is not quite yours, even
-# with one update. TRL corrects for it with a ratio (`vllm_importance_sampling_correction`, on by default). It is the check of notebook 01 again.
-
-# %%
-if HAS_TRL:
-    assert theirs.vllm_importance_sampling_correction and {"use_vllm", "vllm_mode"} <= names
-    default = {field.name: field.default for field in dataclasses.fields(trl.GRPOConfig)}
-    assert (default["loss_type"], default["beta"], default["learning_rate"]) == ("dapo", 0.0, 1e-6)
-
-# %% [markdown]
 # ## Questions
 #
 # 1. A paper reports that GSPO beats GRPO, with one update per rollout on one machine. What do you ask?
-#    <details><summary>Answer</summary>What else was different. With one update the ratio is 1 in both, and the gradients are the same to the last digit. Unless the sampler is another
-#    implementation (vLLM), only the averaging could differ.</details>
-# 2. A method gains 0.02 over GRPO in three seeds, and the standard error of the difference is 0.008. Do you switch?
-#    <details><summary>Answer</summary>The 95 % interval is ± 4.30 · 0.008 = ± 0.034: not yet. Run more seeds, and tune the learning rate of both.</details>
-# 3. CISPO never silences a token. What then holds the policy when you make many updates on a rollout?
-#    <details><summary>Answer</summary>The cap, which bounds a token's force but does not stop it; the KL, the learning rate, and fresh rollouts.</details>
-# 4. In an iterative run the logged KL stays below 0.05. Has the model stayed near where it began?
-#    <details><summary>Answer</summary>Nobody knows. The KL is measured to a reference that moves along; measure it to the first model.</details>
-# 5. You move from 64 completions on one GPU to four GPUs with `per_device_train_batch_size=64`. What changes?
-#    <details><summary>Answer</summary>A rollout has 256 completions, four times as many prompts at the same <code>num_generations</code>. The gradient is less noisy, and the learning rate wants another look.</details>
+#    <details><summary>Answer</summary>What else was different. With one update the ratio is 1 in both, and the gradients are the same to the last digit. Unless the sampler is another implementation (vLLM), only the average could differ.</details>
+# 2. A method gains 0.02 over GRPO in five seeds, and the standard error of the difference is 0.008. You also tried three others. Do you switch?
+#    <details><summary>Answer</summary>Alone its interval is ± 2.78 · 0.008 = ± 0.022: not yet. As the best of four it is ± 4.31 · 0.008 = ± 0.034. Run more seeds, and tune the learning rate of both.</details>
+# 3. In an iterative run the logged KL stays below 0.05. Has the model stayed near where it began?
+#    <details><summary>Answer</summary>The log cannot tell. Its KL is measured to a reference that moves along; measure it to the first model.</details>
+# 4. Half of your answers are cut off, and you use overlong filtering. What do you watch?
+#    <details><summary>Answer</summary>Length and <code>completions/clipped_ratio</code>. A filtered answer is neither praised nor blamed, so nothing teaches the model to finish; if it keeps writing longer, ever fewer rows are learnt from.</details>
 #
-# **Next:** your own task. [tasks.py](../minigrpo/tasks.py) shows how little that takes: prompts, and a function that scores an answer.
+# **Next:** [09](09_a_real_model.ipynb), a real language model, and your own task. All four methods are one flag away: `minigrpo train --loss-type dr_grpo --scale-rewards none`.

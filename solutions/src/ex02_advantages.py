@@ -100,7 +100,7 @@ check(combine)
 # only step ends at token 2 with reward 1. The mean is 2/3, the standard deviation 0.57735; a 1 becomes 0.57725 and the 0
 # becomes -1.15450. The first row is (-0.57725, -0.57725, -1.15450, -1.15450), the second (0.57725, 0.57725, 0.57725, 0).
 #
-# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb), "One reward per step: process supervision".
+# Read: [notebook 08](../notebooks/08_variants.ipynb), on process supervision.
 
 
 # %%

@@ -23,7 +23,7 @@ from minigrpo import check, hint
 #
 # By hand: policy 0.5, reference 0.25 gives log 2 = 0.6931; the two exchanged give -0.6931.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
 
 
 # %%
@@ -51,7 +51,7 @@ check(kl_k1)
 #
 # By hand: policy 0.5, reference 0.25: the log-ratio is 0.6931, half its square 0.2402. Exchanged: the same.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "Three estimates from one token".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
 
 
 # %%
@@ -78,7 +78,7 @@ check(kl_k2)
 # By hand, a vocabulary of two: logits [0, log 9] against [0, 0]. At temperature 1 the policy is (0.1, 0.9), and
 # 0.1 log 0.2 + 0.9 log 1.8 = 0.3681. At temperature 2 it is (0.25, 0.75), and 0.25 log 0.5 + 0.75 log 1.5 = 0.1308.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "What it is for" and "The four completions, forty steps later".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "Two KLs".
 
 
 # %%
@@ -110,8 +110,7 @@ check(kl_exact)
 #
 # By hand: reward 1, beta 0.1, k1 of the tokens 0.7, -0.2, and 9.0 on the padding: 1 - 0.1 * (0.7 - 0.2) = 0.95.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "A token or a completion?" and the table of "An unbiased value is not an
-# unbiased gradient".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "A right value is not a right gradient".
 
 
 # %%
@@ -145,7 +144,7 @@ check(kl_penalized_rewards)
 # By hand: policy 0.5, reference 0.25, sampler 0.4: 1.25 * 0.1931 = 0.2414. The slope with respect to the log-prob is
 # the ratio times the log-ratio, 1.25 * 0.6931 = 0.8664; that of k3 alone is 1 - r = 0.5.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "An unbiased value is not an unbiased gradient".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "A right value is not a right gradient".
 
 
 # %%

@@ -26,7 +26,7 @@ from minigrpo import check, hint
 # By hand: rewards 5, 1, 5 with groups 0, 0, 1. The baselines are 3, 3 and, for the lone one, (5 + 1) / 2 = 3; the standard
 # deviation is 2.3094; the advantages are 0.8660, -0.8660, 0.8660.
 #
-# Read: [notebook 07](../notebooks/07_triples.ipynb), "The batch is the same" and "Estimator 2"; on baselines,
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "Four repairs"; on baselines,
 # [notebook 02](../notebooks/02_policy_gradient.ipynb), "Why not the reward itself?".
 
 
@@ -65,7 +65,7 @@ check(baseline_advantages)
 #     role    1  2  2  2  2  1  2  2
 #     mask    F  T  T  T  F  F  T  T
 #
-# Read: [notebook 07](../notebooks/07_triples.ipynb), "Of a chat, only what the assistant said".
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "Chats, and scores from people".
 
 
 # %%
@@ -102,7 +102,7 @@ check(assistant_mask)
 # By hand: rewards 5 and 3, beta 2: exp(R / beta) stands 2.718 to 1, so the weights are 1.4621 and 0.5379. With summed log-probs
 # -2 and -3 the loss is (1.4621 * 2 + 0.5379 * 3) / 2 = 2.2689.
 #
-# Read: [notebook 07](../notebooks/07_triples.ipynb), "Estimator 1" and "Length bias, seen with bare eyes".
+# Read: [notebook 07](../notebooks/07_triples.ipynb), "The optimum is known, so go there".
 
 
 # %%

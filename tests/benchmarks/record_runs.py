@@ -14,11 +14,9 @@ from pathlib import Path
 import torch
 
 from minigrpo.config import GRPOConfig
-from minigrpo.evaluation import evaluate
 from minigrpo.policy import load_policy
-from minigrpo.tasks import Task, clock_task, sums_task
+from minigrpo.tasks import Task, clock_task
 from minigrpo.training import TrainState, train
-from minigrpo.triples import load_triples, prepare
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "runs"
 KEPT = (
@@ -44,19 +42,6 @@ def true_shares(task: Task, answers: dict[str, str], state: TrainState) -> dict[
     right = task.reward(rollout.prompts, rollout.completions, answer=[answers[prompt] for prompt in rollout.prompts])
     thinks = list(map(task.thinks, rollout.completions))
     return {"thinking": sum(thinks) / len(thinks), "accuracy": sum(right) / len(right)}
-
-
-def run_records(config: GRPOConfig) -> list[dict]:
-    """Train the bundled model on the bundled records; every fifth row has the share of full equations on held-out questions."""
-    task, rows = sums_task(), []
-    model, tokenizer = load_policy("tiny")
-    state = TrainState.start(model, tokenizer, config)
-    for metrics in train(state, prepare(load_triples("bundled"), config), [], config):
-        row = {name: metrics[name] for name in (*KEPT, "weighted_logprob") if name in metrics}
-        if metrics["step"] % 5 == 0 or metrics["step"] == 1:
-            row["accuracy"] = evaluate(model, tokenizer, task, max_completion_length=24)["accuracy"]
-        rows.append({name: round(value, 6) for name, value in row.items()})
-    return rows
 
 
 # --- what is recorded: name -> (configuration, what else train is given) --------------------------------------------------
@@ -92,25 +77,18 @@ VARIANTS: dict = {
     for name, changes in CHANGES.items()
     for seed in range(5)
 }
-POLICY_GRADIENT = {"triples_estimator": "policy_gradient", "beta": 0.04, "max_steps": 200, "save_steps": 200}
-RECORDS = {  # notebook 07
-    "records-weighted": (GRPOConfig.for_triples(), {}),
-    "records-weighted-mean": (GRPOConfig.for_triples(loss_type="grpo"), {}),
-    "records-policy-gradient": (GRPOConfig.for_triples(**POLICY_GRADIENT), {}),
-    "records-policy-gradient-writer": (GRPOConfig.for_triples(triples_writer="reference", **POLICY_GRADIENT), {}),
-}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    recorded = SEEDS | FAILURES | VARIANTS | RECORDS
+    recorded = SEEDS | FAILURES | VARIANTS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *recorded], help="by default all")
     index_path = FOLDER / "index.json"
     for name in parser.parse_args().names or recorded:
         config, kwargs = recorded[name]
         start = time.perf_counter()
-        rows = run_records(config) if config.triples else run(config, **kwargs)
+        rows = run(config, **kwargs)
         seconds = round(time.perf_counter() - start, 1)
         (FOLDER / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         index = json.loads(index_path.read_text(encoding="utf-8")) if index_path.exists() else {}

@@ -260,4 +260,3 @@ def test_no_path_leads_out_of_the_course():
 def test_the_readme_counts_rightly():
     readme = (EXERCISES / "README.md").read_text(encoding="utf-8")
     assert f"{len(questions())} questions, {sum(q.points for q in questions())} points" in readme
-    assert f"({sum(len(q.mistakes) for q in questions())} mistakes are known by name" in readme

@@ -5,6 +5,9 @@
 Names that begin with ex are exercises: solutions/src/NAME.py becomes solutions/NAME.ipynb, executed, and
 exercises/NAME.ipynb, where each solution is replaced by ``raise NotImplementedError``, not executed.
 
+Each lesson begins with a cell that installs the course in Colab and does nothing elsewhere. It is no part of the sources and
+is not executed here; ``--colab`` puts it, with the address that stands in pyproject.toml, into the lessons that are there.
+
 On one machine the result is the same to the last byte: ids come from the name and the cell's number, and nothing that changes
 from run to run (timings, widget state, the interpreter's version) is kept.
 """
@@ -12,6 +15,7 @@ from run to run (timings, widget state, the interpreter's version) is kept.
 import argparse
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -24,6 +28,13 @@ ROOT = Path(__file__).parents[2]
 FOLDER, SOLUTIONS, EXERCISES = ROOT / "notebooks", ROOT / "solutions", ROOT / "exercises"
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+
+COLAB = """import sys
+
+if "google.colab" in sys.modules:  # installs the course in Colab; anywhere else this cell does nothing
+    !git clone --quiet --depth 1 {repository} /content/minigrpo
+    %cd /content/minigrpo/notebooks
+    %pip install --quiet .."""
 
 
 def from_source(path: Path) -> nbformat.NotebookNode:
@@ -63,13 +74,25 @@ def exercise_of(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Run every cell in ``folder``; nbclient's CellExecutionError if one fails."""
-    NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(folder)}}).execute()
+    how = {"timeout": 300, "record_timing": False, "coalesce_streams": True}  # or a busy machine cuts what is printed in parts
+    NotebookClient(notebook, **how, resources={"metadata": {"path": str(folder)}}).execute()
     notebook.metadata = nbformat.from_dict(KERNEL)  # execution adds the interpreter's version and the widgets' state
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
-            cell.outputs = [clean(output) for output in cell.outputs]
+            cell.outputs = [clean(output) for output in joined(cell.outputs)]
     return notebook
+
+
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs in which what a cell printed is one text: a busy machine hands it over in pieces, and never in the same ones."""
+    whole = []
+    for output in outputs:
+        if whole and output.output_type == "stream" == whole[-1].output_type and output.name == whole[-1].name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -79,13 +102,28 @@ def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return output
 
 
+def with_colab(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
+    """The lesson with its cell for Colab behind the head, once."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    source = COLAB.format(repository=setup["project"]["urls"]["Repository"])
+    cell = nbformat.v4.new_code_cell(source, id=f"{name.replace('_', '-')}-colab", metadata={"tags": ["colab", "nbval-skip"]})
+    notebook.cells = without_colab(notebook.cells)
+    notebook.cells.insert(1, cell)
+    return notebook
+
+
+def without_colab(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    return [cell for cell in cells if "colab" not in cell.metadata.get("tags", [])]
+
+
 def build(name: str) -> Path:
     """Execute one notebook and write it; of an exercise, both notebooks."""
     folder = SOLUTIONS if name.startswith("ex") else FOLDER
     source = from_source(folder / "src" / f"{name}.py")
     if folder == SOLUTIONS:
         write(EXERCISES / f"{name}.ipynb", exercise_of(source))
-    return write(folder / f"{name}.ipynb", execute(source, folder))
+    built = execute(source, folder)
+    return write(folder / f"{name}.ipynb", built if folder == SOLUTIONS else with_colab(built, name))
 
 
 def write(path: Path, notebook: nbformat.NotebookNode) -> Path:
@@ -97,7 +135,15 @@ def main() -> None:
     names = sorted(path.stem for folder in (FOLDER, SOLUTIONS) for path in (folder / "src").glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; by default all")
-    for name in parser.parse_args().names or names:
+    parser.add_argument(
+        "--colab", action="store_true", help="execute nothing; give the lessons that are there their first cell"
+    )
+    args = parser.parse_args()
+    if args.colab:
+        for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
+            print(write(path, with_colab(nbformat.read(path, as_version=4), path.stem)))
+        return
+    for name in args.names or names:
         if name not in names:
             sys.exit(f"There is no source of {name!r}, in notebooks/src or solutions/src.")
         print(build(name), flush=True)

@@ -1,13 +1,14 @@
 """Build the wheel and try it in an empty environment, in an empty folder, without the repository.
 
     python -m tests.tools.wheel            # installs every dependency anew: minutes
-    python -m tests.tools.wheel --borrow   # only the wheel is installed; its dependencies are those of this environment
+    python -m tests.tools.wheel --borrow   # its dependencies are copied from this environment: seconds
 
 Each command has to end with 0 and to say or leave what it promises.
 """
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,12 +56,23 @@ def environment(folder: Path, wheel: Path, *, borrow: bool) -> Path:
     bin_folder = folder / ("Scripts" if os.name == "nt" else "bin")
     pip = [bin_folder / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *(["--no-deps"] if borrow else []), wheel], check=True)
-    if borrow:  # a path in a .pth file is searched last, and .pth files there are not read: not that of an editable install
-        theirs = subprocess.check_output(
-            [bin_folder / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-        )
-        Path(theirs.strip(), "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    if borrow:
+        where = [bin_folder / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        theirs = Path(subprocess.check_output(where, text=True).strip())
+        for package in Path(sysconfig.get_path("purelib")).iterdir():
+            if not (theirs / package.name).exists() and not re.match(r"minigrpo|__editable__|.*\.pth$", package.name):
+                shutil.copytree(package, theirs / package.name, copy_function=link) if package.is_dir() else link(
+                    package, theirs / package.name
+                )
     return bin_folder
+
+
+def link(source, target) -> None:
+    """A second name of a file where the disk allows it, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
 
 
 def main() -> int:

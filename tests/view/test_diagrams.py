@@ -18,8 +18,8 @@ from minigrpo.view.diagrams import (
     plot_chunked_head,
     plot_clipping,
     plot_kl_estimators,
-    plot_pipeline,
     plot_prefix_tree,
+    plot_shift,
 )
 from minigrpo.view.plots import BLUE, ORANGE
 from minigrpo.view.tokens import completion_tokens
@@ -112,9 +112,14 @@ def test_estimators_are_drawn_where_theory_has_them():
     assert spread.lines[0].get_ydata() == pytest.approx(np.sqrt(2 * kl) / kl, rel=0.02)
 
 
-def test_the_pipeline_names_every_step():
-    texts = {text.get_text() for text in plot_pipeline().texts}
-    assert {"prompts", "sample", "reward", "advantage", "log-probs", "ratio, clip, KL", "loss", "update"} <= texts
+def test_the_shift_puts_each_completion_token_above_the_input_before_it():
+    ax = plot_shift(["2", "="], ["<", "$x$", "⏎"])
+    above = {text.get_position()[0]: text.get_text() for text in ax.texts if text.get_position()[1] == 1.5}
+    scored = {text.get_position()[0] for text in ax.texts if text.get_fontweight() == "bold"}
+    assert above == {0: "=", 1: "<", 2: "$x$", 3: "⏎", 4: "–", -0.8: "target"}
+    assert scored == {1, 2, 3}, "as many as the completion has tokens, from the last of the prompt on"
+    with pytest.raises(BadInput, match="at least one token each"):
+        plot_shift([], ["4"])
 
 
 def test_a_tree_takes_tokens_of_any_text_and_refuses_none():

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from minigrpo.config import BadInput
-from minigrpo.view.controls.clip import png
+from minigrpo.view.controls.picture import png
 from minigrpo.view.plots import compare_runs
 
 PANELS = ("reward", "kl", "completions/mean_length", "frac_reward_zero_std")

@@ -1,6 +1,5 @@
 """What the clip saves: ratios and held-out accuracy after so many updates on one group of four answers."""
 
-import io
 import json
 from pathlib import Path
 
@@ -8,10 +7,11 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from minigrpo.view.controls.picture import png
 from minigrpo.view.plots import BLUE, COLORS, GREY, STYLES
 
+LEAST = 1e-3  # smaller ratios are drawn at the edge
 SETTINGS = {"with the clip": "clip", "without the clip": "free"}
 
 
@@ -37,7 +37,7 @@ def plot_clip_study(study: dict, *, group: int = 0, updates: int = 60, clip: boo
         axes[1].plot([int(step) for step in accuracy], accuracy.values(), ".-", **chosen)
     axes[1].axhline(study["groups"][group][which]["accuracy"]["0"], color=GREY, linestyle=":", linewidth=1)
     axes[1].set(ylim=(0, 1), ylabel="held-out accuracy", title=f"{name}: one line per group")
-    axes[0].set(ylabel="ratio of the first token", title=f"{name}: {study['groups'][group]['prompt']}", ylim=(0.03, 40))
+    axes[0].set(ylabel="ratio of the first token", title=f"{name}: {study['groups'][group]['prompt']}", ylim=(LEAST, 40))
     for ax in axes:
         ax.title.set_fontsize(10)
         ax.axvline(updates, color=GREY, linewidth=1, alpha=0.6)
@@ -47,7 +47,7 @@ def plot_clip_study(study: dict, *, group: int = 0, updates: int = 60, clip: boo
 
 
 def _draw_ratios(study: dict, group: dict, which: str, updates: int, ax: Axes) -> None:
-    ratios = np.array(group[which]["ratios"])
+    ratios = np.maximum(group[which]["ratios"], LEAST)
     ax.axhspan(1 - study["epsilon"], 1 + study["epsilon"], color=GREY, alpha=0.2, linewidth=0)
     for row, (text, reward) in enumerate(zip(group["completions"], group["rewards"], strict=True)):
         color, style = COLORS[row], STYLES[row % len(STYLES)]
@@ -76,11 +76,3 @@ def try_the_clip(study: dict) -> widgets.Widget:
         control.observe(draw, names="value")
     draw()
     return widgets.VBox([setting, widgets.HBox([updates, group]), picture, said])
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a picture for widgets.Image, and closed, or the cell would show it a second time."""
-    plt.close(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

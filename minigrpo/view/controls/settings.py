@@ -9,7 +9,7 @@ from minigrpo.config import GRPOConfig
 from minigrpo.policy import load_policy
 from minigrpo.tasks import clock_task
 from minigrpo.training import TrainState, train
-from minigrpo.view.controls.clip import png
+from minigrpo.view.controls.picture import png
 from minigrpo.view.plots import ORANGE, compare_runs, plot_metric
 
 PANELS = ("reward", "kl", "completions/mean_length")
@@ -36,7 +36,8 @@ def plot_over_band(runs: list[list[dict]], rows: list[dict], label: str, *, axes
     axes = compare_runs({f"recorded, {len(runs)} seeds": shown}, PANELS, axes=axes)
     for ax, name in zip(axes, PANELS, strict=True):
         plot_metric([rows], name, ax=ax, color=ORANGE, linestyle="--", label=label)
-    axes[0].legend(fontsize=8, frameon=False)
+    lines = [line for line in axes[0].lines if line.get_label() == label]
+    axes[0].legend(lines, [label], fontsize=8, frameon=False)
     return axes
 
 
