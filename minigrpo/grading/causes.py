@@ -119,7 +119,7 @@ def _in_part(attempt: Attempt) -> Cause | None:
         got, want = as_wanted(attempt.wants[number], attempt.outcomes[number]), attempt.wants[number]
         if not _says_something(want, got):
             continue
-        fitting = [(m, gives) for m, gives in attempt.known if same(gives[number], got)]
+        fitting = [(m, gives) for m, gives in attempt.known if same(as_wanted(want, gives[number]), got)]
         if fitting and all(_equal_everywhere(fitting[0][1], gives) for _, gives in fitting[1:]):
             explained.setdefault(fitting[0][0].says, []).append(number)
     if not explained:
@@ -145,7 +145,7 @@ def _equal_everywhere(one: list[Outcome], other: list[Outcome]) -> bool:
 
 def _like(want: Outcome, mistake: Outcome, got: Outcome) -> bool:
     """Whether a mistake's numbers came. Any may end in NaN, and what ends there hides nothing of the rest."""
-    got = as_wanted(want, got)
+    mistake, got = as_wanted(want, mistake), as_wanted(want, got)
     if same(mistake, got):
         return True
     if not _says_something(want, got) or mistake.values is None or len(mistake.values) != len(got.values):
