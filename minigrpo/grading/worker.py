@@ -3,6 +3,7 @@
 ``check`` runs it in the notebook, and inside.py in the sandbox, where there is torch and nothing of ours.
 """
 
+import contextlib
 import inspect
 import linecache
 import math
