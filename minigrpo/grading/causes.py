@@ -106,9 +106,10 @@ def _features_of(name: str, value: torch.Tensor) -> set[str]:
 
 
 def _certain(attempt: Attempt) -> Cause | None:
-    for mistake, gives in attempt.known:
-        if all(_like(want, one, got) for want, one, got in zip(attempt.wants, gives, attempt.outcomes, strict=True)):
-            return Cause(mistake.says, attempt.ordinary[0], certain=True)
+    for alike in (lambda want, one, got: same(one, got), _like):  # a mistake that ends in NaN likewise says more
+        for mistake, gives in attempt.known:
+            if all(alike(want, one, got) for want, one, got in zip(attempt.wants, gives, attempt.outcomes, strict=True)):
+                return Cause(mistake.says, attempt.ordinary[0], certain=True)
     return None
 
 

