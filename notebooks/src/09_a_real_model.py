@@ -95,6 +95,7 @@ if not LIVE:
     )
 
 # %%
+# NBVAL_SKIP
 if LIVE:
     config = mg.GRPOConfig.for_task("addition", generation_batch_size=16, max_steps=1)
     task = mg.addition_task()
@@ -102,7 +103,7 @@ if LIVE:
     metrics = next(mg.train(state, task.train, [task.reward], config))
     for text, reward in list(zip(state.batch.rollout.completions, state.batch.rewards, strict=True))[:4]:
         print(f"{reward:.0f}  {text!r}")
-    assert metrics["grad_norm"] > 0 and abs(metrics["kl"]) < 0.01  # drawn before the first update
+    assert abs(metrics["kl"]) < 0.01  # measured before the first update
     del state  # 2 GB
 
 # %% [markdown]

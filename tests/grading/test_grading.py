@@ -68,7 +68,7 @@ def test_a_function_that_changes_its_arguments_is_told_so():
 
 def test_shapes_errors_and_nothing_returned_are_said_before_any_traceback():
     for wrong, said in (
-        (lambda logprobs, ref_logprobs: logprobs.sum(0), "shape"),
+        (lambda logprobs, ref_logprobs: torch.stack([logprobs, logprobs]), "shape"),
         (lambda logprobs, ref_logprobs: logprobs.nonsense(), "AttributeError"),
         (lambda logprobs, ref_logprobs: None, "is a return missing?"),
         (lambda logprobs, ref_logprobs: "0.5", "returned str"),
