@@ -243,7 +243,7 @@ assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 # | [06](06_kl.ipynb) | KL: how far from where it began | first token against its start |
 # | [07](07_triples.ipynb) | learning from scored records, and a reward model | reward |
 # | [08](08_variants.ipynb) | Dr. GRPO, DAPO, GSPO, CISPO | push |
-# | 09 | a real language model, and on to TRL | everything, with words for tokens |
+# | [09](09_a_real_model.ipynb) | a real language model, and on to TRL | everything, with words for tokens |
 #
 # > **In the words of the field.** Reinforcement learning from rewards that a program can check is **RLVR** (*verifiable rewards*); from
 # > rewards that people give, by way of a model of their taste, **RLHF**. Pretraining followed by examples of what is wanted is **SFT**,
