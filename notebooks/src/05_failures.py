@@ -265,7 +265,6 @@ for letter, name in PATIENTS.items():  # of seed 0
 # The whole finding of patient D:
 
 # %%
-# NBVAL_CHECK_OUTPUT
 print(mg.diagnose(clinic.runs["high-rate"][0]).text)
 
 # %% [markdown]

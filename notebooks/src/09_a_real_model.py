@@ -50,9 +50,7 @@ for field in ("learning_rate", "beta", "per_device_train_batch_size", "max_steps
 # %%
 recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
 if recorded:
-    mg.compare_runs(
-        {f"{len(names)} run(s)": recorded}, ["reward", "entropy", "kl", "completions/mean_length"]
-    )
+    mg.compare_runs({f"{len(names)} run(s)": recorded}, ["reward", "entropy", "completions/mean_length"])
     plt.show()
     for name in names:
         before, after, steps = index[name]["before"], index[name]["after"], index[name]["steps"]
