@@ -98,10 +98,7 @@ from .view.plots import (
     watch as watch,
 )
 from .view.diagrams import (
-    plot_advantages as plot_advantages,
-    plot_chunked_head as plot_chunked_head,
     plot_clipping as plot_clipping,
-    plot_kl_estimators as plot_kl_estimators,
     plot_prefix_tree as plot_prefix_tree,
     plot_shift as plot_shift,
 )

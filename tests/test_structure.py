@@ -117,7 +117,7 @@ MAY_IMPORT = {
     "view/__init__": set(),
     "view/plots": {"config", "metrics"},
     "view/strips": {"config", "view/plots", "view/tokens"},
-    "view/diagrams": {"advantages", "config", "kl", "loss", "view/plots", "view/tokens"},
+    "view/diagrams": {"config", "loss", "view/plots", "view/tokens"},
     "view/tokens": {"config"},
     "view/forest": {"config", "view/plots"},
     "view/group": {"config", "view/plots", "view/tokens"},

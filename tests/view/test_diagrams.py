@@ -1,5 +1,3 @@
-import math
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -14,10 +12,7 @@ from minigrpo.config import BadInput
 from minigrpo.sampling import sample_completions
 from minigrpo.view.diagrams import (
     beginnings,
-    plot_advantages,
-    plot_chunked_head,
     plot_clipping,
-    plot_kl_estimators,
     plot_prefix_tree,
     plot_shift,
 )
@@ -75,41 +70,12 @@ def test_a_parent_stands_in_the_middle_of_its_children():
     assert len({y for (x, _), y in height.items() if x == 2}) == 3
 
 
-def test_the_chunked_head_draws_what_was_measured_beside_what_is_expected():
-    held, measured = plot_chunked_head((1000, 32, 2000), {4: 500_001, 1: 2_000_003})
-    assert [t.get_text() for t in held.texts].count("held now") == 1
-    lines = {line.get_label(): line for line in measured.lines}
-    assert lines["measured"].get_xdata().tolist() == [1, 4]
-    assert lines["measured"].get_ydata().tolist() == [2_000_003, 500_001]
-    assert lines["N · V / chunks"].get_ydata().tolist() == [2_000_000, 500_000]
-    assert set(lines["D · V, the head's own gradient"].get_ydata()) == {64_000}
-
-
 def test_the_clip_is_drawn_by_the_function_that_trains():
     axes = plot_clipping(epsilon=0.2)
     for ax, flat_from, level in ((axes[0], 1.2, 1.2), (axes[1], 0.0, -0.8)):
         line = ax.lines[1]
         at = np.abs(line.get_xdata() - (flat_from + 0.3)).argmin()
         assert line.get_ydata()[at] == pytest.approx(level)
-
-
-def test_advantages_and_silent_groups_are_the_packages_and_the_closed_form():
-    """k of G right: a right answer gets sqrt((1 - p) / p (G - 1) / G); groups agree with p^G + (1 - p)^G."""
-    left, right = plot_advantages(4)
-    assert left.lines[0].get_ydata()[1] == pytest.approx(math.sqrt(3 / 4), rel=1e-3)
-    assert left.lines[1].get_ydata()[0] == pytest.approx(-math.sqrt(1 / 3 * 3 / 4), rel=1e-3)
-    assert right.lines[0].get_ydata()[50] == pytest.approx(2 * 0.5**4)
-
-
-def test_estimators_are_drawn_where_theory_has_them():
-    """Of N(d, 1) and N(0, 1): k1 and k3 have the mean KL = d^2 / 2, k2's is KL + KL^2 / 2; k1's spread is sqrt(2 KL)."""
-    mean, spread = plot_kl_estimators(200_000)
-    k1, k2, k3 = (line.get_ydata() for line in mean.lines[:3])
-    kl = mean.lines[0].get_xdata()
-    assert k1 == pytest.approx(np.ones(30), abs=1e-6)
-    assert k2 == pytest.approx(1 + kl / 2, rel=0.02)
-    assert k3 == pytest.approx(np.ones(30), abs=0.03)
-    assert spread.lines[0].get_ydata() == pytest.approx(np.sqrt(2 * kl) / kl, rel=0.02)
 
 
 def test_the_shift_puts_each_completion_token_above_the_input_before_it():
