@@ -153,13 +153,11 @@ def own_loop(weights, features, targets, uniforms, learning_rate):
     for uniform in uniforms:
         moving = weights.detach().clone().requires_grad_()
         logprobs = torch.log_softmax(features @ moving, dim=1)
-        loss = 0.0
-        for problem, row in enumerate(uniform):
-            sums = logprobs[problem].detach().exp().cumsum(0)
-            tokens = [min(int((sums <= number).sum()), len(sums) - 1) for number in row]
-            rewards = torch.tensor([1.0 if token == targets[problem] else 0.0 for token in tokens])
-            advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
-            loss = loss - (advantages * logprobs[problem][tokens]).sum() / uniform.numel()
+        sums = logprobs.detach().exp().cumsum(1)[:, None]  # (P, 1, V)
+        tokens = (sums <= uniform[..., None]).sum(2).clamp(max=logprobs.shape[1] - 1)  # (P, G)
+        rewards = (tokens == targets[:, None]).to(weights.dtype)
+        advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+        loss = -(advantages * logprobs.gather(1, tokens)).mean()
         loss.backward()
         weights = weights - learning_rate * moving.grad
     return weights
