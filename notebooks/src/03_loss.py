@@ -67,10 +67,15 @@ logprobs = scored(policy)
 old_logprobs = logprobs.detach()  # a number, not a function of the weights
 ratio = torch.exp(logprobs - old_logprobs)
 loss = -mg.aggregate(ratio * advantages, mask, "grpo")  # mean over tokens, then over completions
+print(f"ratio {ratio.min().item()}, loss {abs(loss.item()):.6f}")
+assert abs(loss) < 1e-6
+
+# %%
+# NBVAL_CHECK_OUTPUT
 gradient = torch.autograd.grad(loss, policy.parameters(), retain_graph=True)
 norm = torch.stack([g.norm() for g in gradient]).norm()
-print(f"ratio {ratio.min().item()}, loss {abs(loss.item()):.6f}, length of the gradient {norm:.2f}")
-assert abs(loss) < 1e-6 and norm > 1
+print(f"length of the gradient {norm:.2f}")
+assert norm > 1
 
 # %% [markdown]
 # The policy *is* the sampler, so every ratio is 1, and the loss is minus the mean advantage. The advantages of a group sum to 0. So the
@@ -221,9 +226,7 @@ plt.show()
 # %%
 # NBVAL_CHECK_OUTPUT
 for group in study["groups"]:
-    right = " and ".join(
-        text for text, reward in zip(group["completions"], group["rewards"], strict=True) if reward
-    )
+    right = " and ".join(t for t, r in zip(group["completions"], group["rewards"], strict=True) if r)
     free, held = group["free"]["accuracy"]["60"], group["clip"]["accuracy"]["60"]
     print(f"right was {right:20} held-out accuracy: without the clip {free:.2f}, with it {held:.2f}")
     assert max(group["free"]["ratios"][-1]) > 1.5 and min(group["free"]["ratios"][-1]) < 0.001
@@ -272,8 +275,7 @@ def weights(loss_type):
     return torch.autograd.grad(mean, values)[0]
 
 
-print("          one token of      the whole completion of")
-print("          13 tokens  2      13 tokens  2")
+print("          one token of      the whole completion of\n          13 tokens  2      13 tokens  2")
 for loss_type in ("grpo", "dapo", "dr_grpo", "bnpo"):
     w = weights(loss_type)
     print(f"{loss_type:8}  {w[0, 0]:.4f} {w[1, 0]:.4f}     {w[0].sum():.3f} {w[1].sum():.3f}")
@@ -373,9 +375,7 @@ for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo") if HAS_TRL else ():
     mg_value, mg_gradient = value_and_gradient(lambda new, kind=loss_type: ours(new, kind))
     value, gradient = value_and_gradient(lambda new, kind=loss_type: theirs(new, kind))
     torch.testing.assert_close((mg_value, mg_gradient), (value, gradient), rtol=0, atol=1e-12)
-    print(
-        f"{loss_type:8} ours {mg_value.item():+.6f}   TRL's {value.item():+.6f}   gradients equal to 1e-12"
-    )
+    print(f"{loss_type:8} ours {mg_value:+.6f}   TRL's {value:+.6f}   gradients equal to 1e-12")
 
 # %% [markdown]
 # ## In the words of the field

@@ -146,9 +146,8 @@ def one_step(model, reference, optimizer, problems, drawn):
     rewards = mg.score(task.reward, rollout.prompts, rollout.completions, columns)  # reward
     advantages = mg.compute_advantages(rewards, rollout.group_ids)  # advantage
     new, ref = logprobs_of(model, rollout), logprobs_of(reference, rollout)  # log-probs
-    old, mask = new.detach(), rollout.completion_mask
-    kl = mg.kl_k3_ratio(new, ref, old)  # KL
-    loss = mg.grpo_loss(new, old, advantages, mask, kl=kl, **settings).loss  # loss
+    kl = mg.kl_k3_ratio(new, ref, new.detach())  # KL
+    loss = mg.grpo_loss(new, new.detach(), advantages, rollout.completion_mask, kl=kl, **settings).loss
     loss.backward()  # backward
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()  # step

@@ -236,10 +236,9 @@ for chance in (0.02, 0.22, 0.98):
     for size in (2, 8):
         drawn = (torch.rand(500 * size, generator=generator) < chance).float()
         measured = float(share(drawn, torch.arange(500).repeat_interleave(size)))
-        print(
-            f"p = {chance:.2f}, G = {size}: {measured:.2f}, expected {chance**size + (1 - chance) ** size:.2f}"
-        )
-        assert abs(measured - chance**size - (1 - chance) ** size) < 0.05
+        expected = chance**size + (1 - chance) ** size
+        print(f"p = {chance:.2f}, G = {size}: {measured:.2f}, expected {expected:.2f}")
+        assert abs(measured - expected) < 0.05
 
 # %% [markdown]
 # **Cure** for groups that are all wrong: problems that the model solves *sometimes*; where these are rare, a larger group. At p = 0.98 a high share is no illness: the problems are learnt.
@@ -324,12 +323,9 @@ assert end("eos-masked-out", columns[2])[1] < 0.05 and end("eos-masked-out", col
 # %%
 # NBVAL_CHECK_OUTPUT
 policy, tokenizer = mg.load_policy("tiny")
-sampling = {
-    "num_generations": 256,
-    "max_completion_length": 16,
-    "generator": torch.Generator().manual_seed(0),
-}
-rollout = mg.sample_completions(policy, tokenizer, ["4*2+9+7*1*4="], temperature=0.7, **sampling)
+lengths, generator = {"num_generations": 256, "max_completion_length": 16}, torch.Generator().manual_seed(0)
+drawn = lengths | {"generator": generator, "temperature": 0.7}
+rollout = mg.sample_completions(policy, tokenizer, ["4*2+9+7*1*4="], **drawn)
 ids, counts = rollout.completion_ids[:6], rollout.completion_mask[:6]
 padded = torch.where(counts, ids, tokenizer.eos_token_id)
 print("lengths with EOS:", counts.sum(1).tolist())

@@ -267,12 +267,11 @@ def gradient(score):
     return torch.autograd.grad(score(logprobs, logprobs.sum(1).exp()).sum(), theta)[0]
 
 
-ref = mg.token_logprobs(ref_theta[rows], ids)
-
 # %% [markdown]
 # There are **two yardsticks**. One is the KL of *whole completions*, as in the objective. The other is the KL of the *next token*, at the beginnings that were visited: how the beginnings came about is not differentiated (`detach`).
 
 # %%
+ref = mg.token_logprobs(ref_theta[rows], ids)
 whole = gradient(lambda logp, prob: prob * (logp - ref).sum(1))
 next_token = gradient(lambda logp, prob: prob.detach() * mg.kl_exact(theta[rows], ref_theta[rows]).sum(1))
 

@@ -85,11 +85,8 @@ def three_tests(loss_fn):
     before = gradient(loss_fn, moved, batch)
     changes = [not torch.allclose(before, gradient(loss_fn, moved, b)) for b in (turned, swapped)]
     at_start = gradient(loss_fn, reference, batch).norm().item()
-    return {
-        "gradient at start": round(at_start, 1),
-        "sees rewards": changes[0],
-        "sees responses": changes[1],
-    }
+    seen = dict(zip(("sees rewards", "sees responses"), changes, strict=True))
+    return {"gradient at start": round(at_start, 1), **seen}
 
 
 # %%
@@ -247,8 +244,7 @@ answer
 # </details>
 
 # %%
-passed = getattr(answer, "about", "") is None
-mine = optimum_weights if passed else mg.optimum_weights  # yours, if it passed
+mine = optimum_weights if getattr(answer, "about", "") is None else mg.optimum_weights  # yours, if so
 weighted_records = rows.remove_columns("advantage").add_column("weight", mine(scores, 0.4).tolist())
 
 

@@ -5,9 +5,8 @@
 Names that begin with ex are exercises: solutions/src/NAME.py becomes solutions/NAME.ipynb, executed, and
 exercises/NAME.ipynb, where each solution is replaced by ``raise NotImplementedError``, not executed.
 
-Each lesson begins with a cell that installs the course in Colab and does nothing elsewhere. It is no part of the sources and
-is not executed here; ``--colab`` puts it, with the address that stands in pyproject.toml, into the lessons that are there. The
-minutes in notebooks/README.md are renewed as well.
+Each lesson begins with a cell that installs the course in Colab, from the address that stands in pyproject.toml, and does
+nothing elsewhere. It is no part of the sources. The minutes in notebooks/README.md are renewed as well.
 
 On one machine the result is the same to the last byte: ids come from the name and the cell's number, and nothing that changes
 from run to run (timings, widget state, the interpreter's version) is kept.
@@ -37,13 +36,15 @@ if "google.colab" in sys.modules:  # installs the course in Colab; anywhere else
 
 
 def from_source(path: Path) -> nbformat.NotebookNode:
-    """The notebook of a source, not executed: cells, tags and ids."""
+    """The notebook of a source, not executed: cells, tags and ids; a lesson has its cell for Colab behind the head."""
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(KERNEL)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{path.stem.replace('_', '-')}-{number:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+    if path.is_relative_to(FOLDER):
+        notebook.cells.insert(1, colab(path.stem))
     return notebook
 
 
@@ -86,18 +87,10 @@ def clean(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return output
 
 
-def with_colab(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
-    """The lesson with its cell for Colab behind the head, once."""
+def colab(name: str) -> nbformat.NotebookNode:
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     source = COLAB.format(repository=setup["project"]["urls"]["Repository"])
-    cell = nbformat.v4.new_code_cell(source, id=f"{name.replace('_', '-')}-colab", metadata={"tags": ["colab", "nbval-skip"]})
-    notebook.cells = without_colab(notebook.cells)
-    notebook.cells.insert(1, cell)
-    return notebook
-
-
-def without_colab(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    return [cell for cell in cells if "colab" not in cell.metadata.get("tags", [])]
+    return nbformat.v4.new_code_cell(source, id=f"{name.replace('_', '-')}-colab", metadata={"tags": ["colab", "nbval-skip"]})
 
 
 def build(name: str) -> Path:
@@ -106,8 +99,7 @@ def build(name: str) -> Path:
     source = from_source(folder / "src" / f"{name}.py")
     if folder == SOLUTIONS:
         write(EXERCISES / f"{name}.ipynb", exercise_of(source))
-    built = execute(source, folder)
-    return write(folder / f"{name}.ipynb", built if folder == SOLUTIONS else with_colab(built, name))
+    return write(folder / f"{name}.ipynb", execute(source, folder))
 
 
 def write(path: Path, notebook: nbformat.NotebookNode) -> Path:
@@ -129,15 +121,8 @@ def main() -> None:
     names = sorted(path.stem for folder in (FOLDER, SOLUTIONS) for path in (folder / "src").glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; by default all")
-    parser.add_argument(
-        "--colab", action="store_true", help="execute nothing; give the lessons that are there their first cell"
-    )
     args = parser.parse_args()
     renew_minutes()
-    if args.colab:
-        for path in sorted(FOLDER.glob("[0-9]*.ipynb")):
-            print(write(path, with_colab(nbformat.read(path, as_version=4), path.stem)))
-        return
     for name in args.names or names:
         if name not in names:
             sys.exit(f"There is no source of {name!r}, in notebooks/src or solutions/src.")
