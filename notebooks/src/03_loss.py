@@ -39,9 +39,7 @@ policy, tokenizer = mg.load_policy("tiny")
 draw = {"num_generations": 4, "max_completion_length": 16, "generator": torch.Generator().manual_seed(192)}
 rollout = mg.sample_completions(policy, tokenizer, ["4*2+9+7*1*4="], **draw)
 rewards = torch.tensor(mg.exact_answer(rollout.prompts, rollout.completions, answer=["6"] * 4))
-advantages = mg.compute_advantages(rewards, rollout.group_ids).unsqueeze(
-    1
-)  # (B, 1): shared by a completion's tokens
+advantages = mg.compute_advantages(rewards, rollout.group_ids)[:, None]  # (B, 1): one per completion
 mask, lengths = rollout.completion_mask, rollout.completion_mask.sum(1)
 for text, length, advantage in zip(rollout.completions, lengths, advantages, strict=True):
     print(f"{text:13} {length:2} tokens   advantage {advantage.item():+.4f}")
@@ -125,9 +123,7 @@ optimizer.step()
 with torch.no_grad():
     old_p = mg.policy_logits(policy, rollout)[0, 0].double().softmax(0)
     new_p = mg.policy_logits(student, rollout)[0, 0].double().softmax(0)
-    ratio = mg.importance_ratio(
-        scored(student), old_logprobs, mask
-    )  # the exp of a difference; 1 on padding
+    ratio = mg.importance_ratio(scored(student), old_logprobs, mask)  # exp of the difference; 1 on padding
 earns = (torch.arange(len(old_p)) == tokenizer.encode("6")[0]).double()  # say that only "6" is paid
 torch.testing.assert_close((old_p * (new_p / old_p) * earns).sum(), (new_p * earns).sum())
 mg.plot_tokens(mg.completion_tokens(tokenizer, rollout), ratio.log(), label="log-ratio after one update")

@@ -50,12 +50,13 @@ for field in ("learning_rate", "beta", "per_device_train_batch_size", "max_steps
 # %%
 recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
 if recorded:
-    mg.compare_runs({f"{len(names)} run(s)": recorded}, ["reward", "entropy", "completions/mean_length"])
+    mg.compare_runs({"SmolLM2": recorded}, ["reward", "entropy", "completions/mean_length"])
     plt.show()
     for name in names:
-        before, after, steps = index[name]["before"], index[name]["after"], index[name]["steps"]
-        shares = {how: f"{before[how]:.2f} -> {after[how]:.2f}" for how in before}
-        print(f"{name}, {steps} steps, right on held-out sums:", shares)
+        (sampled, greedy), (new, new_greedy) = (index[name][when].values() for when in ("before", "after"))
+        print(
+            f"{name}: right on held-out sums {sampled:.2f} -> {new:.2f}, greedy {greedy:.2f} -> {new_greedy:.2f}"
+        )
 else:
     print("No recorded runs: python -m tests.benchmarks.record_real makes them.")
 
