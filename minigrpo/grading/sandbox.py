@@ -26,7 +26,7 @@ WORKER, INSIDE = (Path(__file__).with_name(name) for name in ("worker.py", "insi
 START_SECONDS = 300.0  # for Python and torch to load, which takes long on a busy machine
 LONGEST_REPLY = 16_000_000  # bytes
 MEMORY = 4_000_000_000  # bytes of address space per process; torch alone takes some two
-RESIDENT = 4_000_000_000  # bytes that all processes of a worker take together; what forks share counts for each
+RESIDENT = 4_000_000_000  # bytes that all processes of a worker take together
 LOOK = 0.2  # seconds between two looks at what they take
 PROCESSES = 32  # and threads
 WRITABLE = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # for everybody
@@ -226,7 +226,10 @@ class Worker:
         raise WorkerDied(late)
 
     def _look(self) -> None:
-        taken = sum(status.memory for status in _processes() if self._is_mine(status))
+        mine = [status for status in _processes() if self._is_mine(status)]
+        taken = sum(status.memory for status in mine)
+        if taken > RESIDENT:  # what forks share was counted for each, and to look closer takes longer
+            taken = sum(_share(status) for status in mine)
         if taken > RESIDENT:
             raise WorkerDied(f"its processes took {taken / 1e9:.1f} GB of memory")
         if self.group and walls.was_full(self.group):
@@ -288,6 +291,15 @@ def _processes() -> Iterator[Status]:
             if field["State"].split()[0] not in "ZX":
                 memory = sum(int(field.get(name, "0").split()[0]) for name in ("RssAnon", "RssShmem"))
                 yield Status(int(path.parent.name), set(map(int, field["Uid"].split())), 1024 * memory)
+
+
+def _share(status: Status) -> int:
+    """Bytes of a process that are no file's, where what it shares with its forks is divided among them."""
+    try:
+        lines = Path(f"/proc/{status.pid}/smaps_rollup").read_text().splitlines()
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    except OSError:  # an old kernel, or it has ended
+        return status.memory
 
 
 def _end_all_of(uid: int) -> None:

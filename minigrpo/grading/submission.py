@@ -108,7 +108,9 @@ class _Session:
             request = {"cell": cell.source, "leave_out": left_out, "slow": slow, "definitions": short}
             clock = _Clock()
             try:
-                self.errors[number] = plain(worker.ask(request, CELL_SECONDS, clock)["error"] or "")
+                error = worker.ask(request, CELL_SECONDS, clock)["error"]
+                if error or not left_out:  # what was left out, and why, is worth saying still
+                    self.errors[number] = plain(error or "")
             except (WorkerDied, KeyError) as error:
                 self._end(worker)
                 if clock.at is None:

@@ -71,13 +71,23 @@ def bubblewrap(hide: tuple[Path, ...] = (), *, root: bool) -> list[str]:
         if not any(folder.is_relative_to(bound) for bound in (*system, *pythons)):
             command += ["--perms", "0755", "--dir", str(folder)]  # else root alone could go through
     for python in pythons:
-        command += ["--ro-bind", str(python), str(python)]
+        command += _open_to_all(python)
     hidden = _hidden((*system, *pythons), hide)
     for folder in hidden:
         command += ["--tmpfs", str(folder)]
     for folder in (*hidden, "/dev", "/"):  # where these are the worker's own they would hold half of the memory
         command += ["--remount-ro", str(folder)]
     return [*command, "--setenv", "HOME", "/tmp", "--setenv", "OMP_NUM_THREADS", "1", "--chdir", "/tmp"]
+
+
+def _open_to_all(python: Path) -> list[str]:
+    """The arguments that bind a folder of Python's; where it is closed to others, all that lies in it, in an open folder."""
+    if not python.is_dir() or python.stat().st_mode & 0o005 == 0o005:
+        return ["--ro-bind", str(python), str(python)]
+    arguments = ["--perms", "0755", "--dir", str(python)]
+    for path in sorted(python.iterdir()):
+        arguments += ["--symlink", os.readlink(path), str(path)] if path.is_symlink() else ["--ro-bind", str(path), str(path)]
+    return arguments
 
 
 def _pythons() -> list[Path]:

@@ -508,7 +508,7 @@ def test_there_is_nobody_to_talk_to(arena, tmp_path):
 
 
 def test_processes_are_limited(arena, tmp_path, monkeypatch):
-    """A fork bomb of 150 at most: more than 100 that succeed are no limit at all."""
+    """A fork bomb of 150 at most: more than 100 that succeed are no limit at all. Where it ends the worker that is one, too."""
     monkeypatch.setattr(submission, "CELL_SECONDS", 10.0)  # on a busy machine, forks take their time
     bomb = """
 import os, time
@@ -522,7 +522,7 @@ def token_entropies(*a): raise RuntimeError(f"made{' too many' if made > 100 els
 """
     report = arena(write_notebook(tmp_path, [bomb, MASK]))
     assert earned(report) == {"ex01.3"}
-    assert "made few" in says(report, 4)
+    assert "made few" in says(report, 4) or "a statement was left out" in says(report, 4)
 
 
 @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])

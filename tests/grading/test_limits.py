@@ -1,5 +1,6 @@
 """The walls one by one, with small limits and a bare Python: system calls, keys, memory, and what can be seen."""
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -91,6 +92,31 @@ def test_all_processes_together_have_one_limit_on_memory():
     finally:
         walls.remove_group(group)
     assert not group.exists()
+
+
+@pytest.mark.parametrize(("own", "too_much"), [(False, False), (True, True)])
+def test_what_forks_share_counts_once(monkeypatch, own, too_much):
+    """Three forks of a process that holds 80 MB: they take 80 MB together, until each writes into it."""
+    hog = f"""
+import os, time
+kept = bytearray(os.urandom(1000) * 80_000)
+for k in range(3):
+    if os.fork() == 0:
+        if {own}: kept[:] = bytes(len(kept))
+        print(os.getpid(), flush=True); time.sleep(60)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", hog], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            pids = {process.pid, *(int(process.stdout.readline()) for _ in range(3))}
+            worker = object.__new__(Worker)
+            worker.group = None
+            monkeypatch.setattr(sandbox, "RESIDENT", 200_000_000)
+            worker._is_mine = lambda status: status.pid in pids
+            with pytest.raises(WorkerDied, match=r"0\.3 GB") if too_much else contextlib.nullcontext():
+                worker._look()
+        finally:
+            os.killpg(process.pid, 9)
 
 
 def test_memory_is_looked_at_by_the_clock_and_not_when_nothing_comes(monkeypatch):

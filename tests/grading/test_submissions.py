@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from minigrpo.config import BadInput
-from minigrpo.grading import batch, cells, inside, reports, submission
+from minigrpo.grading import batch, cells, inside, reports, submission, walls
 from minigrpo.grading.cells import NoNotebook, read_cells
 from minigrpo.grading.check import questions
 from minigrpo.grading.people import find
@@ -202,6 +204,19 @@ def test_what_passes_in_the_notebook_passes_in_the_sandbox(how, tmp_path, monkey
     full = {item.question.id for item in report.graded if item.points == item.question.points}
     assert full == {"ex01.1", "ex01.3"}
     assert "retrun 1" in report.graded[1].says
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="anybody else is nobody else inside")
+def test_a_python_that_only_root_may_enter_is_open_inside(how, tmp_path, monkeypatch):  # noqa: F811
+    """As an environment made by mktemp is: torch was loaded by root, and what an answer imports later was not found."""
+    python = tmp_path / "python"
+    (python / "lib").mkdir(parents=True)
+    (python / "lib" / "module").write_text("seen")
+    (python / "lib64").symlink_to("lib")
+    python.chmod(0o700)
+    monkeypatch.setattr(walls, "_pythons", lambda: [python])
+    command = [*walls.bubblewrap(root=True), "setpriv", "--reuid", "12345", "--clear-groups", "cat", f"{python}/lib64/module"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "seen"
 
 
 # --- reports that whatever names and texts leave in one piece ------------------------------------------------------------
