@@ -4,7 +4,7 @@
 # **You will be able to** say what GRPO does in one sentence, show it in one picture, run it, and explain why a model that is only told
 # *right* or *wrong* begins to think.
 #
-# **You need** Python and a little PyTorch. No network, no GPU. **Time** 20 minutes, with the function that you write.
+# **You need** Python and a little PyTorch. No network, no GPU. **Time** 25 minutes, with the function that you write.
 #
 # **Worth the trip:** first *you* are the reward, and a few clicks change a language model's mind. Then a function of yours takes your
 # place, and in a few seconds a GPT-2 that hardly ever thinks before it answers does so nearly always.
@@ -31,6 +31,7 @@ torch.set_num_threads(1)  # so that this notebook gives the same numbers on ever
 example = mg.worked_example()
 mg.plot_group(example)
 plt.show()
+assert sum(example.before[digit] for digit in "13579") < 0.001  # after *4 only even digits can be right
 
 # %% [markdown]
 # You will know every part of this picture by lesson 03, and each lesson opens with it, one part lit. For now, read it from left to right:
@@ -39,9 +40,11 @@ plt.show()
 #   it answers. The other three answer at once. (The small numbers in the squares are lesson 01.)
 # - **Reward.** 1 if the answer is right, 0 if not. The first is right because it worked it out; the last is right by luck.
 # - **Advantage.** Better (blue) or worse (orange) than the average of this group.
-# - **Push.** The small bars: how hard each token is made likelier (up) or less likely (down).
+# - **Push.** The small bars: how hard each token is made likelier (up) or less likely (down). The tokens of an answer share its push, so
+#   each token of a long answer gets less.
 # - **First token.** The chance of each first token before the step and after it. `6` and `<` have become likelier, `4` and `8` less likely.
-#   (`2` and `0`, which were not drawn, gain a little too, because all probabilities sum to 1.)
+#   (`2` and `0` were not drawn and gain too: what `4` and `8` lose has to go somewhere. Odd digits are missing because the last step is
+#   `*4`, and the model has learnt that this gives an even digit.)
 #
 # That is one step of GRPO, *Group Relative Policy Optimization* ([DeepSeekMath](https://arxiv.org/abs/2402.03300), 2024). In one sentence:
 #
@@ -52,25 +55,26 @@ plt.show()
 #
 # ## You are the reward
 #
-# Below are eight answers to the same problem. Say of each whether it is right *for you*, then press **step**: the policy gets one update,
-# and gives eight new answers. Watch the bars of the first token.
+# Below are eight answers to the same problem. Say of each whether it is right *for you*, then press **step**: the weights of the policy are
+# updated once, and it gives eight new answers. Watch the bars of the first token.
 #
-# **Write down before you click:** if you reward every right answer (it is 6), what will the model do after ten steps? Then start again,
+# **Write down before you click:** if you reward every right answer (it is 6), what will the model do after a dozen steps? Then start again,
 # and reward only answers that begin with `<`. And what happens if you press *step* with all eight wrong?
 
 # %%
 be_the_reward()
 
 # %% [markdown]
-# If no buttons are shown here, this is what comes of it. Twelve steps each; first every right answer is rewarded, then every answer that
-# thinks:
+# If no buttons are shown here, this is what comes of it in twelve steps, once with every right answer rewarded (upper row), and
+# once with every answer that thinks (lower row):
 
 # %%
 right = play(lambda completion: completion.endswith("6"))
 thinks = play(lambda completion: completion.startswith("<"))
 _, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained", width_ratios=(1, 1.2))
-plot_game(right, axes=axes[0])
-plot_game(thinks, axes=axes[1])
+for row, game, name in zip(axes, (right, thinks), ("right answers", "thinking"), strict=True):
+    plot_game(game, axes=row)
+    row[1].set_title(f"rewarded for {name}: probability of each first token", fontsize=8.5, loc="left")
 plt.show()
 
 # %%
@@ -80,12 +84,13 @@ for name, game in (("right", right), ("thinking", thinks)):
 assert right.now["6"] > 0.9 and thinks.now["<"] > 0.9
 
 # %% [markdown]
-# Both worked, and that is the surprise. **On a single problem, rewarding right answers teaches the model the answer, not the method.** `6` is
-# three times as frequent as `<` at the start, and it is paid just as well, so it wins.
+# Each time the model learnt what it was rewarded for. But look at the upper row: **on a single problem, rewarding right answers teaches the
+# model the answer, not the method.** Thinking is right as well and earns the same, but `6` is three times as frequent as `<` at the start,
+# so it wins.
 #
 # (All eight wrong? Then all are equally good, there is nothing to compare, and nothing moves.)
 #
-# But luck does not repeat: on the next problem the answer is another one. How far does the best single guess take you over many problems?
+# On another problem, `6` is mostly wrong. How far does the best single guess take you over many problems?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -96,15 +101,15 @@ print(f"the most frequent answer is {digit}, to {share:.0%} of {len(task.train)}
 assert share < 0.2
 
 # %% [markdown]
-# So over many problems a fixed guess is worth little, and only one habit is right nearly always. Nobody has to reward thinking. It is
-# enough to reward right answers on *many* problems.
+# So over many problems a fixed guess earns little. If thinking is right more often, then nobody has to reward it as such: it is enough to
+# reward right answers on *many* problems. Is it right more often, and how often does the model think?
 #
 # ## What was planted
 #
-# You should know what this model was fed, because it decides what can come of it. It is a real GPT-2 with two layers and 0.27 million
-# weights, pretrained on clock problems with right answers. Some of those answers had their steps in front: a quarter while it learnt how,
-# then only **6 of 100**. So the skill was planted on purpose, and so was its being rare
-# ([model card](../minigrpo/assets/tiny-gpt2/README.md)). Measured on 500 **held-out** problems, which are kept apart from training:
+# The model is a real GPT-2 with two layers and 0.27 million weights, pretrained on clock problems with right answers. A quarter of those
+# answers had their steps in front, so that the model learnt how; towards the end of pretraining only **6 of 100** had, so that it thinks
+# rarely. So the skill was planted on purpose, and so was its being rare ([model card](../minigrpo/assets/tiny-gpt2/README.md)). Here is what
+# came of it, on 500 **held-out** problems, which are kept apart from training:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -116,8 +121,8 @@ print(f"thinks first, when sampled   {before['thinking']:.2f}")
 assert abs(before["accuracy"] - 0.22) < 0.02 and abs(before["thinking"] - 0.06) < 0.02
 
 # %% [markdown]
-# *Sampled* means that each token is drawn with the model's own probabilities; *greedy* takes the likeliest token each time. So you cannot
-# get the skill out by turning the temperature down: greedily the model does not think at all.
+# *Sampled* means that each token is drawn with the model's own probabilities; *greedy* takes the likeliest token each time. Does the model
+# think when it is greedy?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -128,7 +133,7 @@ print("greedy, of 100 problems it thinks first on", sum(map(mg.thinks_first, gre
 assert not any(map(mg.thinks_first, greedy.completions))
 
 # %% [markdown]
-# And what is the skill worth? The same problems, eight samples each:
+# No, so taking the likeliest tokens does not bring the skill out. And what is it worth? The same problems, eight samples each:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -141,14 +146,14 @@ print(f"right when it thinks {score[thought].mean():.1f}, when it does not {scor
 assert score[thought].mean() > 0.95 and score[~thought].mean() < 0.25
 
 # %% [markdown]
-# Here is the lever: thinking is rare, but nearly always right. Guesses are common, but mostly wrong, because five steps that depend on
-# each other do not fit into one pass through two layers.
+# Thinking is rare, but nearly always right. Guesses are common, but mostly wrong: a guess must do all five steps at once, in one pass
+# through two layers.
 #
 # ## You write it: the reward
 #
 # Now hand your job to a function. A **reward function** takes lists and returns one number per completion. This is the protocol of TRL,
 # Hugging Face's library for such training, so what you write here runs there too. `answer` is a column of the data set: the right digit,
-# as a text, for each completion.
+# as a text, for each completion. (Other columns would arrive in `columns`. You need neither them nor the prompts.)
 #
 # A completion is right if it is that digit, or thoughts in `<...>` and then that digit. `"<8,7,4,4,6>6"` and `"6"` earn 1.0 where the
 # answer is `"6"`; `"16"`, `"maybe 6"` and `"<6>"` earn 0.0. Python's `re` is a help.
@@ -179,7 +184,7 @@ found
 # </details>
 
 # %%
-# yours, once it passes
+# yours, once it passes: found.about names the case that failed, and is None if all passed
 mine = right_answer if getattr(found, "about", "") is None else mg.exact_answer
 print("Rewarded by", "your function." if mine is right_answer else "the package's function.")
 
@@ -193,12 +198,13 @@ print("Rewarded by", "your function." if mine is right_answer else "the package'
 config = mg.GRPOConfig(max_steps=100)
 state = mg.TrainState.start(*mg.load_policy("tiny"), config)
 steps = mg.train(state, task.train, [mine], config)
-rows = list(mg.watch(steps, ["reward", "completions/mean_length", "kl"], every=10))
+rows = list(mg.watch(steps, ["reward", "completions/mean_length"], every=10))
+assert len(state.batch.rollout.completions) == 8 * 8
 
 # %% [markdown]
-# Reward and length rise *together*: answers that take longer are right more often. The same was reported of
-# [DeepSeek-R1](https://arxiv.org/abs/2501.12948), which was trained in this way; here you can watch it in seconds. The KL says how far the
-# policy has moved from where it began ([06](06_kl.ipynb)).
+# Each dot is one step, from left to right; the line is their running mean. Reward and length rise *together*, because the long answers,
+# those that think, are right more often. The same was reported of [DeepSeek-R1](https://arxiv.org/abs/2501.12948), which was trained in
+# this way; here you can watch it in seconds.
 #
 # On the held-out problems, before and after:
 
@@ -210,7 +216,7 @@ for name, scores in (("before", before), ("after ", after)):
 assert min(after["accuracy"], after["accuracy_greedy"], after["thinking"]) > 0.9
 
 # %% [markdown]
-# And the problem of our picture, which was not singled out this time. The first token has changed its mind:
+# And the problem of our picture, which got no special treatment this time? Here too the first token is now `<`:
 
 # %%
 from minigrpo.view.controls.one_step import first_token
@@ -225,10 +231,11 @@ assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 
 # %% [markdown]
 # **GRPO has not taught the model to think. It found a skill that was there and rare, because the answers that used it were rewarded, and
-# made it the habit.** What is never sampled is never rewarded.
+# made it the habit.**
 #
-# One warning for the road. This course began with a few lines of code that ran, printed a loss, and made it fall, and they trained
-# nothing, whatever the rewards were. You will take them apart in [07](07_triples.ipynb). Until then: *a loss that goes down is no evidence.*
+# One warning before you go on. This course began with a few lines of code that ran, printed a loss, and made it fall. They trained
+# nothing, whatever the rewards were; you will take them apart in [07](07_triples.ipynb). So do not take a falling loss for evidence that
+# the model learns.
 #
 # ## The course
 #
