@@ -4,10 +4,10 @@
 # **You will be able to** compute the log-probability of every token of a completion, and to avoid the three mistakes that nearly everybody
 # makes: the shift by one, the mask, the temperature.
 #
-# **You need** PyTorch; lesson [00](00_one_picture.ipynb) helps. **Time** 20 minutes, with the function that you write.
+# **You need** PyTorch; lesson [00](00_one_picture.ipynb) helps. **Time** 25 minutes, with the function that you write.
 #
-# **Worth the trip:** the completion `<8,7,4,4,6>6` is thirteen tokens long, and the model has *decided* only one of them. You will see
-# which, and why GRPO can teach this model to think.
+# **Worth the trip:** with its end, the completion `<8,7,4,4,6>6` is thirteen tokens long, and the model has *decided* only one of them.
+# You will see which, and why it is enough to reward the completion as a whole.
 
 # %%
 import matplotlib.pyplot as plt
@@ -29,7 +29,8 @@ plt.show()
 # ## The four completions that we follow through the course
 #
 # The answer to `4*2+9+7*1*4=` is 6. We let the model answer four times. Rewards, advantages, ratios and the loss of the next lessons are
-# always about these four.
+# always about these four. Shapes have the same letters throughout the course: P prompts of L tokens, B completions of at most C tokens,
+# V tokens in the vocabulary (here 258: all bytes, the end, and padding).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -43,11 +44,13 @@ print("completion_ids", tuple(rollout.completion_ids.shape), "(B, C): 4, the lon
 print(rollout.completion_ids[1].tolist())
 
 # %% [markdown]
-# The last line is the second answer: the digit `4`, then EOS (*end of sequence*), then padding, because a tensor has no ragged edge.
+# The last line is the second answer: 52 is the digit `4`, 256 is EOS (*end of sequence*), and 257 is padding, because all rows of a tensor
+# have the same length.
 #
 # ## The shift: position t predicts token t + 1
 #
-# A causal language model reads tokens and gives, at each position, a distribution over what comes **next**:
+# A causal language model reads tokens and gives, at each position, a distribution over what comes **next**. Let $x$ be the prompt, $y_t$
+# token $t$ of the completion, $y_{<t}$ the tokens before it, and $\pi$ the probability under the policy. Then
 #
 # $$\pi(y_t \mid x, y_{<t}) = \mathrm{softmax}(\text{logits at the position before } y_t)$$
 #
@@ -60,8 +63,8 @@ mg.plot_shift(list(problem), tokens[0])
 plt.show()
 
 # %% [markdown]
-# At position 11, on the `=`, the last token of the *prompt*. What the last position predicts was never written, so its logits are thrown
-# away. In code that is one slice, from `prompt_length - 1` to `-1`:
+# At position 11, on the `=`, the last token of the *prompt*. The last position predicts what would come after the end, where nothing was
+# written, so its logits are thrown away. In code that is one slice, from `prompt_length - 1` to `-1`:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -72,16 +75,18 @@ logits = all_logits[:, 12 - 1 : -1]  # (1, C, V): the distribution over each com
 print(tuple(all_logits.shape), "->", tuple(logits.shape))
 
 # %% [markdown]
-# In the package this is [`shift_logits`](../minigrpo/logprobs.py), and nothing else shifts.
+# In the package this is [`shift_logits`](../minigrpo/logprobs.py). `mg.policy_logits(policy, rollout)`, which you will see below, runs the
+# policy over a rollout and then shifts.
 #
 # ## You write it: the gather
 #
-# At each position you have V logits and need one number: the log-prob of the token that was drawn there.
+# At each position you have V logits and need one number: the log-prob of the token that was drawn there. Picking it out is a *gather*.
 #
 # $$\log \pi(y_t) \;=\; \frac{z_{y_t}}{T} - \log \sum_{v=1}^{V} e^{z_v / T}, \qquad z = \text{logits},\; T = \text{temperature}$$
 #
-# `logits` is (B, C, V), `token_ids` (B, C), the result (B, C). By hand: logits `[0, 0]` give −0.6931 for either token. One trap: `log`
-# after `softmax` gives minus infinity where a probability is too small for a float. `torch.log_softmax` does both at once and stays finite.
+# The temperature T is 1 for now, and then changes nothing; there is a section on it below. `logits` is (B, C, V), `token_ids` (B, C), the
+# result (B, C). By hand: logits `[0, 0]` give −0.6931 for either token. One trap: `log` after `softmax` gives
+# minus infinity where a probability is too small for a float. `torch.log_softmax` does both at once and stays finite.
 
 
 # %%
@@ -107,7 +112,7 @@ found
 # </details>
 
 # %%
-# yours, once it passes
+# yours, once it passes: found.about names the case that failed, and is None if all passed
 mine = token_logprobs if getattr(found, "about", "") is None else mg.token_logprobs
 print("Goes on with", "your function." if mine is token_logprobs else "the package's function.")
 
@@ -117,7 +122,7 @@ print("Goes on with", "your function." if mine is token_logprobs else "the packa
 
 # %%
 # NBVAL_CHECK_OUTPUT
-scored = mine(logits, rollout.completion_ids[:1])
+scored = mine(logits, rollout.completion_ids[:1])  # below, + 0.0 makes 0.0 of -0.0
 print("the sampler's ", [round(x, 1) + 0.0 for x in rollout.logprobs[0].tolist()])
 print("yours         ", [round(x, 1) + 0.0 for x in scored[0].tolist()])
 unshifted = mine(all_logits[:, 12:], rollout.completion_ids[:1])
@@ -126,8 +131,8 @@ torch.testing.assert_close(scored[0], rollout.logprobs[0], rtol=1e-4, atol=1e-5)
 assert unshifted.mean() < scored.mean() - 2
 
 # %% [markdown]
-# They agree, to the fifth digit. If they ever differ in your own training, something is wrong: padding, dropout, precision, temperature.
-# Without the shift nothing crashes. The numbers are merely those of a model that finds its own text absurd.
+# They agree: `assert_close` allows for rounding and no more. If they ever differ in your own training, something is wrong: padding,
+# dropout, precision, temperature. Without the shift nothing crashes. It only looks as if the model found its own text absurd.
 #
 # ## One decision in thirteen tokens
 #
@@ -144,33 +149,33 @@ print(f"all of it        log-prob {whole:.2f}, probability {whole.exp():.3f}")
 assert scored[0, 1:].exp().min() > 0.99
 
 # %% [markdown]
-# After `<`, each token has more than 99 %. **The only real decision is the first token**: think, or guess a digit. To reward this
-# completion is to reward that decision. In the picture all the colour is in the first column, and now you know why.
+# After `<`, each token has more than 99 %. **The only real decision is the first token**: think, or guess a digit. So whoever rewards
+# this completion as a whole rewards that decision. This is also why, in the picture, all the colour is in the first column.
 #
 # ## The mask: what counts
 #
-# **A token counts up to and including the first EOS.** EOS counts because stopping is a decision too: if its log-prob never enters the
-# loss, no reward can teach a model *when* to stop. (This model knew that before. Training it with EOS left out changes nothing that you
-# could see; a model that rambles would go on rambling.) What follows EOS is padding.
+# **A token counts up to and including the first EOS.** EOS counts because stopping is a decision too: a token that does not count is
+# not trained, so without EOS a model gets no gradient that tells it *when* to stop. (Ours knows that already. Lesson
+# [05](05_failures.ipynb) trains it without EOS, and you hardly see a difference.) What follows EOS is padding.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 mask = mg.completion_mask(rollout.completion_ids, tokenizer.eos_token_id)  # (B, C) bool
 right = (rollout.logprobs * mask).sum(1) / mask.sum(1)  # over each completion's own tokens
-watered = (rollout.logprobs * mask).mean(1)  # over all 13 columns
+diluted = (rollout.logprobs * mask).mean(1)  # over all 13 columns
 print("tokens that count ", mask.sum(1).tolist())
 print("over its own      ", [round(x, 2) for x in right.tolist()])
-print("over all columns  ", [round(x, 2) for x in watered.tolist()])
-assert torch.allclose(right[1] / watered[1], torch.tensor(13 / 2))
+print("over all columns  ", [round(x, 2) for x in diluted.tolist()])
+assert torch.allclose(right[1] / diluted[1], torch.tensor(13 / 2))
 
 # %% [markdown]
-# Counted over all columns, the second answer loses five sixths of its weight, only because *another* answer of the batch is thirteen
-# tokens long. In this course a mask has one polarity: True means "this token counts".
+# Over all columns, the mean of the second answer shrinks to 2/13 of what it should be, only because *another* answer of the batch is
+# thirteen tokens long. In this course every mask is True where a token counts.
 #
 # ## The temperature belongs to the policy
 #
 # If you sample at temperature T, your policy is softmax(logits / T). **Write down:** at T = 0.5, does the share of `<` rise or fall? (At
-# T = 1 it is 6 %, and five digits have between 16 and 23 % each.)
+# T = 1 it is 6 %, and five digits have between 16 and 23 % each. The entropy in the picture's title is the subject of the next section.)
 
 # %%
 first_logits = mg.policy_logits(policy, rollout).detach()
@@ -181,10 +186,24 @@ plt.show()
 try_temperature(tokenizer, first_logits)
 
 # %% [markdown]
-# It falls: a low temperature favours what is likely already, so it makes thinking rarer still. At a high one the model thinks more often,
-# but writes nonsense too. Grey is T = 1; try T = 0.1 and T = 10.
+# It falls: a low temperature favours what is likely already, so it makes thinking rarer still. Grey is T = 1. Does a high temperature make
+# the model think more often, then? Try it with the slider, or read on:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+think, digits = tokenizer.encode("<"), tokenizer.encode("0123456789")
+for temperature in (0.1, 0.5, 1.0, 2.0, 10.0):
+    chances = torch.softmax(first_logits[0, 0] / temperature, dim=-1)
+    thought, digit = chances[think].sum(), chances[digits].sum()
+    other = (1 - thought - digit).abs()
+    print(f"T = {temperature:4}   '<' {thought:.2f}   a digit {digit:.2f}   anything else {other:.2f}")
+assert thought < 0.02 and other > 0.8
+
+# %% [markdown]
+# Up to a point. At T = 2 the share of `<` has grown to 9 %. But at T = 10 the 258 tokens differ so little that `<` is rarer than at T = 1,
+# and about nine of ten answers begin with nonsense.
 #
-# Score at the temperature at which you sampled. Otherwise your numbers belong to another policy, and lesson 03 divides by them:
+# Score at the temperature at which you sampled. Otherwise your numbers belong to another policy than the one that wrote the text:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -214,8 +233,8 @@ print(f"at the first token {entropies[0, 0]:.2f} nats; later {entropies[0, 1:].m
 assert 1.5 < entropies[0, 0] < 1.8 and entropies[0, 1:].max() < 0.1
 
 # %% [markdown]
-# Training will push this number down: a policy that has made up its mind has no entropy left. Whether that is success or collapse is a
-# question for lesson [05](05_failures.ipynb).
+# In training this number falls, as the policy makes up its mind. Whether that is success or collapse is a question for lesson
+# [05](05_failures.ipynb).
 #
 # > **In the words of the field.** Scoring a given text in one pass is **teacher forcing**. Minus the mean log-prob is the
 # > **cross-entropy**, or *negative log-likelihood*, the loss of pretraining and of SFT; its exp is the **perplexity**. The numbers before the
@@ -226,10 +245,10 @@ assert 1.5 < entropies[0, 0] < 1.8 and entropies[0, 1:].max() < 0.1
 #
 # 1. The log-prob of the first token of the first completion is −2.86. What is its probability?
 #    <details><summary>Answer</summary>exp(−2.86) = 0.057. The digits share the other 0.94.</details>
-# 2. You score at temperature 1 what you sampled at 0.7. The *mean* ratio of the two policies is close to 1. Is all well?
-#    <details><summary>Answer</summary>No. The mean of the ratio is 1 for any two policies, if you sample from the one below the line. Compare token by token.</details>
-# 3. A batch has completions of 2 and of 200 tokens. Which mistake of this lesson does most harm?
-#    <details><summary>Answer</summary>Padding in the mean: the short completions would weigh a hundredth of what they should.</details>
+# 2. You score at temperature 1 what you sampled at 0.5. Nothing crashes. How do you notice?
+#    <details><summary>Answer</summary>Compare your log-probs with those that the sampler noted, token by token. They should agree up to rounding; here they are off by up to 0.22 nats.</details>
+# 3. A batch has completions of 2 and of 200 tokens, and you average over all columns. What becomes of the short ones?
+#    <details><summary>Answer</summary>Their sums are divided by 200 instead of 2, so they weigh a hundredth of what they should.</details>
 #
 # **Exercise:** [ex01](../exercises/ex01_logprobs.ipynb). **Next:** [02 · Policy gradient](02_policy_gradient.ipynb), where these four
 # completions are rewarded.
