@@ -204,7 +204,7 @@ def _load_from_hub(name: str):
         huggingface_hub.HfApi().model_info(name, timeout=10)
     except Exception as error:  # offline, unknown, private or misspelt: the hub's own words say which
         raise BadInput(
-            f"No model {name!r}: there is no such folder, and the hub says: {first_line(error)}. "
+            f"No model {name!r}: there is no such folder, and the hub says: {first_line(error).rstrip('.')}. "
             "Check the spelling, or without a network take 'tiny' or a folder written by save_pretrained."
         ) from error
     return _load(name)
