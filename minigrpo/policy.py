@@ -1,6 +1,7 @@
 """The policy: a causal language model and its tokenizer, from the bundled weights, a folder, the hub or a GGUF file."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging as standard_logging
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import huggingface_hub
 import torch
@@ -202,7 +204,7 @@ def _load_from_hub(name: str):
         huggingface_hub.HfApi().model_info(name, timeout=10)
     except Exception as error:  # offline, unknown, private or misspelt: the hub's own words say which
         raise BadInput(
-            f"No model {name!r}: there is no such folder, and the hub says: {first_line(error)}. "
+            f"No model {name!r}: there is no such folder, and the hub says: {first_line(error).rstrip('.')}. "
             "Check the spelling, or without a network take 'tiny' or a folder written by save_pretrained."
         ) from error
     return _load(name)
@@ -246,16 +248,24 @@ def load_gguf(file: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     if importlib.util.find_spec("gguf") is None:
         raise BadInput(f"Reading {str(file)!r} takes the package gguf: pip install gguf.")
     where = {"gguf_file": file.name, "local_files_only": True}
-    tokenizer = split_digits(AutoTokenizer.from_pretrained(str(file.parent), **where))
     unpacked = {"quantization_config": GgufConfig(dequantize=True)} if GgufConfig else {}  # else a GPU may keep it packed
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing switches off
-        packed = whole_model(AutoModelForCausalLM, file.parent, **where, **unpacked)
+    with _read_once():
+        tokenizer = split_digits(AutoTokenizer.from_pretrained(str(file.parent), **where))
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that nothing switches off
+            packed = whole_model(AutoModelForCausalLM, file.parent, **where, **unpacked)
     vars(packed.config).pop("quantization_config", None)  # plain float32 is what it is now
     packed.config.name_or_path = str(file)
     model = type(packed)(packed.config)  # without the hooks of a quantized model
     model.load_state_dict(packed.state_dict())
     model.generation_config = packed.generation_config
     return tokenizer, model
+
+
+def _read_once():
+    """Inside, transformers parses a GGUF file once and not three times, and makes one table of names, not one per module."""
+    gguf = importlib.import_module("gguf")
+    slow = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    return mock.patch.multiple(gguf, **{name: functools.cache(function) for name, function in slow.items()})
 
 
 @contextlib.contextmanager

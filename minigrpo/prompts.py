@@ -72,8 +72,8 @@ def _hub_rows(name: str, split: str, subset: str | None) -> list[dict]:
         return datasets.load_dataset(name, subset, split=split).to_list()
     except Exception as error:  # offline, unknown, private, without that split: the libraries' own words say which
         raise BadInput(
-            f"No data set {name!r}: there is no such file, and the hub says: {first_line(error)}. Without a network, "
-            "HF_HUB_OFFLINE=1 takes what was loaded before; a file is .jsonl, .json, .csv or .parquet."
+            f"No data set {name!r}: there is no such file, and the hub says: {first_line(error).rstrip('.')}. Without a "
+            "network, HF_HUB_OFFLINE=1 takes what was loaded before; a file is .jsonl, .json, .csv or .parquet."
         ) from error
 
 

@@ -84,6 +84,14 @@ def test_a_gguf_file_is_the_model_that_it_was_made_from(file, llama):
     torch.testing.assert_close(model(ids).logits, llama(ids).logits)
 
 
+def test_a_gguf_file_is_parsed_once(file, monkeypatch):
+    """SmolLM2's takes seconds, and transformers would do it for the tokenizer, the configuration and the weights each."""
+    reader, parsed = gguf.GGUFReader, []
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed.append(path) or reader(path))
+    load_policy(str(file))
+    assert parsed == [str(file)]
+
+
 def test_saved_it_is_an_ordinary_folder(file, tmp_path):
     model, tokenizer = load_policy(str(file))
     policy.save_policy(model, tokenizer, tmp_path / "saved")

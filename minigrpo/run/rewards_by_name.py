@@ -65,7 +65,9 @@ def _told(name: str) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         raise  # a user's, and one that score refuses
     except BaseException as error:  # GeneratorExit and its like are no Exception
-        raise BadInput(f"The reward function {name} raised {_says(error)}.") from error
+        wants_messages = isinstance(error, TypeError) and "string indices must be integers" in str(error)
+        hint = " It looks for messages, and what it got is a text: --chat makes conversations of the prompts."
+        raise BadInput(f"The reward function {name} raised {_says(error)}.{hint if wants_messages else ''}") from error
 
 
 def _made(fn, name: str):

@@ -4,7 +4,7 @@
 # **You will be able to** derive the policy gradient on one token, say what a baseline is for, turn rewards into GRPO's advantages, and tell
 # which groups teach nothing.
 #
-# **You need** lesson [01](01_logprobs.ipynb). **Time** 25 minutes, with the function that you write.
+# **You need** lesson [01](01_logprobs.ipynb). **Time** 35 minutes, with the function that you write.
 #
 # **Worth the trip:** you will predict, with one formula, that a model which is right 97 times out of 100 learns nothing from three
 # quarters of the answers that you pay for. And you will see why that formula is still too optimistic.
@@ -26,21 +26,24 @@ plt.show()
 # %% [markdown]
 # ## A reward has no gradient
 #
-# We want the expected reward to rise. But a reward is a number that a program computed from a text (or a reward model, or a person, see
-# [07](07_triples.ipynb)): no path leads from it back to the weights. So what could a gradient be?
+# We want the **expected reward** $\mathbb{E}[R]$ to rise: the mean over all answers, each weighed by its probability. But a reward is a
+# number that a program computed from a text, or a person, or a reward model ([07](07_triples.ipynb)). You cannot backpropagate through
+# it. So where does a gradient come from?
 #
-# Take a single token $y$, drawn with probability $\pi(y)$ and rewarded with $R(y)$. The expected reward *does* depend on the weights,
-# through the probabilities:
+# Take a single token $y$, drawn with probability $\pi(y)$ and rewarded with $R(y)$. The reward does not depend on the weights, but the
+# probability does. With $\nabla$ for the gradient with respect to the weights:
 #
 # $$\nabla\, \mathbb{E}[R] \;=\; \nabla \sum_y \pi(y)\, R(y) \;=\; \sum_y R(y)\, \nabla \pi(y)$$
 #
 # This is a sum over all tokens, and we only have samples. Here is the trick. Because $\nabla \log \pi = \nabla \pi / \pi$, we may write
-# $\nabla \pi(y) = \pi(y)\, \nabla \log \pi(y)$, and the sum becomes an average over draws again:
+# $\nabla \pi(y) = \pi(y)\, \nabla \log \pi(y)$. Now every term is weighed by $\pi(y)$, so the sum is an expected value, and samples can
+# estimate it:
 #
 # $$\nabla\, \mathbb{E}[R] \;=\; \sum_y \pi(y)\, R(y)\, \nabla \log \pi(y) \;=\; \mathbb{E}\big[\, R\; \nabla \log \pi(y)\, \big]$$
 #
-# **To estimate the gradient, draw, and average reward times the gradient of the log-prob.** Let us check it on the first token of our
-# problem, exactly, with every token weighed by its probability. Say that `6` and `<` earn 1 and everything else earns 0.
+# **To estimate the gradient, draw, and average reward times the gradient of the log-prob.** Let us check the formula on the first token
+# of our problem. There we need not draw: we know the probability of every token, so we can sum over all of them. Say that `6` and `<` earn
+# 1 and everything else earns 0. We take the gradient at the logits; from there backpropagation carries it to the weights.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -63,12 +66,11 @@ for token in "6<4":
 torch.testing.assert_close(direct, trick)
 
 # %% [markdown]
-# Two different computations, one gradient. In the second one, the reward is just a *weight* on a log-prob, and you know how to compute
-# log-probs. For a completion of many tokens, the log-prob is the sum of the tokens'. The recipe is called **REINFORCE** (Williams 1992),
-# and its loss is one line:
+# The two agree. In the second one, the reward is only a *weight* on a log-prob, and you know how to compute log-probs. For a completion,
+# add up those of its tokens. The recipe is called **REINFORCE** (Williams 1992), and its loss is one line:
 #
 # ```python
-# loss = -(rewards * logprobs.sum(1)).mean()        # minus, because optimizers go downhill
+# loss = -(rewards * (logprobs * mask).sum(1)).mean()        # minus, because optimizers go downhill
 # ```
 #
 # ## Why not the reward itself?
@@ -76,7 +78,8 @@ torch.testing.assert_close(direct, trick)
 # **Write down:** a generous teacher gives 5 points for a right answer and 4 for a wrong one. Is the gradient larger, smaller or the same
 # as with 1 and 0? And if you estimate it from a few draws, will the estimate be more or less noisy?
 #
-# For any constant $b$, a **baseline**, the expected gradient is the same, because the probabilities sum to 1 whatever the weights are:
+# You may subtract any constant $b$, called a **baseline**, from the rewards. The expected gradient stays the same, because the
+# probabilities sum to 1 whatever the weights are:
 #
 # $$\mathbb{E}\big[\, b\, \nabla \log \pi \,\big] = b \sum_y \nabla \pi(y) = b\, \nabla 1 = 0 \qquad\text{so}\qquad
 # \nabla\, \mathbb{E}[R] = \mathbb{E}\big[\, (R - b)\, \nabla \log \pi \,\big]$$
@@ -94,25 +97,27 @@ for baseline in (0.0, 4.0, (pi * generous).sum().item()):
 assert spread < 0.5
 
 # %% [markdown]
-# The mean never changes; the noise shrinks to a tenth. Without a baseline *every* answer is pushed up, good ones a little more, and
-# learning lives in the small difference. With the mean as baseline, better than usual goes up and worse than usual goes down. Reward minus
-# baseline is called the **advantage**.
+# So the generous teacher gives the same gradient on average, but a much noisier one; a good baseline brings the noise down to a tenth.
+# Without it *every* answer is pushed up, good ones a little more, and the model learns only from the small difference. With the mean as
+# baseline, answers that are better than usual are pushed up and worse ones down. Reward minus baseline is called the **advantage**.
 #
 # ## The group is the baseline
 #
-# But what is usual? Half of the answers right is good on a hard problem and poor on an easy one. PPO, the older method, trains a second
-# network, the *critic*, to guess the baseline. GRPO's idea is cheaper: **draw several answers to the same prompt, and take their mean.**
-# Then it divides by their standard deviation:
+# But what is usual? To be right half of the time is good on a hard problem and poor on an easy one, so each prompt needs a baseline of its
+# own. PPO, the older method, trains a second network, the *critic*, to guess it. GRPO's idea is cheaper: **draw several answers to the
+# same prompt, and take their mean.** Then it divides by their standard deviation, so that rewards in any unit give advantages of the same
+# size. ("Three scales" below shows what speaks against that.)
 #
 # $$A_i = \frac{R_i - \mathrm{mean}(R_1 \dots R_G)}{\mathrm{std}(R_1 \dots R_G) + 10^{-4}}$$
 #
-# Two details. The std is the *sample's*, over $G - 1$, as in TRL and verl: for rewards 1, 0, 0, 1 it is 0.577 and the advantages are
-# ±0.866. The $10^{-4}$ only prevents a division by zero.
+# Two details. The std is the *sample's*, over $G - 1$, as in the libraries TRL and verl: for rewards 1, 0, 0, 1 it is 0.577 and the
+# advantages are ±0.866. The $10^{-4}$ only prevents a division by zero.
 #
 # ### You write it
 #
-# `rewards` is (B,), `group_ids` (B,): rows with the same number answer the same prompt. Groups may have different sizes, and their rows may
-# be mixed. Return (B,), each advantage in the row of its reward. By hand: rewards `[3., -8.]` in one group give `[0.707, -0.707]`.
+# `rewards` is (B,), `group_ids` (B,): rows with the same number answer the same prompt. Groups have two rows or more, of any number, and
+# their rows may be mixed. Return (B,), each advantage in the row of its reward. By hand: rewards `[3., -8.]` in one group give
+# `[0.707, -0.707]`.
 
 
 # %%
@@ -147,7 +152,8 @@ mine = group_advantages if getattr(found, "about", "") is None else mg.compute_a
 print("Goes on with", "your function." if mine is group_advantages else "the package's function.")
 
 # %% [markdown]
-# On our four completions. Every token of a completion gets the completion's advantage, because nobody knows which token earned it:
+# Here are our four completions. Every token of a completion will get the completion's advantage, because nobody knows which token
+# earned it:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -177,8 +183,9 @@ for name, rows in (("think first", thinks), ("answer at once", ~thinks)):
 assert many_advantages[thinks].mean() > 0.7 and many_advantages[~thinks].mean() < -0.05
 
 # %% [markdown]
-# A guess is pushed up here and down there. A thought is nearly always right, and mostly in a group where little else is, so its push is
-# large. On average `<` wins. That is the whole mechanism, and the rewards never mention thinking.
+# A guess is pushed up on one problem and down on the next. An answer that thinks is nearly always right, and mostly in a group where few
+# others are, so its advantage is large. On average `<` is pushed up and the digits are pushed down, although the rewards never mention
+# thinking.
 #
 # ## Rewards in, advantages out
 #
@@ -192,8 +199,8 @@ plt.show()
 try_rewards()
 
 # %% [markdown]
-# Drag the sliders and find out: what happens if you add 0.3 to all of them? If you halve them all? If all are equal? For $k$ right answers
-# of $G$, with $p = k / G$, there is a closed form, up to the $10^{-4}$:
+# Drag the sliders: what happens if you add 0.3 to all of them? If you halve them all? If all are equal? (Nothing, hardly anything, and
+# all advantages become 0.) For $k$ right answers of $G$, with $p = k / G$, there is a closed form, up to the $10^{-4}$:
 #
 # $$A_{\text{right}} = \sqrt{\tfrac{1-p}{p}}\,\sqrt{\tfrac{G-1}{G}}, \qquad A_{\text{wrong}} = -\sqrt{\tfrac{p}{1-p}}\,\sqrt{\tfrac{G-1}{G}}$$
 
@@ -206,9 +213,11 @@ for k in (1, 4, 7):
     closed = torch.stack([((1 - p) / p).sqrt(), -(p / (1 - p)).sqrt()]) * shrink
     torch.testing.assert_close(found_here, closed, rtol=1e-3, atol=0)
     print(f"{k} of 8 right: a right one {found_here[0]:+.2f}, a wrong one {found_here[1]:+.2f}")
+halved_and_raised = mine((torch.arange(8) < k).float() / 2 + 0.3, one_group)[[0, -1]]
+torch.testing.assert_close(halved_and_raised, found_here, rtol=1e-3, atol=0)
 
 # %% [markdown]
-# Rare events are loud: the only success among eight gets +2.47, the only failure −2.47.
+# The rarer an outcome is in its group, the larger its advantage: the only success among eight gets +2.47, the only failure −2.47.
 #
 # ## Groups that teach nothing
 #
@@ -233,44 +242,53 @@ try_group_size()
 
 # %% [markdown]
 # At the end of a run you pay for all those answers, and the model learns nothing from most of them. Does a real run follow the formula?
-# One dot per step of a recorded run ([seed 0](runs/seed-0.jsonl)). **Write down:** will the dots lie on the curve, above or below?
+# The next figure shows the steps of a recorded run ([seed 0](runs/seed-0.jsonl)), each with the share of its 64 answers that were right.
+# **Write down:** will the dots lie on the curve, above or below?
 
 # %%
 run = mg.read_metrics("runs/seed-0.jsonl")
 accuracy = torch.tensor([row["accuracy"] for row in run])
 silent = torch.tensor([row["frac_reward_zero_std"] for row in run])
-ax = plot_silent(num_generations=8, rate=0.97)
-ax.plot(accuracy, silent, ".", color="#777777", alpha=0.5)
-ax.set_title("a recorded run, one dot per step", fontsize=10)
+rate = torch.linspace(0, 1, 201)
+_, ax = plt.subplots(figsize=(5.6, 2.9), layout="constrained")
+ax.plot(rate, rate**8 + (1 - rate) ** 8, label="the formula, G = 8")
+ax.plot(accuracy, silent, ".", color="#777777", alpha=0.5, label="one step of the run")
+ax.set(xlabel="p; for a step, the share that was right", ylabel="share of silent groups")
+ax.legend(frameon=False, fontsize=8, loc="upper center")
 plt.show()
+
+# %%
+# NBVAL_CHECK_OUTPUT
 middle = (accuracy > 0.5) & (accuracy < 0.95)
 formula = accuracy[middle] ** 8 + (1 - accuracy[middle]) ** 8
 print(f"from 50 to 95 % right: {silent[middle].mean():.2f} silent, formula {formula.mean():.2f}")
 assert silent[middle].mean() > formula.mean() + 0.05
 
 # %% [markdown]
-# Above, on average. The formula takes one p for all prompts, but some are easy and some are hard, and both kinds agree more often than the
-# average prompt does. So with the *true* share of right answers, the formula is a lower bound. With a share that was *measured* on 64
-# answers it is not: measuring scatters, and the formula bends upwards, so on average it then says too much.
+# Above, on average. The formula takes one p for all prompts. But some prompts are easy, others are hard, and in both cases the answers
+# agree more often than on a middling prompt. So more groups are silent than the formula says, if p is the *true* share.
+#
+# Here p was *measured*, on 64 answers, and that alone makes the formula too high: it is curved upwards, so measuring too much adds more
+# than measuring too little takes away. Suppose that the true p is 0.9, for every prompt:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 count = torch.arange(65.0)  # how many of 64 answers may be right, each with probability 0.9
 chance = torch.distributions.Binomial(64, torch.tensor(0.9)).log_prob(count).exp()
 measured = (chance * ((count / 64) ** 8 + (1 - count / 64) ** 8)).sum()
-print(f"at the true 0.9: {0.9**8 + 0.1**8:.3f}; at the measured share, on average: {measured:.3f}")
+print(f"formula at the true 0.9: {0.9**8 + 0.1**8:.3f}; at what is measured, on average: {measured:.3f}")
 assert abs(measured - 0.452) < 1e-3 and abs(0.9**8 + 0.1**8 - 0.431) < 1e-3
 
 # %% [markdown]
 # So the real gap is even larger than the one in the figure. What helps: larger groups, prompts that are neither too easy nor too hard, or
-# drawing on until enough groups disagree (*dynamic sampling* in DAPO, [arXiv:2503.14476](https://arxiv.org/abs/2503.14476)). In a log of
-# yours, watch `frac_reward_zero_std`.
+# drawing more groups until enough of them disagree (*dynamic sampling* in DAPO, [arXiv:2503.14476](https://arxiv.org/abs/2503.14476), see
+# [08](08_variants.ipynb)). In your own logs the share of silent groups is called `frac_reward_zero_std`.
 #
 # ## Three scales
 #
-# Dividing by the group's own std decides how much a whole *prompt* weighs, and that is a choice. `scale_rewards` is "group" (the paper),
-# "none" (Dr. GRPO, [arXiv:2503.20783](https://arxiv.org/abs/2503.20783)) or "batch" (the std of all rewards of the rollout). Take a group
-# with rewards 0.51 and 0.50, from a reward model that is unsure, and one with 1 and 0:
+# By what you divide decides how much a whole *prompt* counts beside the others. `scale_rewards` is "group" (the group's own std, as in the
+# paper), "none" (no division: Dr. GRPO, [arXiv:2503.20783](https://arxiv.org/abs/2503.20783)) or "batch" (the std of all rewards of the
+# rollout). Take a group with rewards 0.51 and 0.50, from a reward model that is unsure, and one with 1 and 0:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -282,13 +300,13 @@ for scale in ("group", "batch", "none"):
     assert (unsure_advantages[0] > 0.8) == (scale == "group")
 
 # %% [markdown]
-# "group" makes the same of a difference of 0.01 as of a difference of 1. "none" keeps the unit of the reward: scores from 1 to 5 then push
+# With "group", a difference of 0.01 counts as much as a difference of 1. "none" keeps the unit of the reward: scores of 1 and 5 then push
 # four times as hard as scores of 0 and 1.
 #
 # ## No opinion: None
 #
-# A reward function may abstain with `None`, which becomes NaN: such a row takes no part in its group's mean and std, and gets advantage 0.
-# Suppose that the checker timed out on our last completion, the lucky one:
+# A reward function may abstain: for `None`, which becomes NaN, a row takes no part in its group's mean and std, and gets advantage 0.
+# Suppose that the program which checks answers timed out on our last completion, the lucky one:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -298,7 +316,7 @@ for name, last in (("None", float("nan")), ("0   ", 0.0)):
     assert (timed_out[3] == 0) == (name == "None")
 
 # %% [markdown]
-# Reported as 0, a right answer is pushed down for a fault of the checker, and it lowers the mean that the others are compared with.
+# Reported as 0, a right answer is pushed down for a fault of that program, and it lowers the mean with which the others are compared.
 #
 # > **In the words of the field.** The trick is the **log-derivative trick**, or *score-function estimator*; what it estimates is the
 # > **policy gradient**. Comparing an answer with the mean of the *others* is **RLOO** (*leave one out*); GRPO's mean includes the answer

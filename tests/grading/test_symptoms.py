@@ -162,6 +162,11 @@ def test_whatever_comes_nothing_raises_and_what_is_said_is_true(data):
         said(tensor(shape), tensor(other))
 
 
+def test_what_rounding_beside_a_large_number_hides_is_not_counted_as_wrong():
+    want = torch.tensor([1e300, 6e-5], dtype=torch.float64).view(2, 1, 1)
+    assert said(want, torch.zeros_like(want)).startswith("the wrong number (1 of 2")
+
+
 def test_the_largest_result_and_none_are_no_trouble():
     large = drawn((2, LARGEST // 2), 0)
     assert said(large, large.flip(1)) == "the wanted numbers stand in reverse order along axis 1."

@@ -69,6 +69,7 @@ def test_a_file_that_is_not_there():
     [
         ("def f(prompts, completions):\n    return [1.0]\n", "cannot be called: got an unexpected keyword argument 'answer'"),
         ("def f(completions, **_):\n    return [c[0] for c in completions]\n", r"raised IndexError: string index .*line 2\)"),
+        ("def f(completions, **_):\n    return [c[0]['content'] for c in completions]\n", "for messages.* a text: --chat"),
         ("def f(completions, **_):\n    yield int(completions[1])\n", r"raised ValueError: invalid literal .*line 2\)"),
         ("def f(completions, **_):\n    return dict.fromkeys(completions, 1)\n", "not a list"),
         ("def f(completions, **_):\n    raise SystemExit(0)\n", "called sys.exit"),
