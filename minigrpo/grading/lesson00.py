@@ -17,7 +17,11 @@ def _reward_cases(generator):
         case("each prompt has its own right answer", [right, wrong, wrong], [right, right, wrong]),
         case("thoughts: only the digit behind them is the answer", [thought + right, thought + wrong], [right, right]),
         case("thoughts that are all wrong, and an answer that is right", [f"<{wrong},{wrong}>{right}"], [right]),
-        case("no answer in the form that was asked for", [f"maybe {right}", wrong + right, thought, f"?>{right}", ""], [right] * 5),
+        case(
+            "no answer in the form that was asked for",
+            [f"maybe {right}", wrong + right, thought, f"?>{right}", ""],
+            [right] * 5,
+        ),
     ]
 
 
