@@ -2,12 +2,12 @@
 # # 04 · Training: one step, repeated
 #
 # **You will be able to** write a step of GRPO and the loop around it, train a GPT-2 on functions that you wrote yourself, read the curves of
-# a run, and stop a run, resume it, or send it down another road.
+# a run, stop a run and resume it, and ask what would have happened with another setting.
 #
-# **You need** notebooks [01](01_logprobs.ipynb) to [03](03_loss.ipynb). **Time** 35 minutes, with the function that you write.
+# **You need** lessons [01](01_logprobs.ipynb) to [03](03_loss.ipynb). **Time** 40 minutes, with the function that you write.
 #
-# **Worth the trip:** by always taking its likeliest token, this model gets 15 of 100 problems right. After training it gets more than
-# 95, on problems that it has never seen, and nobody has shown it a single solution. The functions that do it may be yours.
+# **Worth the trip:** when this model always takes its likeliest token, it gets 15 of 100 problems right. After training it gets more than
+# 95, on problems that it was not trained on, and the training shows it no solution. The functions that do it may be yours.
 
 # %%
 import copy
@@ -25,34 +25,34 @@ from minigrpo.view.plots import moving_mean
 # %%
 plt.rcParams["figure.dpi"] = 75
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
-disable_progress_bar()  # of transformers, over saving a file of a megabyte
+disable_progress_bar()  # transformers would show one for each checkpoint
 runs = [mg.read_metrics(f"runs/seed-{seed}.jsonl") for seed in range(5)]  # 150 steps each
 
 # %% [markdown]
-# One step is this picture, from left to right. Training is the same picture 150 times, each time with other problems:
+# One step is this picture, from left to right. Training repeats it, each time with other problems:
 
 # %%
 mg.plot_group(mg.worked_example())
 plt.show()
 
 # %% [markdown]
-# In this picture the step rewards thinking, and it rewards the lucky `6` as well. **Write down:** if a step cannot tell luck from thought, why
-# should 150 of them learn to think?
+# This step makes thinking likelier, and the lucky `6` as well. Lesson 02 measured that on average `<` wins. Now let us watch it win.
 #
 # ## The loop in miniature
 #
-# Take the smallest policy there is: one row of logits, one per possible first token. A step draws G tokens, gets G rewards, and changes the
-# logits:
+# Take the smallest policy there is: one row of logits $z$, one per possible first token. A step draws G tokens, gets G rewards, and changes
+# the logits:
 #
 # $$A_i = \frac{R_i - \bar R}{s + 10^{-4}}, \qquad L = -\frac{1}{G}\sum_i A_i \log \pi(y_i), \qquad z \leftarrow z - \eta\, \nabla_z L$$
 #
-# The ratio is 1 at a first update, so this is all of GRPO with one update per rollout.
+# That is GRPO with one update per rollout and without the KL penalty: the ratio is 1, so by lesson 03 minus advantage times log-prob has the
+# right gradient.
 #
 # ### You write it
 #
-# `logits` (V,), `tokens` (G,) ids, `rewards` (G,), a number $\eta$ -> the new logits (V,); the argument stays as it is. $s$ is the sample standard
-# deviation, torch's default. By hand: logits (0, 0), tokens (0, 1), rewards (1, 0), $\eta = 1$ give advantages $\pm 0.707$ and new logits
-# $(0.3535, -0.3535)$.
+# `logits` is (V,), `tokens` (G,) holds their ids, `rewards` is (G,), and `learning_rate` is the number $\eta$. Return the new logits (V,), and
+# leave the tensor that you were given unchanged. $s$ is the sample standard deviation, torch's default. By hand: logits (0, 0), tokens (0, 1),
+# rewards (1, 0) and $\eta = 1$ give advantages $\pm 0.707$ and new logits $(0.3535, -0.3535)$.
 
 
 # %%
@@ -66,7 +66,7 @@ answer = mg.check(grpo_step)
 answer
 
 # %% [markdown]
-# `mg.hint("04.1")` helps.
+# Stuck? `mg.hint("04.1")` helps, and says more each time you call it.
 #
 # <details><summary>Solution</summary>
 #
@@ -81,9 +81,9 @@ answer
 #
 # </details>
 #
-# Now the loop. Token 0 stands for `<`, which starts a thought and ends in the right answer 97 times in 100. Tokens 1 to 10 are guesses, and
-# each problem has another digit as its answer. At first `<` comes 6 times in 100. **Write down** what you expect `P(<)` to do: rise steadily, rise
-# in the shape of an S, or not at all?
+# Now the loop. Token 0 stands for `<`: say that it leads to the right answer 97 times in 100. Tokens 1 to 10 are guesses, and each problem
+# draws the digit that is right. At first `<` comes 6 times in 100. **Write down** what you expect `P(<)` to do: rise steadily, rise in the
+# shape of an S, or not at all?
 
 # %%
 from minigrpo.grading.lesson04 import QUESTIONS
@@ -96,7 +96,7 @@ step = grpo_step if right else QUESTIONS[0].reference  # yours, once it passes
 def miniature(seed, steps=120):
     generator, thinks = torch.Generator().manual_seed(seed), []
     logits = torch.tensor([0.06] + [0.094] * 10).log()
-    for _ in range(steps * 8):  # eight problems a step
+    for _ in range(steps * 8):  # eight problems a step, here with an update after each
         tokens = torch.multinomial(logits.softmax(0), 8, replacement=True, generator=generator)
         luck, digit = torch.rand(8, generator=generator), torch.randint(1, 11, (), generator=generator)
         rewards = torch.where(tokens == 0, luck < 0.97, tokens == digit).float()
@@ -121,13 +121,13 @@ print(f"half of the answers think from steps {halfway} on; at the end {curves[:,
 assert curves[:, -1].min() > 0.9
 
 # %% [markdown]
-# An S, both times. A lucky digit is pushed up on one problem and down on the next nine: **luck averages out, skill does not.** And growth is
-# slow while thoughts are rare, since a thought that is not drawn cannot be praised. You have seen all of GRPO in these two cells; the rest is the
-# same on a network of 270,000 weights.
+# An S, both times. A digit that is right on one problem is wrong on most others, so its pushes up and down largely cancel. A thought is right
+# nearly every time, so its pushes add up. And growth is slow at first, because only a thought that is drawn can be rewarded. The rest of this
+# lesson is the same loop around a network of 270,000 weights.
 #
 # ## A step, part by part
 #
-# **Claim: `mg.train` does the following and nothing else.** One line per named step:
+# **Claim: a step of `mg.train` does the following and nothing else.** A rollout has 64 answers: eight problems, eight answers to each.
 
 
 # %%
@@ -146,7 +146,7 @@ def one_step(model, reference, optimizer, problems, drawn):
     rewards = mg.score(task.reward, rollout.prompts, rollout.completions, columns)  # reward
     advantages = mg.compute_advantages(rewards, rollout.group_ids)  # advantage
     new, ref = logprobs_of(model, rollout), logprobs_of(reference, rollout)  # log-probs
-    kl = mg.kl_k3_ratio(new, ref, new.detach())  # KL
+    kl = mg.kl_k3_ratio(new, ref, new.detach())  # KL: lesson 06 takes this line apart
     loss = mg.grpo_loss(new, new.detach(), advantages, rollout.completion_mask, kl=kl, **settings).loss
     loss.backward()  # backward
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -155,8 +155,8 @@ def one_step(model, reference, optimizer, problems, drawn):
 
 
 # %% [markdown]
-# `train` takes its problems, and the random numbers that it samples with, from the seed and the number of the step alone. So you can draw the
-# same, take your own step, and compare the loss and the weights:
+# `train` takes its problems, and the random numbers that it samples with, from the seed and the number of the step alone. So you can draw
+# what it draws (the 2 below is the package's number for sampling), take your own step, and compare the loss, the gradient and the weights:
 
 # %%
 model, tokenizer = mg.load_policy("tiny")
@@ -171,19 +171,18 @@ state = mg.TrainState.start(*mg.load_policy("tiny"), config)
 row = next(mg.train(state, task.train, [task.reward], config))
 torch.testing.assert_close(by_hand, (row["loss"], row["grad_norm"]), rtol=1e-5, atol=1e-7)
 for ours, theirs in zip(model.parameters(), state.model.parameters(), strict=True):
-    clear = ours.grad.abs() > 1e-7  # AdamW makes a whole step of a gradient that is only rounding
+    clear = ours.grad.abs() > 1e-7  # the rest is rounding, of which AdamW would still make a full step
     torch.testing.assert_close(ours[clear], theirs[clear], rtol=0, atol=1e-6)
 print(
     f"loss {abs(row['loss']):.4f}, grad_norm {row['grad_norm']:.3f}: the same by hand, and so are the weights"
 )
 
 # %% [markdown]
-# `train` is a generator: it yields a dict of numbers after each update. Progress bars, plots and stopping early all stand in *your* `for`
-# loop.
+# `train` is a generator: it yields a dict of numbers after each update. So progress bars, plots and stopping early belong in *your* `for` loop.
 #
 # ## The GPT-2 learns, on your functions
 #
-# Before: how often is the model right on 500 problems that it will never be trained on (*held out*)?
+# Before training, on the 500 held-out problems:
 
 # %%
 before = mg.evaluate(*mg.load_policy("tiny"), task, num_generations=1)
@@ -192,12 +191,8 @@ print(f"thinks first {before['thinking']:.2f}, mean length {before['mean_length'
 assert before["accuracy"] < 0.3 and before["accuracy_greedy"] < 0.25
 
 # %% [markdown]
-# Its supervised training showed it worked answers, and then made them rare: 6 in 100
-# ([model card](../minigrpo/assets/tiny-gpt2/README.md)). **The ability was planted; GRPO changes how often it is used.** Remember that when
-# you read that reinforcement learning "taught" a model something.
-#
-# The next cell fetches what you wrote in notebooks 01 to 03, as you have saved it. What passes its check is trained on; for the rest
-# the package's functions step in.
+# The next cell fetches what you wrote in lessons 01 to 03, from the notebooks as you have saved them. What passes its check is used in
+# training; the package's functions stand in for the rest.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -212,7 +207,7 @@ print(f"Yours: {', '.join(yours) or 'none yet; the package trains'}.")
 def my_loss(logprobs, old_logprobs, advantages, mask, *, kl, beta, epsilon, **_):
     per_token = beta * kl - clip(torch.exp(logprobs - old_logprobs), advantages.unsqueeze(1), epsilon)
     loss = (torch.where(mask, per_token, 0.0).sum(1) / mask.sum(1)).mean()
-    return mg.GRPOLoss(loss, loss.detach(), None, torch.zeros(()))
+    return mg.GRPOLoss(loss, loss.detach(), kl=None, clip_fraction=torch.zeros(()))  # for the log
 
 
 functions = {"logprobs_fn": score_tokens, "loss_fn": my_loss}
@@ -220,7 +215,8 @@ functions["advantages_fn"] = lambda rewards, group_ids, **_: advantages_of(rewar
 
 
 # %% [markdown]
-# Ninety steps, about fifteen seconds. Every fifteen steps the model is asked our old problem again, four times.
+# Ninety steps, about fifteen seconds. Every fifteen steps the model answers our old problem four times, always with the same random
+# numbers: an answer changes only when the probabilities have.
 
 
 # %%
@@ -251,14 +247,13 @@ for name in ("accuracy", "accuracy_greedy", "thinking", "mean_length"):
 assert after["accuracy"] > 0.85 and after["accuracy_greedy"] > 0.9 and after["thinking"] > 0.85
 
 # %% [markdown]
-# Look at `accuracy_greedy`. No temperature would have got you there, not even 0: that is where it started. GRPO has changed what is *likeliest*. The
-# reward never looked at the thinking, only at the last digit; accuracy and length rise together, as
-# [DeepSeek-R1](https://arxiv.org/abs/2501.12948) reports of far larger models.
+# Look at `accuracy_greedy`, which always takes the likeliest token. It was 0.15 before training, so a low temperature would not have helped: GRPO
+# has changed what is *likeliest*. In this plot and the next, each dot is a step, and the line is a moving mean.
 #
 # ## Five seeds, six panels
 #
-# One run is an anecdote. Blue: five recorded runs of the package, seeds 0 to 4, their mean and the range from lowest to highest. Orange: the run that
-# you have just made, which draws what seed 0 drew.
+# One run may be lucky. Blue: five recorded runs of the package, seeds 0 to 4, their mean and the range from lowest to highest. Orange: the run that
+# you have just made. It has seed 0 too, so it begins with the same draws.
 
 # %%
 panels = ["reward", "kl", "completions/mean_length", "thinking", "entropy", "frac_reward_zero_std"]
@@ -271,12 +266,12 @@ assert sum(gaps) / len(gaps) < 0.08  # the same draws; rounding tells two runs a
 
 # %% [markdown]
 # - **Reward** is the S that you know. If it never takes off, look at the last panel first.
-# - **KL** starts at 0, because the policy *is* the reference. It rises while the policy changes its mind, and settles.
+# - **KL** starts at 0, because the policy *is* the reference. It rises while the policy comes to prefer thinking, and settles.
 # - **Length** and **thinking** say *how* the reward is earned. Length that rises while reward does not is a warning.
 # - **Entropy** falls as the policy makes up its mind. It should not get to 0 before the reward is high.
-# - **Groups that agree** (*silent* groups) have advantage 0 and teach nothing. At 1 the run is over, whatever `max_steps` says.
+# - **Groups that agree** (*silent* groups) have advantage 0 and teach nothing. At 1 there is nothing left to learn, whatever `max_steps` says.
 #
-# Which part of a curve is the method, and which is luck? **Write down** by how much one of the five seeds leads another at most.
+# How much of a curve is the method, and how much is luck? **Write down:** what is the largest gap between the mean rewards of two seeds, at any step?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -289,7 +284,7 @@ print("reward above 0.9 from step", [int((curve > 0.9).int().argmax()) + 1 for c
 assert spread.max() > 0.15 and spread[-1] < 0.05
 
 # %% [markdown]
-# If you compare two methods with one run each and find a difference of that size, all you have compared is two seeds.
+# So if you compare two methods with one run each and find a gap of that size, it may be nothing but the seeds.
 #
 # ## Your turn at the wheel
 #
@@ -299,11 +294,12 @@ assert spread.max() > 0.15 and spread[-1] < 0.05
 fast = run_steps(40, learning_rate=1e-3)
 plot_over_band(runs, fast, "learning rate 1e-3")
 plt.show()
+reward, kl = (sum(row[name] for row in fast[-10:]) / 10 for name in ("reward", "kl"))
+assert reward > 0.7 and kl > max(sum(row["kl"] for row in rows[30:40]) / 10 for rows in runs)
 
 # %% [markdown]
-# Faster, as it happens, and with a KL far above the band: the policy has moved further than it had to. Twice or five times that rate, and
-# the run breaks; notebook [05](05_failures.ipynb) shows how. Choose settings of your own and press *run 40 steps* (some ten seconds). Try G = 2, and
-# beta = 5.
+# It learns faster here, and its KL is far above the band. But there is a limit: at 2e-3 and at 5e-3 the run breaks, as lesson
+# [05](05_failures.ipynb) shows. Choose settings of your own and press *run 40 steps* (some ten seconds). Try G = 2, and beta = 5.
 
 # %%
 try_settings(runs)
@@ -312,7 +308,8 @@ try_settings(runs)
 # ## One rollout, several updates: `num_iterations`
 #
 # With `num_iterations=4` each rollout is used for four updates. From the second on the policy is no longer the one that sampled, the ratio leaves 1, and
-# the clip has something to do. A "step" in the metrics is always an update, not a rollout.
+# the clip can act. `clip_ratio` is the share of tokens that it keeps from being pushed further. A "step" in the metrics is always an
+# update, so eight steps are two rollouts, here of 32 answers each.
 
 # %%
 several = mg.GRPOConfig(num_iterations=4, max_steps=8, generation_batch_size=32, learning_rate=1e-3)
@@ -324,8 +321,10 @@ assert share[0] == share[4] == 0 < max(share[1:4])
 # %% [markdown]
 # ## Stop, resume, fork
 #
-# A long run gets interrupted. **Claim: saved and resumed, it ends with the same weights, to the last bit.** That takes more than the weights: the
-# optimizer's moments, the number of the step, and draws that depend on (seed, step) and on nothing that was drawn before.
+# Long runs get interrupted. **Claim: saved and resumed, a run ends with the same weights, to the last bit.** For that a checkpoint also holds the
+# state of the optimizer and the number of the step. The random draws need not be saved: they depend on the seed and the step alone.
+#
+# Resuming goes on with the same settings. A **fork** goes on from the same step with other settings, and leaves the original as it is.
 
 
 # %%
@@ -343,10 +342,10 @@ def same(one, other):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-fresh = lambda: mg.TrainState.start(*mg.load_policy("tiny"), mg.GRPOConfig())  # noqa: E731
-whole, stopped = go_on(fresh(), 6), go_on(fresh(), 3)
+whole, stopped, fresh = (mg.TrainState.start(*mg.load_policy("tiny"), mg.GRPOConfig()) for _ in range(3))
+go_on(whole, 6), go_on(stopped, 3)
 with tempfile.TemporaryDirectory() as folder:
-    resumed = mg.load_checkpoint(mg.save_checkpoint(stopped, folder), fresh())
+    resumed = mg.load_checkpoint(mg.save_checkpoint(stopped, folder), fresh)
 twin, other = stopped.fork(mg.GRPOConfig()), stopped.fork(mg.GRPOConfig(learning_rate=1e-3))
 print("resumed at step 3, the same weights at 6:", same(whole, go_on(resumed, 6)))
 print("a fork that changes nothing:             ", same(whole, go_on(twin, 6)))
@@ -354,31 +353,30 @@ print("a fork with another learning rate:       ", same(whole, go_on(other, 6, l
 assert same(whole, resumed) and same(whole, twin) and not same(whole, other)
 
 # %% [markdown]
-# A **fork** answers "what if, from here on ...?". Because a fork that changes nothing stays the original to the last bit, whatever differs is due to what
-# you changed, and not to another seed. On the command line:
+# A fork that changes nothing stays equal to the original. So if your fork differs, that is due to what you changed, and not to other random
+# numbers. On the command line:
 #
 #     minigrpo train --output-dir runs/mine                                  # metrics, samples, checkpoints
 #     minigrpo train --resume --output-dir runs/mine                         # after Ctrl-C or a crash
-#     minigrpo fork runs/mine --at 50 --learning-rate 1e-3                   # another road from step 50 on
+#     minigrpo fork runs/mine --at 50 --learning-rate 1e-3                   # from step 50 on, another rate
 #     minigrpo plot runs/mine runs/mine-at-50                                # both, from where they part
 #
 # ## In the words of the field
 #
-# One pass of sampling and scoring is a **rollout**; training on what the current policy has just drawn is **on-policy**. A reward that a program
-# checks makes this **RLVR**, reinforcement learning with verifiable rewards; with a model of human preferences in its place it is **RLHF**. The supervised training
-# before it is **SFT**. Which of a completion's tokens earned the reward is the **credit assignment** problem; GRPO answers "all of them, equally".
-# What is likeliest, one token at a time, is **greedy decoding**. The **policy collapse** and **reward hacking** of the next notebook are what these curves look like
-# when things go wrong.
+# Sampling and scoring a batch of answers is a **rollout**; training on what the current policy has just drawn is **on-policy**. Which of a
+# completion's tokens earned the reward is the **credit assignment** problem; GRPO answers "all of them, equally". Taking the likeliest token each
+# time is **greedy decoding**. The chance that at least one of k sampled answers is right is **pass@k**; `mg.evaluate` estimates it when it draws
+# several answers per problem.
 #
 # ## Questions
 #
 # 1. Step 1 has loss 0 and step 60 has loss 0.01. Is the model getting worse?
 #    <details><summary>Answer</summary>No. The policy's part is 0 both times. What was added is beta times the KL, because the policy has moved.</details>
 # 2. 95 % of the groups agree. How many completions of a rollout of 64 still teach?
-#    <details><summary>Answer</summary>About 3: one group of eight in every second or third rollout. Only harder problems would give the run more to learn
+#    <details><summary>Answer</summary>About 3: one group of eight in every second or third rollout. Harder problems would give the run more to learn
 #    from.</details>
 # 3. Would a lower temperature have helped as much as GRPO did?
-#    <details><summary>Answer</summary>No. It makes what is likeliest still likelier, and that was a guess. GRPO makes likelier what was <i>rewarded</i>, however rare, as long as it
-#    is drawn now and then.</details>
+#    <details><summary>Answer</summary>No. It makes what is likeliest still likelier, and that was a guess. GRPO makes likelier what was <i>rewarded</i>, even if it is
+#    rare, as long as it is drawn now and then.</details>
 #
 # **Exercise:** [ex04](../exercises/ex04_training.ipynb). **Next:** [05 · Failures](05_failures.ipynb).

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 05 · Failures: a clinic
 #
-# **You will be able to** look at the curves of a run and ten of its completions, order the one test that decides, and say what is wrong;
+# **You will be able to** look at the curves of a run and ten of its completions, choose the one test that decides, and say what is wrong;
 # find mistakes that no curve shows; and leave a healthy run alone.
 #
-# **You need** notebooks [01](01_logprobs.ipynb) to [04](04_training.ipynb). **Time** 30 minutes, with the function that you write.
+# **You need** lessons [01](01_logprobs.ipynb) to [04](04_training.ipynb). **Time** 40 minutes, with the function that you write.
 #
-# **Worth the trip:** one of the six patients earns nearly the highest reward there is, on all three seeds, and of its last 1,920 answers almost none
-# is right. Another one is perfectly well.
+# **Worth the trip:** one of the six patients earns nearly the highest reward there is, on all three seeds, and almost none of its last 1,920
+# answers is right. Another one is perfectly well.
 
 # %%
 import matplotlib.pyplot as plt
@@ -23,11 +23,11 @@ clinic = read_clinic()  # each run three times, seeds 0, 1 and 2, 120 steps
 # %% [markdown]
 # ## Six patients
 #
-# Each patient is a run like those of notebook 04 with **one or two settings changed**, or none. You see the mean and the range of three seeds
+# Each patient is a run like those of lesson 04 with **one or two settings changed**, or none. You see the mean and the range of three seeds
 # (orange) beside three healthy runs (blue), and below them ten completions of the last rollout of seed 0 with their rewards.
 #
-# Do it in this order: look at the reward; ask *how* it was earned (length, completions); ask whether there is anything left to learn from (groups that
-# agree); then say **what you would test next**, and only then what is wrong. Write down a guess for each patient before you unfold anything.
+# Do it in this order. Look at the reward. Ask *how* it was earned: length, completions. Ask whether there is anything left to learn from: groups
+# that agree. Then say **what you would test next**, and only then what is wrong. Write down a guess for each patient before you unfold anything.
 #
 # ### Patient A
 
@@ -44,10 +44,10 @@ print(ten_completions(clinic, "A"))
 # </details>
 # <details><summary>What is wrong</summary>
 #
-# **The reward has a leak.** It pays 1 wherever the right digit occurs *anywhere* in the completion, and completions end after 10 tokens. So the model
-# writes steps until it is cut off, one of which is the digit it is paid for, and never answers. No number made from the reward can show this. An accuracy
-# measured by another rule does, and so do ten completions, *read*. **Cure:** parse strictly, pay nothing for what cannot be parsed, and give a thought the
-# thirteen tokens that it takes.
+# **The reward has a leak.** It pays 1 if the right digit occurs *anywhere* in the completion, and completions end after 10 tokens. So the model
+# writes steps until it is cut off. One of them is the digit that it is paid for, and it never answers. No number made from the reward can show
+# this. An accuracy measured by another rule can, and so can reading ten completions. **Cure:** parse strictly, pay nothing for what cannot be
+# parsed, and give a thought the thirteen tokens that it takes.
 #
 # </details>
 #
@@ -66,9 +66,9 @@ print(ten_completions(clinic, "B"))
 # </details>
 # <details><summary>What is wrong</summary>
 #
-# **Right answers are not paid.** The reward's parser looks for `\\boxed{6}`, and this model writes `6`. Every reward is 0, every group agrees, every advantage is 0: there
-# is no gradient at all, and the policy of step 120 is the one of step 1. **Cure:** a parser that knows the form in which the model answers, or a prompt that asks for the parser's. Print the
-# rewards of ten right answers *before* you train.
+# **Right answers are not paid.** The reward's parser looks for `\boxed{6}`, and this model writes `6`. Every reward is 0, every group agrees, and
+# every advantage is 0. So there is no gradient at all, and the policy is the same at step 120 as at step 1. **Cure:** a parser that knows the form
+# in which the model answers, or a prompt that asks for the form that the parser knows. Print the rewards of ten right answers *before* you train.
 #
 # </details>
 #
@@ -82,7 +82,8 @@ print(ten_completions(clinic, "C"))
 # %% [markdown]
 # <details><summary>What is wrong</summary>
 #
-# **Nothing.** Nearly all groups agree at the end, and the entropy is close to 0. **The same two numbers mean success with a high reward, and death with a low one.**
+# **Nothing.** These are the healthy runs themselves. Nearly all groups agree at the end, and with a high reward that means that the problems are
+# learnt. **With a low reward, the same number means that the run is dead.** You have seen it in B.
 #
 # </details>
 #
@@ -101,8 +102,10 @@ print(ten_completions(clinic, "D"))
 # </details>
 # <details><summary>What is wrong</summary>
 #
-# **The learning rate is too high**: 0.002, ten times the usual one. At first the reward rises, on two seeds faster than in any healthy run. Then updates throw the policy further than
-# their rollouts can vouch for, and the skill itself is damaged: two seeds go on thinking in steps that are made up, the third stops thinking. The warning is a **KL that climbs while the reward falls**. **Cure:** a lower rate, from a checkpoint *before* the fall.
+# **The learning rate is too high**: 0.002, ten times the usual one. At first the reward rises, on two seeds faster than in any healthy run. Then
+# the updates become too large for what one rollout can tell, and they damage the skill itself: two seeds go on thinking, but in steps that are
+# wrong, and the third stops thinking. The warning is a **KL that climbs while the reward falls**. **Cure:** a lower rate, from
+# an earlier checkpoint. How much earlier, you will see below.
 #
 # </details>
 #
@@ -121,8 +124,9 @@ print(ten_completions(clinic, "E"))
 # </details>
 # <details><summary>What is wrong</summary>
 #
-# **The good answers are cut off.** A thought has thirteen tokens, and `max_completion_length` is 8. One completion in twenty does not look like much, but these were the thoughts, and
-# every one of them earned 0. So the model *learnt not to think*, and the share that is cut off **falls**, as if the trouble were going away. **Cure:** a longer limit.
+# **The good answers are cut off.** A thought has thirteen tokens, and `max_completion_length` is 8. At first one completion in twenty is cut
+# off, which does not look like much. But these were the thoughts, and every one of them earned 0. So the model *learnt not to think*, and the share that is cut
+# off **falls**, as if the trouble were going away. **Cure:** a longer limit.
 #
 # </details>
 #
@@ -136,12 +140,13 @@ print(ten_completions(clinic, "F"))
 # %% [markdown]
 # <details><summary>What is wrong</summary>
 #
-# **The learning rate is far too high**: 0.005, twenty-five times the usual one. The KL explodes within ten steps, and what is left says much the same to every
-# problem: **policy collapse**. All groups agree, so nothing is learnt any more, and it does not recover. **Cure:** a lower rate, from the start.
+# **The learning rate is far too high**: 0.005, twenty-five times the usual one. The KL explodes within ten steps. After that this seed answers `4` to
+# everything, and the other two fill all 16 tokens with the same few digits: **policy collapse**. Nearly all groups agree, so next to nothing is
+# learnt any more, and the run does not recover. **Cure:** a lower rate, from the start.
 #
 # </details>
 #
-# Here you can order any test for any patient, guess, and be told:
+# Here you can choose a patient, look at further tests, and check your guess:
 
 # %%
 open_clinic(clinic)
@@ -149,17 +154,22 @@ open_clinic(clinic)
 # %% [markdown]
 # ## The answers, three seeds each
 #
-# (Do not scroll down before you have guessed.) Means of the last ten steps, the lowest and the highest of three seeds. *Right* is measured by the strict rule, whatever the
-# patient was paid for.
+# (Do not scroll down before you have guessed.) Means of the last ten steps, the lowest and the highest of three seeds. *accuracy* is measured by
+# the strict rule, whatever the patient was paid for.
 
 
 # %%
+def means(name, metric, steps=slice(-10, None)):
+    """The mean of a metric over some steps, the last ten by default: one number per seed."""
+    shown = [rows[steps] for rows in clinic.runs[name]]
+    return [sum(row[metric] for row in rows) / len(rows) for rows in shown]
+
+
 def end(name, metric):
-    """The mean of a metric over the last ten steps, lowest and highest of the seeds."""
-    means = [sum(row[metric] for row in rows[-10:]) / 10 for rows in clinic.runs[name]]
-    return min(means), max(means)
+    return min(means(name, metric)), max(means(name, metric))
 
 
+# %%
 def table(names, metrics):
     print(f"{'':22}" + "".join(f"{metric.split('/')[-1]:>22}" for metric in metrics))
     for name in names:
@@ -177,12 +187,31 @@ assert end("healthy", "accuracy")[0] > 0.9  # and this is the cure of every othe
 
 # %% [markdown]
 # The cure of each patient is the setting of the healthy run: a limit of 16 tokens, the strict reward, a learning rate of 2e-4. Its three seeds are the
-# row *healthy*.
-#
+# row *healthy*. And here is what the panels of D, E and F did not show, seed by seed:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+unseen = [
+    ("D: reward in steps 11 to 15", "high-rate", "reward", slice(10, 15)),
+    ("C: the same", "healthy", "reward", slice(10, 15)),
+    ("D: share that thinks, last ten steps", "high-rate", "thinking", slice(-10, None)),
+    ("E: share cut off, first ten steps", "cut-off", "completions/clipped_ratio", slice(10)),
+    ("E: share cut off, last ten steps", "cut-off", "completions/clipped_ratio", slice(-10, None)),
+    ("F: length, last ten steps", "collapse", "completions/mean_length", slice(-10, None)),
+]
+for text, *which in unseen:
+    print(f"{text:36}" + "".join(f"{mean:8.2f}" for mean in means(*which)))
+
+# %%
+early, healthy, _, first, last, _ = (means(*which) for _, *which in unseen)
+assert sorted(early)[1] > max(healthy) and min(first) > max(last)  # on two of three seeds; on each
+
+# %% [markdown]
 # ## Silent groups
 #
-# B never learns and F has stopped, because their groups agree. `reward_std`, the spread over the whole rollout, does not show it. **Write down:** two groups of four, one all wrong, one all
-# right. What is the standard deviation of the eight rewards, and what are the eight advantages?
+# B never learns and F has stopped, because their groups agree. `reward_std` in a log, the standard deviation over the whole rollout, need not show
+# it. **Write down:** two groups of four, one all wrong, one all right. What is the standard deviation of the eight rewards, and what are the eight
+# advantages?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -193,12 +222,13 @@ print(f"reward_std {rewards.std():.2f}, advantages {advantages.tolist()}")
 assert not advantages.any()
 
 # %% [markdown]
-# As large as it can be, and no gradient at all. So you need another number:
+# The standard deviation is as large as it can be, and there is no gradient at all. So you need another number:
 #
 # ### You write it
 #
-# `silent_share(rewards, group_ids)`: (B,), (B,) -> the share of *groups* whose rewards are all equal. Groups may differ in size, and their rows come in any order. By hand: the eight
-# rewards above give 1; if one of the wrong answers were right, 0.5.
+# `rewards` is (B,), `group_ids` (B,). Return the share of *groups* whose rewards are all equal. Groups may differ in size, and their rows come in any
+# order. By hand: the eight rewards above give 1; if one of the wrong answers were right, 0.5. One trap: the standard deviation of equal floats need
+# not be exactly 0, so compare the rewards themselves.
 
 
 # %%
@@ -211,7 +241,7 @@ answer = mg.check(silent_share)
 answer
 
 # %% [markdown]
-# `mg.hint("05.1")` helps.
+# Stuck? `mg.hint("05.1")` helps, and says more each time you call it.
 #
 # <details><summary>Solution</summary>
 #
@@ -224,7 +254,7 @@ answer
 #
 # </details>
 #
-# In the log it is called `frac_reward_zero_std`. How large is it to be expected, if each answer is right with chance p? A group of G is silent with chance $p^G + (1-p)^G$:
+# In a log it is called `frac_reward_zero_std`. Lesson 02 expected $p^G + (1-p)^G$, if each answer is right with probability $p$. Drawn and counted, with 500 groups each:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -241,12 +271,13 @@ for chance in (0.02, 0.22, 0.98):
         assert abs(measured - expected) < 0.05
 
 # %% [markdown]
-# **Cure** for groups that are all wrong: problems that the model solves *sometimes*; where these are rare, a larger group. At p = 0.98 a high share is no illness: the problems are learnt.
+# **Cure** for groups that are all wrong: problems that the model solves *sometimes*, and where these are rare, a larger group. At p = 0.98 a high
+# share is no illness: the problems are learnt.
 #
 # ## `minigrpo diagnose`
 #
-# You need not do this alone. `mg.diagnose` reads the metrics of a run, of this package or of TRL, and says what it sees, what that means and what to do. Here it sees what the
-# trainer logs, without the strict accuracy:
+# You need not do this alone. `mg.diagnose` reads the metrics of a run, of this package or of TRL, and says what it sees, what that means and what to
+# do. First it gets what a trainer logs, without the strict accuracy; in the last line it gets the accuracy of A as well:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -255,13 +286,16 @@ for letter, name in PATIENTS.items():  # of seed 0
         {key: value for key, value in row.items() if key != "accuracy"} for row in clinic.runs[name][0]
     ]
     print(f"{letter} {name:10} {mg.diagnose(logged).first.title}")
+told = mg.diagnose(clinic.runs["leaky"][0]).first.title
+print("A, its accuracy logged too:", told)
+assert told == "The reward rises and the true score falls."
 
 # %% [markdown]
-# From the curves alone it names A, B, D and F, and it leaves C alone. E it only suspects, because someone has to read what was cut off. **What it cannot do is read**: give it
-# a true score as well, such as the strict accuracy, and it says of A that the reward rises while the true score falls. It also lists what looks alarming and is
-# normal, such as a loss of 0, or a `clip_ratio` of 0 with one update per rollout.
+# From the curves alone it names the fault of D and F, says of A and B where to look, and leaves C alone. E it only suspects: it cannot read what was
+# cut off. It knows more if you log a true score as well, as the last line shows. It also lists what looks alarming and is normal, such as a loss
+# of 0, or a `clip_ratio` of 0 with one update per rollout.
 #
-# The whole finding of patient D:
+# The whole finding of patient D. In brackets: how sure it is, and whether something is wrong or the log alone cannot tell.
 
 # %%
 print(mg.diagnose(clinic.runs["high-rate"][0]).text)
@@ -269,8 +303,8 @@ print(mg.diagnose(clinic.runs["high-rate"][0]).text)
 # %% [markdown]
 # ## Too late to cure?
 #
-# Patient D breaks after step 15 or so. **Write down:** you notice at step 40, lower the learning rate to the healthy value and go on from there. Does it recover? And what if you go back to step 10? Both
-# are a *fork* of the run, and both were made, with three seeds:
+# Patient D breaks after step 15 or so. **Write down:** you notice at step 40, lower the learning rate to the healthy value and go on from there. Does
+# it recover? And what if you go back to step 10? Both are forks of the run. Both were made, with three seeds and up to step 80:
 
 # %%
 groups = {"as it was": "high-rate", "fork at step 10": "fork-at-10", "fork at step 40": "fork-at-40"}
@@ -282,13 +316,14 @@ plt.show()
 # %%
 # NBVAL_CHECK_OUTPUT
 table(groups.values(), ["accuracy", "kl", "frac_reward_zero_std"])
-recovered = [sum(row["accuracy"] for row in rows[-10:]) > 9 for rows in clinic.runs["fork-at-10"]]
+recovered = [accuracy > 0.9 for accuracy in means("fork-at-10", "accuracy")]
 assert recovered == [True, True, False] and end("fork-at-40", "accuracy")[1] < 0.4
 assert [rows[4]["kl"] > 1 for rows in clinic.runs["high-rate"]] == [False, False, True]
 
 # %% [markdown]
-# From step 40 none recovers: most groups agree that all is wrong, so next to nothing is left to learn from. From step 10 two seeds recover completely. The third has not by step 80, and its KL says
-# why: it was above 1 nat per token at step 5 already. **Go back to before the KL climbs, not to before the reward falls.**
+# From step 40 none recovers: in most groups all answers are wrong, so there is next to nothing left to learn from. From step 10 two seeds recover
+# completely. The third has not by step 80, and its KL suggests why: it was above 1 nat per token at step 5 already. **So go back to before the KL
+# climbs, not just to before the reward falls.**
 #
 # With a run of your own, in a terminal (a minute in all):
 #
@@ -300,8 +335,8 @@ assert [rows[4]["kl"] > 1 for rows in clinic.runs["high-rate"]] == [False, False
 #
 # ## Mistakes that no curve shows
 #
-# These raise no error. The first was trained with, three seeds, 80 steps, beside the same run done right: the mask leaves out the EOS, so nobody trains it. **Write down** what you expect of
-# the length and of the share that is cut off.
+# The next mistakes raise no error. In the first one the mask leaves out the EOS, so it gets no gradient. Three seeds were trained like that for 80
+# steps. **Write down** what you expect of the length and of the share that is cut off, beside the same run done right.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -311,20 +346,21 @@ table(["all right", "eos-masked-out"], columns)
 assert end("eos-masked-out", columns[2])[1] < 0.05 and end("eos-masked-out", columns[1])[1] < 13
 
 # %% [markdown]
-# The length is the same, hardly anything is cut off, and the accuracy lags by a few hundredths, for which you would never have blamed a mask. This model has known when to stop since its
-# supervised training, so it does not miss the lesson. A model that does not know gets no gradient to learn it from.
+# The lengths are nearly the same, hardly anything is cut off, and the accuracy is a few hundredths lower, for which you would hardly blame a mask.
+# This model knew when to stop before GRPO began. A model that does not know would get no gradient to learn it from.
 #
 # So do not look for such mistakes in curves. Test for them, on one small batch, before you train.
 #
 # ### EOS is not trained
 #
 # Many tokenizers pad with EOS, and a mask made by `ids != pad` then drops the EOS as well. The test: the mask's sums must be the lengths *with* EOS.
+# (The answers are drawn at temperature 0.7, for the third test.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 policy, tokenizer = mg.load_policy("tiny")
-lengths, generator = {"num_generations": 256, "max_completion_length": 16}, torch.Generator().manual_seed(0)
-drawn = lengths | {"generator": generator, "temperature": 0.7}
+drawn = {"num_generations": 256, "max_completion_length": 16, "temperature": 0.7}
+drawn |= {"generator": torch.Generator().manual_seed(0)}
 rollout = mg.sample_completions(policy, tokenizer, ["4*2+9+7*1*4="], **drawn)
 ids, counts = rollout.completion_ids[:6], rollout.completion_mask[:6]
 padded = torch.where(counts, ids, tokenizer.eos_token_id)
@@ -351,7 +387,7 @@ assert package[0] == package[1]
 # %% [markdown]
 # ### The temperature is missing from the log-probs
 #
-# The rollout above was sampled at temperature 0.7. Before any update, the ratio of every token must be 1:
+# The answers above were sampled at temperature 0.7. Before any update, the ratio of every token must be 1:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -365,26 +401,26 @@ for temperature in (1.0, 0.7):
     )
 
 # %% [markdown]
-# Scored at 1, the *mean* is nearly right all the same: the mean of p/q over draws from q is 1 for any p. The test is to compare the sampler's log-probs with the scored
-# ones **token by token**.
+# Scored at 1, the *mean* is nearly right all the same: over draws from q, the mean of p/q is 1 for any p. So the test compares the sampler's log-probs
+# with the scored ones **token by token**.
 #
-# Exercise [ex05](../exercises/ex05_diagnosis.ipynb) has six such mistakes, as they were shipped.
+# Exercise [ex05](../exercises/ex05_diagnosis.ipynb) has six mistakes of this kind that were shipped in code that people use.
 #
 # ## The table
 #
 # | you see | it is | what decides | cure |
 # |---|---|---|---|
 # | reward high, answers wrong | a leaky reward | accuracy by another rule; ten completions | parse strictly |
-# | reward 0, groups agree, gradient 0 | rewards that are never paid, or problems too hard | are some of ten completions right? | mend the parser; easier problems |
+# | reward 0, groups agree, gradient 0 | right answers that are not paid, or problems too hard | are some of ten completions right? | mend the parser; easier problems |
 # | entropy 0, groups agree, reward high | success | the reward | stop; harder problems |
-# | reward falls, KL climbs | learning rate too high | `kl` and `grad_norm` around the fall | lower it, from a checkpoint before the fall |
-# | always the same answer | collapse | entropy near 0 *and* a low reward | lower it, from the start |
+# | reward falls, KL climbs | learning rate too high | `kl` around the fall | a lower rate, from a checkpoint before the KL climbs |
+# | nearly the same answer to everything | collapse; here the learning rate is far too high | groups that agree *and* a low reward; ten completions | a lower rate, from the start |
 # | reward flat, answers get shorter | the good answers are cut off | `clipped_ratio` in the first steps | a longer limit |
-# | nothing, only slower or worse | a silent mistake in mask, temperature or mean | a test on one batch | the test, kept |
+# | nothing, or a run that is a little worse | a mistake in mask, temperature or mean | a test on one batch | mend it, and keep the test |
 #
 # ## In the words of the field
 #
-# A policy that is paid for something else than what you meant, and does it, shows **reward hacking** or **specification gaming**; "when a measure becomes a target, it ceases to be a good measure" is
+# A policy that earns its reward by something other than what you meant shows **reward hacking** or **specification gaming**; "when a measure becomes a target, it ceases to be a good measure" is
 # **Goodhart's law**. One that has stopped exploring has suffered **entropy collapse** or **mode collapse**. Silent groups are the **zero-variance** (or *zero-advantage*) groups that DAPO's **dynamic sampling** throws
 # away and draws again. The loss of a skill that was there before is **catastrophic forgetting**.
 #
