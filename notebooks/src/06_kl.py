@@ -1,12 +1,13 @@
 # %% [markdown]
-# # 06 · KL: how far from home?
+# # 06 · KL: how far from where it began
 #
-# **You will be able to** say which of the two KL divergences holds a policy near its reference and what β buys, estimate the KL from the tokens you have, and tell
-# an estimator whose *value* is right from one whose *gradient* is right.
+# **You will be able to** say which of the two KL divergences holds a policy near its reference, and what β buys; estimate the KL from the
+# tokens that you have; and tell an estimator whose *value* is right from one whose *gradient* is right.
 #
-# **You need** notebooks [02](02_policy_gradient.ipynb) to [04](04_training.ipynb). **Time** 35 minutes.
+# **You need** lessons [02](02_policy_gradient.ipynb) to [04](04_training.ipynb). **Time** 40 minutes, with the function that you write.
 #
-# **Worth the trip:** the most obvious estimator of the KL is unbiased, and in the loss it does nothing at all. You will prove it without drawing a single sample.
+# **Worth the trip:** the most obvious estimator of the KL is unbiased, and in the loss it does nothing at all. You will prove it without
+# drawing a single sample.
 
 # %%
 import math
@@ -24,12 +25,13 @@ mg.plot_group(mg.worked_example(), light="first_token")
 plt.show()
 
 # %% [markdown]
-# One group, one step, and on the right what the step did to the first token. This lesson is about how far those bars may move in the end.
+# On the right is what one step did to the first token. This lesson is about how far those bars may move over a whole run.
 #
 # ## A policy that has moved
 #
-# The reward moves a policy towards whatever the reward function likes, mistakes included; notebook [05](05_failures.ipynb) showed where that ends. So GRPO adds a second force, which
-# holds the policy near a **reference**: a frozen copy from before training. To see that force, take a policy that has moved. These are 40 steps without it (β = 0), at more than twice the usual learning rate.
+# The reward moves a policy towards whatever the reward function likes, its mistakes included; lesson [05](05_failures.ipynb) showed where
+# that ends. So GRPO adds a second force, which holds the policy near a **reference**: a frozen copy from before training. To see what that
+# force has to hold, train for 40 steps without it (β = 0), at 2.5 times the usual learning rate:
 
 # %%
 reference, tokenizer = mg.load_policy("tiny")
@@ -43,6 +45,13 @@ print(f"mean reward: {first:.2f} in the first five steps, {last:.2f} in the last
 assert last > first + 0.4
 
 # %% [markdown]
+# How far has it moved? The **KL divergence** (of Kullback and Leibler, in nats) compares two distributions over the next token. With
+# $\pi$ the policy and $\pi_{ref}$ the reference:
+#
+# $$KL(\pi \,\|\, \pi_{ref}) = \sum_v \pi(v)\, \log \frac{\pi(v)}{\pi_{ref}(v)}$$
+#
+# In words: by how much the policy's log-prob exceeds the reference's, on average over what the policy would write.
+#
 # **Write down:** here are our four completions again, drawn by the *reference*. At which token will the two models differ most?
 
 # %%
@@ -59,14 +68,12 @@ plt.show()
 assert kl[0, 0] > kl[0, 1:].max()
 
 # %% [markdown]
-# At the first one. There the policy decides whether to think, and that is the decision that training changed. All four rows agree in the first column, because a KL belongs to a *position*: it compares two
-# distributions over the whole vocabulary, whichever token was then drawn.
+# At the first one, where the policy decides whether to think: that is the decision that training changed. All four rows agree in the first
+# column, because a KL belongs to a *position*. It compares two distributions over the whole vocabulary, whichever token was then drawn.
 #
 # ## Two KLs
 #
-# For the next token, with $\pi$ the policy and $\pi_{ref}$ the reference:
-#
-# $$KL(\pi \,\|\, \pi_{ref}) = \sum_v \pi(v)\, \log \frac{\pi(v)}{\pi_{ref}(v)}$$
+# Exchange the two distributions, and the number is another one:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -77,10 +84,11 @@ torch.testing.assert_close(mg.kl_exact(p.log(), q.log()), forwards)
 torch.testing.assert_close(torch.nn.functional.kl_div(p.log(), q, reduction="sum"), backwards)
 
 # %% [markdown]
-# A KL is 0 where the two agree, positive otherwise, and **not symmetric**: the first name is the one whose probabilities weigh the sum. (The last line is a trap: PyTorch's
-# `kl_div(log p, q)` is KL(q ‖ p).) So which one should hold a policy?
+# A KL is 0 where the two agree and positive otherwise, but it is **not symmetric**: the name that comes first gives the weights of the sum.
+# (Mind the last line: PyTorch's `kl_div(log p, q)` is KL(q ‖ p).) So which of the two should hold a policy?
 #
-# **Write down:** a reference writes A 60 %, B 39 % and C 1 % of the time. One policy writes C half of the time. Another has given up B. Which KL minds the first, and which the second?
+# **Write down:** a reference writes A 60 %, B 39 % and C 1 % of the time. One policy writes C half of the time. Another has given up B.
+# Which KL is large for the first, and which for the second?
 
 # %%
 _, axes = plt.subplots(2, 3, figsize=(10, 5.4), layout="constrained", width_ratios=(1, 1, 1.5))
@@ -91,14 +99,16 @@ axes[1, 0].set_title("gives up one of its habits", fontsize=9, loc="left")
 plt.show()
 
 # %% [markdown]
-# Look at the two middle panels; the right ones come later. **KL(policy ‖ reference) minds what the reference would never write. KL(reference ‖ policy) minds what the policy has given up.** Drag the policy yourself
-# (three weights, scaled to a sum of 1) and try to make one KL small and the other large:
+# Look at the two middle panels; the right ones come later. **KL(policy ‖ reference) is large where the policy writes what the reference
+# hardly ever would. KL(reference ‖ policy) is large where the policy has given up what the reference does.** Drag the policy yourself (three
+# weights, scaled to a sum of 1) and try to make one KL small and the other large:
 
 # %%
 mg.drag_policy()
 
 # %% [markdown]
-# Now a reference with two habits, and a policy that can only be a single bump. We try 820 bumps and keep the nearest in each sense:
+# Now take a reference with two habits, and a policy that is too simple for both: it can only be a single bump. We try 820 bumps and keep
+# the nearest one by each KL:
 
 # %%
 tokens = torch.arange(21.0)
@@ -119,22 +129,29 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The first settles on one habit: it is **mode-seeking**. The second covers both habits and the gap between them, where the reference never goes: it is **mass-covering**. In text that gap is nonsense. **So GRPO, like PPO before
-# it, penalises KL(policy ‖ reference), the *reverse* KL.** It is also the one that you can estimate, since it is a mean over what the *policy* writes.
+# The first settles on one habit: it is **mode-seeking**. The second covers both habits and also the gap between them, where the reference
+# never goes: it is **mass-covering**. A policy that should not write what its reference never would needs the first. **So GRPO penalises
+# KL(policy ‖ reference), the *reverse* KL.** It is also the one that you can estimate, since it is an average over what the *policy* writes.
 #
 # ## What β buys
 #
-# With a penalty of β per nat the objective is
+# With a penalty of β per nat, we want the largest
 #
-# $$\mathbb{E}[R] - \beta\, KL(\pi \,\|\, \pi_{ref}), \qquad \pi^*(y) \propto \pi_{ref}(y)\, e^{R(y)/\beta}$$
+# $$\mathbb{E}[R] - \beta\, KL(\pi \,\|\, \pi_{ref}) \;=\; \beta \log Z - \beta\, KL(\pi \,\|\, \pi^*),
+# \qquad \pi^*(y) = \pi_{ref}(y)\, e^{R(y)/\beta} / Z,$$
 #
-# and $\pi^*$ is its maximum, known without any training. Take our model's one decision: think (6 % of the time, nearly always right) or guess (94 %, right about one time in six).
+# where $Z$ makes the sum of $\pi^*$ 1. On the right only the last term depends on $\pi$, and it is 0 where $\pi = \pi^*$. So $\pi^*$ is the
+# best policy, and you know it without any training. Take our model's one decision: think (6 % of the time, nearly always right) or guess
+# (94 %, right 17 times in 100).
 
 # %%
 start, R = torch.tensor([0.06, 0.94]).double(), torch.tensor([0.99, 0.17]).double()
 beta = torch.logspace(-2, 1, 400).double()
 best = (start.log() + R / beta.unsqueeze(1)).softmax(1)  # (400, 2): the optimum for each beta
 reward, spent = best @ R, mg.kl_exact(best.log(), start.log().expand_as(best))
+log_z = (start.log() + R / beta.unsqueeze(1)).logsumexp(1)
+to_best = mg.kl_exact(start.log().expand_as(best), best.log())
+torch.testing.assert_close((start @ R).expand(400), beta * (log_z - to_best))  # as above, at the start
 slope = torch.gradient(reward, spacing=(spent,))[0]
 middle = (beta > 0.1) & (beta < 5)
 torch.testing.assert_close(slope[middle], beta[middle], rtol=0.01, atol=0)
@@ -146,7 +163,7 @@ for b in (0.04, 0.2, 0.4, 1.0):
     i = (beta - b).abs().argmin()
     ax.plot(spent[i], reward[i], "o", color="#D55E00")
     ax.annotate(f"β = {b}", (spent[i], reward[i]), xytext=(6, -10), textcoords="offset points")
-ax.set(xlabel="KL spent (nats)", ylabel="mean reward", xlim=(0, 3.2))
+ax.set(xlabel="KL spent (nats)", ylabel="mean reward", xlim=(0, 3.4))
 plt.show()
 
 # %%
@@ -154,8 +171,9 @@ plt.show()
 print(f"always to think costs log(1 / 0.06) = {math.log(1 / 0.06):.2f} nats")
 
 # %% [markdown]
-# Each point is the best policy for its β, and the assert says what β is: **the slope of this curve. You spend KL as long as one more nat buys more than β of reward.** At DeepSeekMath's β of 0.04, our model's reward is worth all 2.8 nats.
-# Is that what training does? Five runs with β = 0.04 were recorded:
+# Each point is the best policy for its β, and the last assert says what β is: **the slope of this curve. You spend KL as long as one more
+# nat buys more than β of reward.** At DeepSeekMath's β of 0.04 the best policy always thinks, for 2.8 nats. Five recorded runs with
+# this β paid that price:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -165,18 +183,24 @@ print("nats per completion, last 40 steps of each run:", [round(x, 1) for x in n
 assert all(abs(x - math.log(1 / 0.06)) < 0.4 for x in nats)
 
 # %% [markdown]
-# Watch the unit. Logs show **nats per token**; times the length, that is nats per completion.
+# Mind the unit: logs show **nats per token**. Multiply by the length, and you have nats per completion.
 #
 # ## One token is enough for an estimate
 #
-# `kl_exact` sums over 258 tokens. With a vocabulary of 150,000 you would rather not keep all those logits twice. But a mean over draws can be estimated from draws, and the log-probs of the drawn
-# tokens are there anyway. With $r = \pi_{ref}/\pi$ for the token that was drawn (Schulman 2020):
+# `kl_exact` sums over 258 tokens. With a vocabulary of 150,000 you would rather not keep all those logits twice. But an average can be
+# estimated from draws, and the log-probs of the drawn tokens are there anyway. With $r = \pi_{ref}/\pi$ for the drawn token, not the ratio
+# of lesson 03 (Schulman 2020):
 #
 # $$k_1 = -\log r \qquad k_2 = \tfrac12 (\log r)^2 \qquad k_3 = r - 1 - \log r$$
 #
+# k1 is what the KL averages, so its mean over the policy's draws is the KL. k3 adds $r - 1$. That leaves the mean as it is, because
+# $\sum_v \pi(v)\, r(v) = \sum_v \pi_{ref}(v) = 1$, and it makes each single value 0 or more. k2 is never negative either, but its mean
+# is close to the KL only near the reference.
+#
 # ### You write it
 #
-# `k3` is the one in the GRPO paper. Both arguments are (B, C) log-probs. By hand: policy 0.5 and reference 0.25 give r = 0.5 and k3 = 0.1931; exchanged, r = 2 and k3 = 0.3069.
+# `k3` is the one in the GRPO paper. Both arguments are (B, C) log-probs. By hand: policy 0.5 and reference 0.25 give r = 0.5 and
+# k3 = 0.1931; exchanged, r = 2 and k3 = 0.3069.
 
 
 # %%
@@ -203,7 +227,7 @@ answer
 
 # %%
 mine = kl_k3 if getattr(answer, "about", "") is None else mg.kl_k3  # yours, if it passed
-# the first token of our problem: a mean over all that could be drawn, each weighed by how often it is
+# the first token of our problem: all that could be drawn, each weighed by its probability
 log_p, log_q = logits[0, 0].log_softmax(-1), ref_logits[0, 0].log_softmax(-1)
 k1, k3 = mg.kl_k1(log_p, log_q), mine(log_p, log_q)
 draws = {"the policy": log_p.exp(), "the reference": log_q.exp()}
@@ -212,12 +236,13 @@ print(pd.DataFrame(means, [f"drawn by {name}" for name in draws], ["k1", "k3", "
 torch.testing.assert_close(torch.tensor(means[0]), kl[0, 0].expand(3), rtol=1e-3, atol=1e-4)
 
 # %% [markdown]
-# Over the policy's own draws, k1 and k3 are **unbiased**: their mean is the KL. Over the reference's draws both are far off, and k1 is even negative. **An estimator is right about the policy that wrote the tokens, and no other.** Notebook
-# [07](07_triples.ipynb) lives with tokens that somebody else wrote.
+# Over the policy's own draws, k1 and k3 are **unbiased**: their mean is the KL. Over the reference's draws both are far off, and k1 is even
+# negative. **These estimates are right only for tokens that the policy itself has drawn.** In lesson [07](07_triples.ipynb) somebody else
+# wrote the tokens.
 #
-# ## Log k1
+# ## Which one to log
 #
-# Unbiased is not enough for a log: you see a mean over a few completions, once. Let the policy write 16 batches of 64:
+# An unbiased estimate can still be noisy, and a log shows you the mean over a few completions. Let the policy write 16 batches of 64:
 
 # %%
 own = mg.sample_completions(
@@ -243,32 +268,38 @@ assert batches["k1"].std() < batches["k3"].std() / 3
 assert batches["k3"].median() < batches["exact"].mean() - 0.1 and batches["k3"].max() > 4
 
 # %% [markdown]
-# The policy nearly always thinks now. For a token that it loves, k3 shows too little; the rest of the KL sits in the tokens that it has given up, which are hardly ever drawn and then count enormously. So k3 is too low in most batches and far too high in a
-# few. k1 is steady out here. (Close to the reference it is the other way round, and k3 is the quiet one.) **minigrpo logs k1.** TRL logs k3 (times the ratio).
+# k3 is too low in most batches and far too high in a few. The policy nearly always thinks now, and for such a frequent choice k3 says too
+# little. The rest of the KL is in the guesses, which the policy has given up: they are hardly ever drawn, and then they count enormously. k1
+# is steady here. (Near the reference it is the other way round, and k3 is steady.) **minigrpo logs k1.** TRL logs k3, times the ratio that comes next.
 #
 # ## A right value is not a right gradient
 #
-# Training does not use the value, it uses the gradient. The penalty can stand in two places: **in the loss**, where autograd differentiates the estimate, or **in the reward**, where it is a plain number that each completion pays, and the policy gradient does the rest.
+# Training uses not the value but the gradient. The penalty can stand in two places: **in the loss**, where autograd differentiates the
+# estimate, or **in the reward**, where each completion pays it as a plain number and the policy gradient does the rest. And there is a fourth
+# estimator, **k3_ratio**: k3 times the ratio $\pi/\pi_{old}$ of lesson 03. Before the first update that ratio is 1, but it has a gradient.
 #
-# **Write down:** k1 is unbiased. What will its gradient do in the loss?
+# **Write down:** the mean of k1 is right, and in the loss k1 does nothing. Why? (The reason is in lesson 02.)
 #
-# We enumerate again: two tokens, a vocabulary of three, so nine completions. `theta` holds the logits of the first token in row 0, and of the second one in the row of what came first.
+# You need no samples if you go through everything that can be written. Take completions of two tokens from a vocabulary of three: there are
+# nine. Row 0 of `theta` holds the logits of the first token. Each of the other rows holds those of the second token, after one of the three.
 
 # %%
-theta = torch.randn(4, 3, generator=mg.seeded(3), dtype=torch.float64).requires_grad_()
-ref_theta = torch.randn(4, 3, generator=mg.seeded(4), dtype=torch.float64)
+theta = torch.randn(4, 3, generator=mg.seeded(17), dtype=torch.float64).requires_grad_()
+ref_theta = torch.randn(4, 3, generator=mg.seeded(18), dtype=torch.float64)
 rows = torch.tensor([[0, 1 + a] for a in range(3) for _ in range(3)])  # (9, 2)
 ids = torch.tensor([[a, b] for a in range(3) for b in range(3)])  # (9, 2)
 
 
 def gradient(score):
-    """With respect to theta, of the mean of score(log-probs, probabilities) over the policy's draws."""
+    """Of the sum of score(log-probs, probabilities) over the nine completions, with respect to theta."""
     logprobs = mg.token_logprobs(theta[rows], ids)
     return torch.autograd.grad(score(logprobs, logprobs.sum(1).exp()).sum(), theta)[0]
 
 
 # %% [markdown]
-# There are **two yardsticks**. One is the KL of *whole completions*, as in the objective. The other is the KL of the *next token*, at the beginnings that were visited: how the beginnings came about is not differentiated (`detach`).
+# What should the gradient be? There are **two yardsticks**. The first is the KL of *whole completions*, as in the objective. A policy can
+# lower it in two ways: by what it writes after a given beginning, and by which beginnings it writes. The second yardstick is the KL of the
+# *next token*. It counts only the first way, and takes the beginnings as they were drawn (`detach`).
 
 # %%
 ref = mg.token_logprobs(ref_theta[rows], ids)
@@ -328,19 +359,26 @@ other_way = gradient(lambda logp, prob: prob.detach() * mg.kl_exact(ref_theta[ro
 torch.testing.assert_close(in_loss("k3"), other_way)  # KL(reference || policy)
 
 # %% [markdown]
-# Why? A mean over draws changes in two ways when the policy changes: the estimate at each token changes, and so does *how often each token is drawn*. Differentiating the estimate sees only the first.
+# Why? The mean over draws depends on the policy in two ways: through the estimate at each token, and through *how often each token is
+# drawn*. Differentiating the estimate sees only the first.
 #
-# - **k1** in the loss has the gradient of log π, whose mean over the policy's draws is 0, as notebook 02 found. Everything was in the second part. In the reward it is exactly right, for whole completions.
-# - **k3** in the loss pulls towards the *other* KL. Look back at the green bars: in the second row it pulls hard at B, which was given up.
-# - **k3_ratio** is k3 · π/π_old. The ratio is 1 in value before the first update, but its gradient carries the missing second part. It comes from DeepSeek-V3.2 ([arXiv:2512.02556](https://arxiv.org/abs/2512.02556), 3.1), is the default here, and in TRL since July 2026
-#   (`use_bias_correction_kl`). **Train with k3_ratio.** k2 has the same gradient while the policy is the one that drew the tokens; its value is wrong.
+# - **k1** in the loss has the gradient of log π, whose mean over the policy's draws is 0: it is the baseline of lesson 02 again. In the
+#   reward k1 is exactly right, for whole completions. (There k3_ratio is just k3, since the ratio is 1.)
+# - **k3** in the loss pulls towards the *other* KL. Look back at the right panels of the two KLs: in the second row the green bars pull hard
+#   towards B, which was given up. (k1 has no bars, because it does not pull.)
+# - **k3_ratio** in the loss has the missing part, by the gradient of its ratio. It comes from DeepSeek-V3.2
+#   ([arXiv:2512.02556](https://arxiv.org/abs/2512.02556), 3.1), and is the default here and in TRL (`use_bias_correction_kl`).
+#   **Train with k3_ratio.**
+# - **k2** in the loss has the same gradient, as long as the policy is the one that drew the tokens. Its value is wrong.
 #
-# In the loss, no estimator gets the whole completion's KL right: each token answers for its own position and not for where it leads. There β competes with advantages of size 1. For the other one there is
-# `kl_in_reward=True`; β then multiplies nats per *completion*, and it goes with `scale_rewards="none"`, or the division by the group's std would change β from group to group.
+# In the loss no estimator gets the KL of whole completions right: each token answers for its own position, and not for where it leads. If you
+# want that KL, set `kl_in_reward=True`; β then multiplies nats per *completion*. Set `scale_rewards="none"` with it, or the division by the
+# group's std would give each group another β.
 #
 # ### What the wrong gradient costs
 #
-# One decision with six answers, two of them right: 2,000 steps of the expected gradient at β = 0.5, compared with the known optimum.
+# One decision with six answers, two of them right. We follow the expected gradient for 2,000 steps at β = 0.5, and compare with the known
+# optimum:
 
 # %%
 six = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04]).double().log()
@@ -365,27 +403,33 @@ table = pd.DataFrame({name: probs.tolist() for name, probs in ends.items()}).T.r
 table["KL"] = [round(mg.kl_exact(probs.log(), six).item(), 2) for probs in ends.values()]
 torch.testing.assert_close(ends["k3_ratio"], ends["optimum"], rtol=1e-6, atol=0)
 assert (ends["k3"] - ends["optimum"]).abs().max() > 0.03
+near = (six + 0.1 * R).log_softmax(0)
+torch.testing.assert_close(mg.kl_exact(near, six), mg.kl_exact(six, near), rtol=0.05, atol=0)
 table
 
 # %% [markdown]
-# With k1 in the loss the policy ends in a corner, at 2.3 nats, as if there were no penalty. `k3_ratio` ends on the optimum. k3 ends near it: to first order around the reference the two have the same gradient, k3 is never negative, needs no old log-probs, and DeepSeekMath was trained
-# with it. Near the reference it is a defensible choice; further out, `k3_ratio` costs no more and pulls the right way.
+# With k1 in the loss the policy ends in a corner, at 2.3 nats, as if there were no penalty. With `k3_ratio` it ends on the optimum, and with
+# k3 beside it, at a third more KL. Near the reference the two KLs hardly differ (the last assert), and DeepSeekMath was trained with k3. But
+# `k3_ratio` costs no more, and it pulls the right way further out too.
 #
 # ## In the words of the field
 #
-# - **Reference model**, **KL penalty**: the frozen copy, and the β · KL that ties the policy to it. **Reverse KL** is KL(policy ‖ reference), *mode-seeking*; **forward KL** is the other, *mass-covering* (supervised learning minimises a forward KL).
+# - **Reference model**, **KL penalty**: the frozen copy, and the β · KL that ties the policy to it. **Reverse KL** is KL(policy ‖ reference),
+#   *mode-seeking*; **forward KL** is the other, *mass-covering*, which supervised learning minimises.
 # - **k1, k2, k3**: Schulman's estimators. **Unbiased**: right on average. **Variance**: how much one batch differs from that average.
-# - **On-policy**: the tokens were drawn by the policy that is trained. The ratio π/π_old in `k3_ratio` is an **importance weight**.
-# - **Reward-KL frontier**: the curve above. A **trust region** (PPO's clip, lesson 03) limits one *update*; the KL penalty limits the whole *journey*.
-# - To read on: [arXiv:2510.01555](https://arxiv.org/abs/2510.01555) and [arXiv:2512.21852](https://arxiv.org/abs/2512.21852) study these gradients at length.
+# - **On-policy**: the tokens were drawn by the policy that is trained. The ratio in `k3_ratio` is an **importance weight**.
+# - **Reward-KL frontier**: the curve of β. A **trust region** (PPO's clip, lesson 03) limits one *update*; the KL penalty limits the whole
+#   *run*.
+# - To read on: [arXiv:2510.01555](https://arxiv.org/abs/2510.01555) and [arXiv:2512.21852](https://arxiv.org/abs/2512.21852) study these
+#   gradients at length.
 #
 # ## Questions
 #
 # 1. Your log shows a KL of 0.3, with completions of 200 tokens. A colleague's log of the same run shows 60. Who is right?
 #    <details><summary>Answer</summary>Both: 0.3 nats per token times 200 tokens are 60 nats per completion. Always ask for the unit.</details>
 # 2. A library adds β · mean(k1) to the loss. The KL curve rises, and rises faster with a larger β. Why does β not help?
-#    <details><summary>Answer</summary>k1 in the loss has an expected gradient of 0. It is logged faithfully, adds noise to each update, and holds nothing back.</details>
+#    <details><summary>Answer</summary>The gradient of k1 in the loss is 0 on average. It adds noise to each update and holds nothing back.</details>
 # 3. The mean of k1 on your stored answers is negative. May a KL be negative?
-#    <details><summary>Answer</summary>A KL may not, but an estimate may, by chance. If it stays negative, the answers were not drawn by the policy that you are measuring.</details>
+#    <details><summary>Answer</summary>A KL may not, but an estimate may, by chance. If it stays negative, other policies wrote these answers.</details>
 #
 # **Exercise:** [ex06](../exercises/ex06_kl.ipynb). **Next:** [07 · Triples](07_triples.ipynb), where completions and rewards come from a file.

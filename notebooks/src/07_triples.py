@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 07 · Triples: learning from scored records
 #
-# **You will be able to** turn a training loop that learns nothing into one that does, line by line; learn from (prompt, response, reward) triples that somebody else wrote; say what
-# off-policy means and what the importance ratio is for; and catch a policy that fools its reward model.
+# **You will be able to** repair a training loop that learns nothing, step by step; learn from (prompt, response, reward) triples that
+# somebody else wrote; say what off-policy means and what the importance ratio is for; and catch a policy that fools its reward model.
 #
-# **You need** notebooks [02](02_policy_gradient.ipynb), [03](03_loss.ipynb) and [06](06_kl.ipynb). **Time** 35 minutes.
+# **You need** lessons [02](02_policy_gradient.ipynb), [03](03_loss.ipynb) and [06](06_kl.ipynb). **Time** 40 minutes, with the function
+# that you write.
 #
-# **Worth the trip:** a few plausible lines run, print a falling loss, and train nothing. Five repairs later the same objective, on the same records, takes the share of good answers from 0.3 to 0.95.
+# **Worth the trip:** a few plausible lines run, print a loss, and train nothing. You repair them until they learn. Then you use what lesson
+# 06 knows of the optimum, and on the same records the share of good answers goes from a third to more than nine tenths.
 
 # %%
 import copy
@@ -29,8 +31,9 @@ plt.show()
 #
 # ## The records
 #
-# The bundled model also answers sums, as careless people do: the full equation, the bare number, a guess, or the question again. 400 of its own answers were scored: **5** for the full equation
-# and right, **3** for the bare number and right, **1** for the rest.
+# Our small GPT-2 can also answer sums, in the manner of careless people: with the full equation, the bare number, a guess, or the question
+# again. (`等于几` is Chinese for *equals what*.) 400 of its own answers were scored: **5** for the full equation if it is right, **3** for the
+# bare number if it is right, **1** for the rest.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -43,9 +46,8 @@ pd.DataFrame(records[shown])[["prompt", "response", "reward"]]
 # %% [markdown]
 # ## The snippet that trains nothing
 #
-# This course began with a few lines for such records, here in our words. They are meant to maximise $\mathbb{E}[R - \beta\,KL(\pi\,\|\,\pi_{ref})]$. They run, and the loss moves.
-#
-# **Write down:** what will they learn? (Where we divide by all the numbers there are, it had `reduce="batchmean"`. `reduce` is an old flag, any true value of which means just that.)
+# This course began with a few lines for such records, here in our words. They are meant to maximise
+# $\mathbb{E}[R - \beta\,KL(\pi\,\|\,\pi_{ref})]$. They run, and they print a loss. **Write down:** what will they learn?
 
 # %%
 reference, tokenizer = mg.load_policy("tiny")
@@ -56,12 +58,14 @@ def snippet(model, batch, beta=0.4):
     policy_probs = torch.softmax(model(**inputs).logits, dim=-1)
     with torch.no_grad():
         ref_probs = torch.softmax(reference(**inputs).logits, dim=-1)
+    # the original says reduce="batchmean": PyTorch takes that old flag for true, and divides by all numbers
     kl = torch.nn.functional.kl_div(policy_probs.log(), ref_probs, reduction="sum") / ref_probs.numel()
     return -torch.tensor(batch["reward"]).mean() + beta * kl
 
 
 # %% [markdown]
-# Do not look at the loss. **Ask what its gradient depends on.** Three tests: is there a gradient at the start? Does it change if we turn all rewards around? If we swap the responses?
+# Do not look at the loss. **Ask what its gradient depends on.** Three tests: is there a gradient at the start? Does it change if all rewards
+# change their sign? And if the responses change places?
 
 # %%
 moved = copy.deepcopy(reference)  # at the start the KL has no gradient, so test a little away from it
@@ -76,6 +80,7 @@ def gradient(loss_fn, model, batch):
 
 
 # %%
+# prepare adds the advantages of lesson 02; the records with the same prompt are a group
 batch = mg.prepare(records, mg.GRPOConfig.for_triples(triples_estimator="policy_gradient"))[:64]
 turned = batch | {name: [-x for x in batch[name]] for name in ("reward", "advantage")}
 swapped = batch | {"response": batch["response"][::-1]}
@@ -96,12 +101,13 @@ assert found == {"gradient at start": 0.0, "sees rewards": False, "sees response
 found
 
 # %% [markdown]
-# Three times no. The reward is a plain number: no path leads from it to a weight. The response is never read. And the KL, the one thing with a gradient, starts at its minimum, points the wrong way (KL(reference ‖ policy), lesson 06), and is
-# averaged over length *and vocabulary*, which makes β hundreds of times too weak.
+# Three times no. The reward is a plain number: no path leads from it to a weight. The response is never read. Only the KL has a gradient. It
+# starts at its minimum, it is the wrong one of the two (KL(reference ‖ policy), lesson 06), and it is averaged over length *and vocabulary*,
+# which makes β hundreds of times too weak.
 #
 # ## Four repairs
 #
-# **1. Read the response. 2. Let the reward weigh its log-prob**, which is the log-derivative trick of lesson 02: $\nabla \mathbb{E}[R] = \mathbb{E}[R\, \nabla \log \pi(y|x)]$.
+# **1. Read the response. 2. Let the reward weigh its log-prob**, as in lesson 02: $\nabla \mathbb{E}[R] = \mathbb{E}[R\, \nabla \log \pi(y|x)]$.
 
 
 # %%
@@ -119,7 +125,9 @@ def repaired_2(model, batch):
 
 
 # %% [markdown]
-# **3. Subtract a baseline.** All scores are positive, so repair 2 pushes *every* record up, the bad ones too. **4. The right KL**: KL(policy ‖ reference), per token that counts, made from log-probs.
+# **3. Subtract a baseline.** All scores are positive, so repair 2 pushes *every* record up, the bad ones too. As in lesson 02 the baseline is
+# the mean of the group, here of the records with the same prompt. **4. Take the right KL**: KL(policy ‖ reference), summed over the tokens
+# that count.
 
 
 # %%
@@ -128,7 +136,7 @@ def repaired_4(model, batch, beta=0.4):
     with torch.no_grad():
         ref_logits = mg.policy_logits(reference, rollout)
     kl = mg.kl_exact(logits, ref_logits) * rollout.completion_mask
-    advantage = torch.tensor(batch["advantage"])  # reward minus its prompt's mean, over the std
+    advantage = torch.tensor(batch["advantage"])  # reward minus its group's mean, over the std
     return -(advantage * logprobs.sum(1) - beta * kl.sum(1)).mean()
 
 
@@ -141,7 +149,8 @@ assert table["sees rewards"].tolist() == table["sees responses"].tolist() == [Fa
 table
 
 # %% [markdown]
-# Does it learn? The same plain loop for the snippet and for its repair; the score is the share of full and right equations on 80 questions that no record asks.
+# Does it learn? The same plain loop takes the snippet and its repair. The score is the share of full and right equations on 80 questions
+# that no record asks.
 
 # %%
 task = mg.sums_task()
@@ -161,24 +170,40 @@ def learn(loss_fn, rows, steps=30):
 # %%
 before = mg.evaluate(reference, tokenizer, task, max_completion_length=24)["accuracy"]
 rows = mg.prepare(records, mg.GRPOConfig.for_triples(triples_estimator="policy_gradient"))
-after = {loss_fn.__name__: learn(loss_fn, rows)[1] for loss_fn in (snippet, repaired_4)}
+learnt = {loss_fn.__name__: learn(loss_fn, rows) for loss_fn in (snippet, repaired_4)}
+after = {name: share for name, (_, share) in learnt.items()}
 print(f"full equations: {before:.2f} before;", {name: round(share, 2) for name, share in after.items()})
 assert abs(after["snippet"] - before) < 0.1 and after["repaired_4"] > before + 0.15
 
 # %% [markdown]
-# It learns. Now do not stop at 30 steps.
+# It learns. Now let it go on for more than 30 steps.
 #
 # ## Off-policy
 #
-# **Write down:** the same 400 records, over and over, for 200 steps. What will happen?
+# **Write down:** you go through the same 400 records for 200 steps. What will happen?
 #
-# The mean in the log-derivative trick is over draws of the policy that is *trained*. After a few steps the policy is another one; the records are still what the **writer** wrote. They are **off-policy**. The correction is called **importance sampling**:
+# In lesson 02 the mean is over draws of the policy that is *trained*. After a few steps that policy has changed, and the records are still
+# those of their **writer**. They are **off-policy**. Importance sampling corrects for it, as in lesson 03:
 #
 # $$\mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}_{y \sim \mu}\Big[\frac{\pi(y)}{\mu(y)} f(y)\Big], \qquad \mu \text{ the writer}$$
 #
-# A product of such ratios over a whole response swings wildly, so in practice it is taken per token and clipped: the ratio and clip of lesson 03, with the *writer* in the place of the sampler. **That is repair 5.** It needs to know how likely the
-# writer made each token. Here we do: the reference wrote the records (`triples_writer="reference"`). Mostly you do not; then the ratio is taken to the policy at the start of each pass over the file, and starts again at 1 in every pass.
-# Recorded, 200 steps each, one seed, everything else equal:
+# Over a whole response that ratio is a product. Here it is, over the 400 records, for the policy that has just learnt for 30 steps:
+
+# %%
+with torch.no_grad():
+    policy_logprobs, writer_logprobs = (read(m, rows[:])[2] for m in (learnt["repaired_4"][0], reference))
+ratios = (policy_logprobs - writer_logprobs).sum(1).exp()
+print(f"the ratio of a whole response: from {ratios.min():.0e} to {ratios.max():.1f}")
+assert ratios.min() < 1e-6 and ratios.max() > 2
+
+# %% [markdown]
+# Some records the policy would hardly write any longer; others count several times. So in practice the ratio is taken per token, and clipped
+# as in lesson 03, with the *writer* in the place of the sampler. **That is repair 5.** It needs the probability that the writer gave to each
+# token. Here you know it, because the reference wrote the records (`triples_writer="reference"`). Mostly you do not. Then the ratio compares
+# with the policy as it was when the current pass over the file began, and so it is 1 again at the start of each pass.
+#
+# Both were recorded at two values of β, 200 steps each, one seed, everything else equal. A *right answer* in the left panel is a full and
+# right equation.
 
 # %%
 runs = {
@@ -205,12 +230,19 @@ assert (table["KL at the end"].iloc[[0, 2]] > 3 * table["KL at the end"].iloc[[1
 table
 
 # %% [markdown]
-# It started at 0.39. Without the ratio to the writer the policy moves several times as far and then loses again: a quarter of what it had gained at β = 0.4, all of it at β = 0.04. A bad answer stays in the file, is pushed down once more in every pass, and takes its neighbours with it.
-# With the ratio nothing runs away. But the clip that makes it safe also ends it early: a token that has become 1.2 times as likely as its writer made it is pushed no further, and good answers want to be far more likely than that. At β = 0.4 the safe run even ends *below* the other one.
+# Without the ratio to the writer, more answers are right at first, and the policy moves several times as far. Then it loses again: 0.06 at
+# β = 0.4, and 0.26 at β = 0.04, most of what it had gained. One reason: a bad answer stays in the file, and each pass pushes it down once
+# more, though the policy hardly writes it any longer.
+#
+# With the ratio the policy stays close and loses less, 0.01 and 0.05. But the clip that makes it safe also stops it early: a token that has
+# become 1.2 times as likely as its writer made it is pushed no further, and good answers should become far more likely than that. At β = 0.4
+# the safe run even ends *below* the other one.
 #
 # ## The optimum is known, so go there
 #
-# Lesson 06: the maximum of $\mathbb{E}[R] - \beta\,KL$ is $\pi^*(y|x) \propto \pi_{ref}(y|x)\, e^{R/\beta}$. The records were drawn from $\pi_{ref}$. **So each record, weighted by** $w = e^{R/\beta}$, **is a draw from** $\pi^*$. Raise the weighted log-likelihood and you imitate the optimum:
+# Lesson 06: the maximum of $\mathbb{E}[R] - \beta\,KL$ is at $\pi^*(y|x) \propto \pi_{ref}(y|x)\, e^{R/\beta}$. The records were drawn from
+# $\pi_{ref}$. **So each record counts as a draw from** $\pi^*$ **if you give it the weight** $w = e^{R/\beta}$. Raise the weighted
+# log-likelihood, and you imitate the optimum:
 #
 # $$\text{loss} = -\frac1N \sum_i w_i \log \pi(y_i|x_i), \qquad w_i = e^{R_i/\beta} \Big/ \tfrac1N \textstyle\sum_j e^{R_j/\beta}$$
 #
@@ -258,7 +290,7 @@ print(f"full equations: {before:.2f} -> {share:.2f}")
 assert share > 0.9
 
 # %% [markdown]
-# `minigrpo train --triples` does the same on the command line. Recorded, at one β, beside the others:
+# `minigrpo train --triples` does the same on the command line. Recorded at β = 0.4, beside the others:
 
 # %%
 same_beta = {name: runs[name] for name in ("writer unknown, β = 0.4", "ratio to the writer, β = 0.4")}
@@ -271,9 +303,11 @@ last = [run[-1]["accuracy"] for (run,) in same_beta.values()]
 assert last[2] > last[3] > last[0] + 0.2 > last[1] + 0.2
 
 # %% [markdown]
-# *Weighted* is the best by far. Note the *sum* over tokens: the log-prob of a response is a sum, and a mean would let the two tokens of `2⏎` weigh five times what the ten of an equation do.
+# *Weighted* is the best by far. Mind the *sum* over tokens: the log-prob of a response is a sum, and with a mean each of the two tokens of `2⏎`
+# would weigh five times as much as each of the ten of an equation.
 #
-# At β = 0.4 the optimum is a corner: nearly all full equations. A larger β keeps more of the old mixture, and the formula says how much. With 4,096 records and β = 2, recorded:
+# At β = 0.4 the optimum is nearly all full equations. A larger β keeps more of the old mixture of *full*, *bare* and *rest*, and the formula
+# says how much. With 4,096 records and β = 2, recorded:
 
 # %%
 last = mg.read_metrics("runs/records-beta-2.jsonl")[-1]
@@ -286,7 +320,8 @@ plt.show()
 assert all(abs(bars["after"][kind] - bars["predicted optimum"][kind]) < 0.05 for kind in bars["after"])
 
 # %% [markdown]
-# **The price of offline data**: no record shows what the policy would say *now*; if somebody else wrote the records, you are moved towards *their* manner; and from a few hundred records the policy also learns by heart which question happened to get which answers.
+# **The price of offline data:** no record shows what the policy would say *now*. If somebody else wrote the records, you move towards *their*
+# manner. And from a few hundred records the policy can also learn by heart which question got which answers.
 #
 # ## Chats, and scores from people
 #
@@ -305,7 +340,8 @@ row = mg.logged_rollout(tokenizer, pair[:1], longest=256)
 print("counts:", repr(tokenizer.decode(row.completion_ids[0][row.completion_mask[0]])))
 
 # %% [markdown]
-# Score ten answers yourself: buttons, or the keys 1 to 5. Each score is on disk before the next answer appears, and the file goes straight into `load_triples` or `minigrpo train --triples FILE`.
+# Score ten answers yourself: buttons, or the keys 1 to 5. Each score is on disk before the next answer appears, and the file goes straight
+# into `load_triples` or `minigrpo train --triples FILE`.
 
 # %%
 mg.rate(records.select(range(10)), tempfile.mkdtemp() + "/mine.jsonl")
@@ -313,22 +349,24 @@ mg.rate(records.select(range(10)), tempfile.mkdtemp() + "/mine.jsonl")
 # %% [markdown]
 # ## Scores from a model
 #
-# People are slow. A **reward model** learns their scores: the same GPT-2 with one number in the place of the vocabulary, fitted to the score (regression), or to which of two answers is better (Bradley-Terry).
+# People are slow. A **reward model** learns their scores. It is the same GPT-2, with one number in the place of the vocabulary, fitted to the
+# scores (*regression*, as here) or to which of two answers is better (*Bradley-Terry*).
 
 # %%
 from minigrpo.reward_model import split_by_prompt
 
 known, unseen = split_by_prompt(records)  # no prompt in both
-judge, _ = mg.start_reward_model("tiny")
-untrained = mg.pair_accuracy(judge, tokenizer, unseen)
-for _ in mg.train_reward_model(judge, tokenizer, known):
+reward_model, _ = mg.start_reward_model("tiny")
+untrained = mg.pair_accuracy(reward_model, tokenizer, unseen)
+for _ in mg.train_reward_model(reward_model, tokenizer, known):
     pass
-trained = mg.pair_accuracy(judge, tokenizer, unseen)
+trained = mg.pair_accuracy(reward_model, tokenizer, unseen)
 print(f"pairs of unseen prompts in the right order: {untrained:.2f} -> {trained:.2f}")
 assert trained > 0.8
 
 # %% [markdown]
-# Good enough to be the reward of an online run? **Write down** what the true score will do while the policy climbs the model's score. Recorded, three seeds, each with a reward model of its own:
+# Is that good enough to be the reward of a run in which the policy writes again, as in lesson 04? **Write down** what the true score will do
+# while the policy climbs the model's score. Recorded, three seeds, each with a reward model of its own:
 
 # %%
 hacked = [mg.read_metrics(f"runs/hacking-{seed}.jsonl") for seed in range(3)]
@@ -344,6 +382,7 @@ for seed, run in enumerate(hacked):
     end = sum(row["true"] for row in run[-10:]) / 10
     fooled = run[-1]["fooled/before"], run[-1]["fooled/after"]
     print(f"seed {seed}: true score at best {best:.1f}, at the end {end:.1f};", end=" ")
+    # the model's score is above 4, the true one is 1
     print(f"answers that fool the model {fooled[0]:.1%} -> {fooled[1]:.1%}")
     assert fooled[1] > 0.4 > 0.02 > fooled[0]
 
@@ -353,19 +392,23 @@ examples = [(seed, *row) for seed, run in enumerate(hacked) for row in run[-1]["
 pd.DataFrame(examples, columns=["seed", "prompt", "completion", "model's score", "true score"])
 
 # %% [markdown]
-# These look like good answers to a model that knows the form and cannot add. That is **reward hacking**: the pairs were ordered correctly among answers of the *old* policy, and the new one searches for where the model is wrong. What helps: log a true score beside it on a few
-# answers that people check, stop at its best; train the reward model again on what the policy writes now; a larger β.
+# Each has the form of a good answer and the wrong sum, and the reward model gives it about 5. That is **reward hacking**. The model ordered the
+# answers of the *old* policy correctly, and the new policy goes where the model is wrong. What helps: let people check a few answers along
+# the way, and stop where this true score is best; train the reward model again on what the policy writes now; raise β.
 #
 # ## In the words of the field
 #
-# - **Off-policy**: learning from what another policy, the **behaviour policy**, wrote. **Offline**: from a fixed file. **Importance sampling**: the ratio that corrects for it. **Surrogate**: an objective with the right gradient at one point only.
-# - *Weighted* is known as **reward-weighted regression**, or advantage-weighted (AWR); with weights of 0 and 1 it is **rejection sampling** and SFT. Its KL is a *forward* one: it covers the optimum. **DPO** starts from the same optimum, with pairs in the place of scores.
-# - **RLHF**: people's scores, a reward model (often **Bradley-Terry**), then PPO or GRPO with a KL penalty. **Reward hacking**, **over-optimisation**, **Goodhart's law**: the learnt score rises and the true one falls.
+# - **Off-policy**: learning from what another policy, the **behaviour policy**, wrote. **Offline**: from a fixed file. **Importance sampling**:
+#   the ratio that corrects for it. **Surrogate**: an objective with the right gradient at one point only.
+# - *Weighted* is known as **reward-weighted regression**, or advantage-weighted (AWR); with weights of 0 and 1 it is **rejection sampling** and
+#   SFT. It minimises a *forward* KL, from the optimum to the policy. **DPO** starts from the same optimum, with pairs in the place of scores.
+# - **RLHF**: people's scores, a reward model (often **Bradley-Terry**), then PPO or GRPO with a KL penalty. **Reward hacking**,
+#   **over-optimisation**, **Goodhart's law**: the learnt score rises and the true one falls.
 #
 # ## Questions
 #
 # 1. A loss goes down for 1,000 steps and the model does not get better. What do you test first?
-#    <details><summary>Answer</summary>What the gradient depends on: turn the rewards around, swap the responses. If nothing changes, nothing can be learnt from them.</details>
+#    <details><summary>Answer</summary>What the gradient depends on: change the sign of the rewards, swap the responses. If nothing changes, nothing can be learnt from them.</details>
 # 2. You double all scores. What must you change to get the same policy from <i>weighted</i>?
 #    <details><summary>Answer</summary>Double β: only R / β enters.</details>
 # 3. Our reward model orders nine of ten pairs correctly. Why does that not protect you?
