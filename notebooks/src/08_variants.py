@@ -20,8 +20,7 @@ import minigrpo as mg
 torch.set_num_threads(1)  # the same numbers on every number of cores
 
 # %% [markdown]
-# Here is the group that you know from the other lessons: four answers to `4*2+9+7*1*4=`, of 13, 2, 2 and 2 tokens. What changes in this lesson
-# is what is lit: the **advantage** of a completion, and the **push** on each of its tokens.
+# Here is the group that you know, four answers of 13, 2, 2 and 2 tokens. What changes in this lesson is lit: the **advantage** of a completion, and the **push** on each of its tokens.
 
 # %%
 group = mg.worked_example()
@@ -71,8 +70,8 @@ same(push("dr_grpo"), push("dapo") * 19 / 64)  # 19 tokens; 4 rows of at most 16
 assert (push("dapo") - push()).abs().max() > 0.01  # only the average differs
 
 # %% [markdown]
-# So at one update per rollout GSPO *is* GRPO, and whoever compares them compares a method with itself. The other three give another gradient, because every token weighs the same
-# in their average; among themselves they differ by a constant factor only. Dr. GRPO also has other advantages. Now one change at a time.
+# So at one update per rollout GSPO *is* GRPO. The other three give another gradient, because every token weighs the same in their average; among themselves they differ by a constant factor only.
+# Dr. GRPO also has other advantages. Now one change at a time.
 #
 # ### Dr. GRPO: no standard deviation
 #
@@ -116,8 +115,6 @@ for name, advantages in {"plain": plain, "filtered": plain * ended, "punished": 
 # %% [markdown]
 # Filtering silences one row and leaves the others alone. Punishment pushes the cut-off answer down harder, and *changes the push on the whole group*: the wrong answer that did end is now blamed less than a third as hard.
 #
-# One detail: the paper averages over the tokens of *each group*, and then over groups. TRL, verl and `loss_type="dapo"` average over all tokens of the *step*, so a group of long answers weighs more.
-#
 # How many more prompts would dynamic sampling draw? We read the recorded runs of this lesson, and ask those of GRPO:
 
 # %%
@@ -147,7 +144,7 @@ assert abs(ratio[0, 0] - 1.5 ** (1 / 13)) < 1e-5
 
 # %% [markdown]
 # It is the geometric mean of the tokens' ratios, so the longer the answer, the less one decision moves it. GSPO's epsilons must therefore be small: the paper has 3e-4 and 4e-4, for answers of thousands of tokens. For ours of 2 to 13 tokens
-# we take 0.02 and 0.03. GSPO was made for long answers and for mixture-of-experts models, where the ratios of single tokens are noisy. Ours are neither.
+# we take 0.02 and 0.03.
 #
 # ### CISPO: you write it
 #
@@ -199,7 +196,7 @@ for r in (0.5, 1.5, 10.0):
 # Each method was trained for 100 updates, with *four* updates per rollout so that ratios move and clips act, and everything else equal: learning rate 2e-4, beta 0.04, and the same problems for the same seed
 # (each configuration is in the [index](runs/index.json)). One number stands for a run: its mean reward over all updates, which is high if the run learns fast *and* ends high. From it we subtract the number of the GRPO run *of the same seed*.
 #
-# Five differences have a mean, and around it a 95 % interval. The standard error of the mean is the differences' standard deviation over $\sqrt 5$, and the interval reaches 2.78 of it to each side (Student's t with four degrees of freedom):
+# Five differences have a mean, and around it a 95 % interval. It reaches 2.78 standard errors to each side (Student's t with four degrees of freedom):
 #
 # $$\bar d \pm 2.78 \cdot \frac{\text{std}(d_1, \ldots, d_5)}{\sqrt 5}$$
 #
@@ -280,7 +277,7 @@ plt.show()
 
 # %% [markdown]
 # **The average alone explains nearly all of the lead**, and what DAPO has beyond it is noise. The likely reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average that token gets a
-# thirteenth of its completion's push, while the digit of a guess gets half. That costs time here, where the long answers are the good ones. On another task it may help.
+# thirteenth of its completion's push, while the digit of a guess gets half. That costs time here; on another task it may help.
 #
 # **A larger learning rate does as much as the best change of formula**, though all its runs end below GRPO's mean. So if you compare two methods, tune the learning rate of both. With that same rate, CISPO's mean over all updates still looks harmless, but three of its five runs end below 0.7.
 # A mean over seeds hides that, so look at each.
@@ -317,8 +314,8 @@ mg.plot_tokens([[*thought, "⏎"] for thought in thoughts], per_token, label="ad
 plt.show()
 
 # %% [markdown]
-# They are blamed, and harder than with one reward for the answer: the first step gets +0.38 four times and −2.46 once. Only the steps *after* the slip are praised. That is the price of reward-to-go: a step answers for all that follows it, even if it was right itself. (Deciding which step deserves what is the problem of *credit
-# assignment*.) Two more things to know before you use it. A thought with more steps has sums of more terms, so its length changes its advantages. And the answer itself gets 0 unless a last step scores it.
+# They are blamed, and harder than with one reward for the answer: the first step gets +0.38 four times and −2.46 once. Only the steps *after* the slip are praised. That is the price of reward-to-go: a step answers for all that follows it, even if it was right itself. Mind two more things. A thought with
+# more steps has sums of more terms, so its length changes its advantages. And the answer itself gets 0 unless a last step scores it.
 #
 # [`grpo_loss`](../minigrpo/loss.py) takes advantages of shape (B, C) as they are, so nothing else changes.
 #
@@ -358,12 +355,12 @@ assert near[8] == near[16] == 0 and max(logged[0], logged[8], logged[16]) < 1e-5
 assert near[1:8] == far[1:8] and sum(far[-4:]) > 2 * sum(logged[-4:])
 
 # %% [markdown]
-# The KL from the reference is a sawtooth: it drops to zero each time the reference is replaced. The log estimates it from 64 completions, so its dots scatter around the line. The dashed line is how far the model has really gone, and nothing in the loss holds that back any more. So if a log shows a small KL, ask from which reference.
+# The KL from the reference is a sawtooth: it drops to zero each time the reference is replaced. The log estimates it from 64 completions, so its dots scatter around the line. The dashed line is how far the model has really gone. So if a log shows a small KL, ask from which reference.
 #
 # ## In the words of the field
 #
 # *Clip-higher*, *dynamic sampling*, *token-level loss* (the average) and *overlong reward shaping* (filtering and *soft overlong punishment*): the four parts that DAPO's paper names. *Token-mean* and *sequence-mean* aggregation: the average. *Length bias*, *difficulty bias*: what Dr. GRPO removes. *Sequence-level importance sampling*: GSPO's ratio. *Stop gradient*: `detach`.
-# *Process supervision* scores steps, often with a *process reward model* (PRM); *outcome supervision* scores answers. *Reward-to-go*, *credit assignment*. *Ablation*: an experiment that changes one thing, as `by_token` does. *Multiple comparisons*, *Bonferroni*, *forest plot*, *paired* differences (same seed, same problems).
+# *Process supervision* scores steps, often with a *process reward model* (PRM); *outcome supervision* scores answers. *Credit assignment*: which step or token deserves what. *Ablation*: an experiment that changes one thing, as `by_token` does. *Multiple comparisons*, *Bonferroni*, *forest plot*, *paired* differences (same seed, same problems).
 #
 # ## Questions
 #
