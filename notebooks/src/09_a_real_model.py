@@ -45,7 +45,7 @@ for field in ("learning_rate", "beta", "per_device_train_batch_size", "max_steps
     )
 
 # %% [markdown]
-# The learning rate is a twentieth. AdamW moves every weight by about the learning rate at each step, whatever the gradient's size. Where 500 times as many weights move, smaller moves change as much in what the model says.
+# The learning rate is a twentieth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move.
 
 # %%
 recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
@@ -77,7 +77,7 @@ for sample in samples[:1] + samples[-1:]:
 # %% [markdown]
 # It says 18, goes on talking, and its *last* number is 1. Others talk until they are cut off after 16 tokens and have not answered. That is one reason for the low start: 11 sampled answers in 100 are right, and three times as many greedy ones. The reward does not mention brevity. But an answer that comes to the point and stops is right more often, so the length falls while the reward rises.
 #
-# Read the curves as in lesson [05](05_failures.ipynb). A model whose reward rises while its entropy falls towards 0 has made up its mind and stopped exploring. At the end of a task as small as this that is fine. In a larger one, raise beta or stop.
+# Read the curves as in lesson [05](05_failures.ipynb). A model whose reward rises while its entropy falls towards 0 has made up its mind and stopped exploring. At the end of a task as small as this that is fine. On a larger one, raise beta or stop.
 #
 # ### Live, if you have the weights
 #
@@ -105,7 +105,7 @@ if LIVE:
     del state  # 2 GB
 
 # %% [markdown]
-# The held-out sums are as small as those of training, so the gain does not show what was learnt: to add, or to say a number that the model already knew, and stop. A sum that no training prompt reaches would tell more. Try it before and after, with `--model smollm2` and with the run:
+# The held-out sums are as small as those of training. So the gain does not show whether the model learnt to add, or to say a number that it already knew and stop. A larger sum would tell more. Ask for one before and after, with `--model smollm2` and with the run:
 #
 #     minigrpo train --model smollm2 --task addition --output-dir runs/add
 #     minigrpo generate --model runs/add --chat --num-generations 8 "What is 31 + 48?"
@@ -118,7 +118,7 @@ if LIVE:
 #
 # ### You write the reward
 #
-# It follows TRL's protocol, so it would run there unchanged. It gets lists with one entry per completion, every other column of the data set by its name, and returns one float per completion. White space around the number is fine.
+# It follows the protocol of lesson [00](00_one_picture.ipynb): lists in, one float per completion out. White space around the number is fine.
 # `mg.hint("09.1")` helps.
 
 
@@ -223,7 +223,7 @@ mg.plot_prefix_tree(problem, mg.completion_tokens(tokenizer, tree))
 plt.show()
 
 # %% [markdown]
-# `mg.fit` is a formula, and loads nothing. How good is it? Here it stands beside the peak that `tests/benchmarks/memory.py` measured on GPT-2 small's shape, for 32 completions of 32 tokens to 4 prompts of 128. (`MEASURED` is what came on top of the $20N$ bytes and of 0.4 GB that the libraries held before.)
+# `mg.fit` is a formula, and loads nothing. How good is it? Here it stands beside the peak that `tests/benchmarks/memory.py` measured on GPT-2 small's shape, for 32 completions of 32 tokens to 4 prompts of 128. (`MEASURED` comes on top of the $20N$ bytes and of 0.4 GB for the libraries.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -288,7 +288,7 @@ else:
     print("TRL is not installed (pip install -e '.[scale]'), so this cell does nothing.")
 
 # %% [markdown]
-# Most names are the same, and the [cheat sheet](cheat_sheet.md) has them side by side. Mind TRL's defaults, though: `loss_type="dapo"`, `beta=0.0`, `learning_rate=1e-6`, and bfloat16 on a GPU.
+# Most names are the same; the [cheat sheet](cheat_sheet.md) has them side by side. Mind TRL's defaults: `loss_type="dapo"`, `beta=0.0`, `learning_rate=1e-6`, and bfloat16 on a GPU.
 #
 # **Other people's data and rewards.** `--dataset-name` takes a data set on the hub or `reasoning_gym:TASK` (puzzles that a program makes and checks). `--reward-funcs` takes any function, and several at once:
 #
