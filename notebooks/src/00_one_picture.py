@@ -233,8 +233,8 @@ assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 # **GRPO has not taught the model to think. It found a skill that was there and rare, because the answers that used it were rewarded, and
 # made it the habit.**
 #
-# One warning before you go on. This course began with a few lines of code that ran, printed a loss, and made it fall. They trained
-# nothing, whatever the rewards were; you will take them apart in [07](07_triples.ipynb). So do not take a falling loss for evidence that
+# One warning before you go on. This course began with a few lines of code that ran and printed a loss that moved. They trained
+# nothing, whatever the rewards were; you will take them apart in [07](07_triples.ipynb). So do not take a moving loss for evidence that
 # the model learns.
 #
 # ## The course

@@ -4,10 +4,10 @@
 # **You will be able to** read a paper that changes GRPO and point at the line of your code that it changes; tell from several seeds whether the change helped
 # or was luck; give each *step* of an answer its own reward; and read a KL whose reference moves.
 #
-# **You need** lesson [03](03_loss.ipynb); [04](04_training.ipynb) and [06](06_kl.ipynb) help. **Time** 30 minutes.
+# **You need** lesson [03](03_loss.ipynb); [04](04_training.ipynb) and [06](06_kl.ipynb) help. **Time** 40 minutes, with the function that you write.
 #
 # **Worth the trip:** we trained the bundled model with GRPO and four of its relatives, five seeds each. Three of the four learn faster than GRPO, and
-# they share one line that is in none of their names. A larger learning rate does as much as any of them.
+# they share one line that none of them is named after. That line alone does nearly as much, and so does a larger learning rate for plain GRPO.
 
 # %%
 import statistics
@@ -20,8 +20,7 @@ import minigrpo as mg
 torch.set_num_threads(1)  # the same numbers on every number of cores
 
 # %% [markdown]
-# Here is the group that you know from the other lessons: four answers to `4*2+9+7*1*4=`, of 13, 2, 2 and 2 tokens. Every method in this lesson leaves the
-# sampling alone. What changes is the right half of the picture: the **advantage** of a completion, and the **push** on each of its tokens.
+# Here is the group that you know, four answers of 13, 2, 2 and 2 tokens. What changes in this lesson is lit: the **advantage** of a completion, and the **push** on each of its tokens.
 
 # %%
 group = mg.worked_example()
@@ -46,8 +45,8 @@ plt.show()
 #
 # **Write down:** you make *one* update per rollout. Which of the four then give another gradient than GRPO, up to a constant factor, and why?
 #
-# **Claim: with one update per rollout all their ratios and clips do the same.** The ratio is exactly 1, no clip acts, and only the average is left. We compare the pushes on
-# the tokens of our group:
+# **Claim: with one update per rollout, ratios and clips make no difference.** The ratio is exactly 1 and no clip acts. What is left is the average, and the advantage. Here are the pushes
+# on the tokens of our group, with the same advantages for all:
 
 # %%
 mask = torch.arange(13) < torch.tensor([len(tokens) for tokens in group.tokens])[:, None]
@@ -71,7 +70,8 @@ same(push("dr_grpo"), push("dapo") * 19 / 64)  # 19 tokens; 4 rows of at most 16
 assert (push("dapo") - push()).abs().max() > 0.01  # only the average differs
 
 # %% [markdown]
-# So a comparison of GSPO with GRPO at one update per rollout compares a method with itself. Now one change at a time.
+# So at one update per rollout GSPO *is* GRPO. The other three give another gradient, because every token weighs the same in their average; among themselves they differ by a constant factor only.
+# Dr. GRPO also has other advantages. Now one change at a time.
 #
 # ### Dr. GRPO: no standard deviation
 #
@@ -86,21 +86,22 @@ for right in (1, 2, 4):
     print(f"{right} of 8 right: {sums[0]:.1f} with the std, {sums[1]:.2f} without")
 
 # %% [markdown]
-# With the division, a group with a single right answer counts as much as one that is split in half. Without it, the split group counts for more. Which is better is an open question; the
+# With the division, a group with a single right answer counts as much as one that is split in half. Without it, the split group counts for more. Which is better is an open question. The
 # authors of Dr. GRPO call the first a bias towards very hard and very easy questions. (The other half of Dr. GRPO, the constant in the average, is in lesson [03](03_loss.ipynb).)
 #
-# ### DAPO: clip higher, and three more things
+# ### DAPO: clip higher, and more
 #
-# **Claim: a symmetric clip hardly lets a rare token grow.** The clip bounds the *ratio*. For a token of probability 0.5, up to 0.60 is a large step. For one of 0.01, up to 0.012 is next to nothing;
-# DAPO's upper edge of 1.28 allows 0.0128. The lower edge stays at 0.8: a wider one would let tokens be pushed to zero sooner, and what is never drawn is never learnt.
+# **Claim: a symmetric clip hardly lets a rare token grow.** The clip bounds the *ratio*. A token of probability 0.5 may rise to 0.60, which is a large step. One of 0.01 may rise only to 0.012,
+# and with DAPO's upper edge of 1.28 to 0.0128. The lower edge stays at 0.8: a wider one would let tokens be pushed to zero sooner, and what is never drawn is never learnt.
 #
-# The rest of DAPO is not a line of the loss.
+# The paper changes more than the clip and the average. Our runs below leave these four out, so that they keep the KL:
 #
-# - **No KL**, and **dynamic sampling**: silent groups are thrown away and further prompts drawn until the batch is full.
-# - **Overlong filtering** (TRL: `mask_truncated_completions`): an answer that was cut off is left out of the loss. It is not wrong, only unfinished, and its reward is noise. It keeps its place among the rewards of its group.
-# - **Overlong punishment** (TRL: `get_soft_overlong_punishment`): a *reward* that falls over the last stretch before the limit, so that answers learn to be brief.
+# - **No KL.**
+# - **Dynamic sampling:** silent groups are thrown away, and further prompts are drawn until the batch is full.
+# - **Overlong filtering** (TRL: `mask_truncated_completions`): an answer that was cut off is left out of the loss, because it is unfinished and not wrong. Its reward still counts in the mean and std of its group.
+# - **Overlong punishment** (TRL: `get_soft_overlong_punishment`): the *reward* falls over the last stretch before the limit, so that answers learn to be brief.
 #
-# People often confuse the last two. The difference is who feels it:
+# People often confuse the last two. **Write down:** which of them changes the advantages of the other answers?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -112,16 +113,14 @@ for name, advantages in {"plain": plain, "filtered": plain * ended, "punished": 
     print(f"{name:9}", [round(a, 2) + 0.0 for a in advantages.tolist()])
 
 # %% [markdown]
-# Filtering silences one row and leaves the others alone. Punishment pushes the cut-off answer down harder, and *changes the push on the whole group*: the answer that is plainly wrong is blamed less than a third as hard now.
+# Filtering silences one row and leaves the others alone. Punishment pushes the cut-off answer down harder, and *changes the push on the whole group*: the wrong answer that did end is now blamed less than a third as hard.
 #
-# One detail of the average: the DAPO paper averages over the tokens of *each group*, and then over groups. TRL, verl and `loss_type="dapo"` here average over all tokens of the *step*, so that a group of long answers weighs more.
-#
-# How many extra prompts would dynamic sampling draw here?
+# How many more prompts would dynamic sampling draw? We read the recorded runs of this lesson, and ask those of GRPO:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 RUNS = ["variant-grpo-", "variant-dr_grpo-", "variant-dapo-", "variant-gspo-", "variant-cispo-"]
-RUNS += ["variant-by_token-", "variant-grpo_fast-", "variant-cispo_fast-"]
+RUNS += ["variant-by_token-", "variant-grpo_fast-", "variant-cispo_fast-"]  # explained further down
 recorded = {run[8:-1]: [mg.read_metrics(f"runs/{run}{seed}.jsonl") for seed in range(5)] for run in RUNS}
 METHODS = list(recorded)
 silent = statistics.mean(row["frac_reward_zero_std"] for rows in recorded["grpo"] for row in rows[-20:])
@@ -144,8 +143,8 @@ print([(length, round(s, 3)) for length, s in zip(mask.sum(1).tolist(), ratio[:,
 assert abs(ratio[0, 0] - 1.5 ** (1 / 13)) < 1e-5
 
 # %% [markdown]
-# It is the geometric mean of the tokens' ratios, so one decision is diluted by the length. GSPO's epsilons must therefore be small: the paper has 3e-4 and 4e-4, for answers of thousands of tokens. For ours of 2 to 13 tokens
-# we take 0.02 and 0.03. GSPO was made for the noisy token ratios of long answers and of mixture-of-experts models; our model has neither.
+# It is the geometric mean of the tokens' ratios, so the longer the answer, the less one decision moves it. GSPO's epsilons must therefore be small: the paper has 3e-4 and 4e-4, for answers of thousands of tokens. For ours of 2 to 13 tokens
+# we take 0.02 and 0.03.
 #
 # ### CISPO: you write it
 #
@@ -163,7 +162,9 @@ def cispo_term(logprobs, old_logprobs, advantages, cap):
 
 
 # %%
-mg.check(cispo_term)
+# NBVAL_CHECK_OUTPUT
+answer = mg.check(cispo_term)
+answer
 
 # %% [markdown]
 # <details><summary>A solution</summary>
@@ -176,17 +177,15 @@ mg.check(cispo_term)
 #
 # </details>
 #
-# **Write down** the gradient on a token with advantage 1 at the ratios 0.5, 1.5 and 10, with PPO's clip (ε = 0.2) and with CISPO (cap 5). The cell takes your function if it runs, and the package's otherwise:
+# **Write down** the gradient on a token with advantage 1 at the ratios 0.5, 1.5 and 10, with PPO's clip (ε = 0.2) and with CISPO (cap 5). The cell takes your function once it passes, and the package's until then:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-one = torch.ones(1, 1)
+one, passed = torch.ones(1, 1), getattr(answer, "about", "") is None
 for r in (0.5, 1.5, 10.0):
     now = (one * r).log().requires_grad_()
-    try:
-        capped = cispo_term(now, 0 * one, one, 5.0)
-    except NotImplementedError:
-        capped = mg.cispo_objective(now.exp(), now, one, cap=5.0)
+    package = mg.cispo_objective(now.exp(), now, one, cap=5.0)
+    capped = cispo_term(now, 0 * one, one, 5.0) if passed else package
     clipped = mg.clipped_objective(now.exp(), one, 0.2)
     ppo, cispo = (torch.autograd.grad(x.sum(), now)[0].item() for x in (clipped, capped))
     print(f"ratio {r:4}: gradient {ppo:.1f} with the clip, {cispo:.1f} with CISPO")
@@ -197,14 +196,14 @@ for r in (0.5, 1.5, 10.0):
 # Each method was trained for 100 updates, with *four* updates per rollout so that ratios move and clips act, and everything else equal: learning rate 2e-4, beta 0.04, and the same problems for the same seed
 # (each configuration is in the [index](runs/index.json)). One number stands for a run: its mean reward over all updates, which is high if the run learns fast *and* ends high. From it we subtract the number of the GRPO run *of the same seed*.
 #
-# Five differences have a mean and a 95 % interval, 2.78 standard errors to each side (Student's t with four degrees of freedom):
+# Five differences have a mean, and around it a 95 % interval. It reaches 2.78 standard errors to each side (Student's t with four degrees of freedom):
 #
 # $$\bar d \pm 2.78 \cdot \frac{\text{std}(d_1, \ldots, d_5)}{\sqrt 5}$$
 #
-# That is for one comparison. **Test four methods that are identical to GRPO and there is a 19 % chance (1 - 0.95⁴) that one looks significantly different.** The simplest repair shares the 5 % among the four (Bonferroni), and the factor becomes 4.31.
-# The plot below is called a *forest plot*: a dot for each seed, the mean, the plain interval as a thick line and the shared one as a thin line. Grey means: chance can do that.
+# That is for one comparison. **If you test four methods that are in truth no better than GRPO, there is a chance of up to 19 % that at least one looks different** (1 - 0.95⁴, if the tests were independent). The simplest repair shares the 5 % among the four (Bonferroni), and the factor becomes 4.31.
+# The plot below is called a *forest plot*: a dot for each seed, the mean, the plain interval as a thick line and the wider, shared one as a thin line. A row is grey where chance alone could explain it.
 #
-# **Write down** which of the four you expect above zero.
+# **Write down** which three you expect above zero, and why.
 
 # %%
 score = {
@@ -230,9 +229,9 @@ mg.plot_forest(four, comparisons=4, label=LABEL)
 plt.show()
 
 # %% [markdown]
-# Three methods learn faster than GRPO, even after sharing the 5 %. **GSPO's difference is noise.** (That does not refute GSPO: its epsilon was *our* choice.)
+# Three methods learn faster than GRPO, even with the wider intervals. **GSPO's difference is noise.** (That does not refute GSPO: its epsilons were *our* choice.)
 #
-# How many seeds does that take? With two, an interval is itself a matter of luck:
+# How many seeds does that take? With two, the width of the interval is itself a matter of luck:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -240,7 +239,7 @@ for name in ("dapo", "cispo"):
     print(name, {seeds: f"± {mg.interval(four[name][:seeds]).margin:.3f}" for seeds in (2, 3, 5)})
 
 # %% [markdown]
-# Drag *seeds* from 2 to 5, and *comparisons* up, and watch which rows turn grey.
+# Drag *seeds* from 2 to 5 and *comparisons* up, and watch which rows turn grey.
 
 # %%
 mg.choose_seeds(four, label=LABEL)
@@ -248,8 +247,8 @@ mg.choose_seeds(four, label=LABEL)
 # %% [markdown]
 # ### What do the three have in common?
 #
-# Not the clip, and not the missing standard deviation: an average in which **every token weighs the same**. Put it to the test: `by_token` is GRPO with that average and nothing else changed. For comparison, `grpo_fast` is
-# GRPO with a learning rate of 5e-4 in place of 2e-4, and `cispo_fast` is CISPO with the same.
+# An average in which **every token weighs the same**. To test whether that is the cause, `by_token` is GRPO with DAPO's average and nothing else changed. For comparison, `grpo_fast` is
+# GRPO with a learning rate of 5e-4 in place of 2e-4, and `cispo_fast` is CISPO with that learning rate.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -266,31 +265,34 @@ late = {
     name: [statistics.mean(row["reward"] for row in rows[-10:]) for rows in recorded[name]]
     for name in METHODS
 }
-for name in ("by_token", "grpo_fast", "cispo_fast"):
-    print(f"{name}, last ten updates:", [round(x, 2) for x in late[name]])
+for name in ("grpo", "by_token", "grpo_fast", "cispo_fast"):
+    ends = ", ".join(f"{x:.2f}" for x in late[name])
+    print(f"{name:10} last ten updates: {ends}; mean {statistics.mean(late[name]):.2f}")
+assert max(late["grpo_fast"]) < statistics.mean(late["grpo"])
+assert sum(end < 0.7 for end in late["cispo_fast"]) == 3
 
 # %%
 mg.plot_forest(further, label="difference in mean reward (five seeds)")
 plt.show()
 
 # %% [markdown]
-# **The average alone explains nearly all of the lead**, and what DAPO has beyond it is noise. The reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average that token gets a
-# thirteenth of its completion's push, while the digit of a guess gets half. Where long answers are the good ones, that costs time. Elsewhere it may help.
+# **The average alone explains nearly all of the lead**, and what DAPO has beyond it is noise. The likely reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average that token gets a
+# thirteenth of its completion's push, while the digit of a guess gets half. That costs time here; on another task it may help.
 #
-# **One turn of the learning rate does as much as the best change of formula**, though those runs end lower. So if you compare two methods, tune the learning rate of both. And with that learning rate CISPO, which never silences a token, falls apart in
-# one run of five. A mean over seeds hides that; look at each.
+# **A larger learning rate does as much as the best change of formula**, though all its runs end below GRPO's mean. So if you compare two methods, tune the learning rate of both. With that same rate, CISPO's mean over all updates still looks harmless, but three of its five runs end below 0.7.
+# A mean over seeds hides that, so look at each.
 #
-# A name seldom changes one thing only. Without the standard deviation the advantages of `dr_grpo` are about half as large (squares of 2 against 7, above), so its KL weighs twice as much in comparison.
+# A named method seldom changes one thing only. Without the standard deviation, advantages are smaller: in a group that is split in half, about half as large (squares that add up to 2 against 7, above). Next to them the KL of `dr_grpo` weighs twice as much.
 #
 # ## When every step is scored: process supervision
 #
-# So far a completion had one reward. Suppose that a program, or a model, can check each *step*. DeepSeekMath (section 4.1.3) normalises all step rewards of a group together, to $\tilde r_k$, and gives a token that stands at place $t$ the sum of what is still to come,
-# with $e_k$ the place where step $k$ ends. This is called **reward-to-go**:
+# So far a completion had one reward. Suppose that a program, or a model, can check each *step*. DeepSeekMath (section 4.1.3) takes all step rewards of a group together, subtracts their mean and divides by their std, which gives $\tilde r_k$ for step $k$. A token at place $t$ gets the sum of those
+# steps that have not ended before it, with $e_k$ the place where step $k$ ends. This sum is called **reward-to-go**:
 #
 # $$\hat A_t = \sum_{k\,:\;e_k \ge t} \tilde r_k$$
 #
-# A token cannot change what was written before it, so earlier rewards are left out; it can change everything after it, so those count in full. Three thoughts about our problem: one is right, one slips in its third step (7 + 7 is 4, not 5) and
-# goes on correctly, one slips in its first step.
+# A token cannot change what was written before it, so earlier rewards are left out. It can change everything after it, so those count in full. Take three thoughts about our problem: the first is right, the second slips in its third step (7 + 7 is 4, not 5) and
+# goes on correctly, the third slips in its first step.
 #
 # **Write down:** in the second thought, are the two right steps *before* the slip praised or blamed?
 
@@ -302,6 +304,8 @@ step_ends = torch.tensor([[1, 3, 5, 7, 9]]).expand(3, -1)  # where the digits st
 ids = torch.zeros(3, dtype=torch.long)
 per_token = mg.process_advantages(step_rewards, step_ends, ids, num_tokens=13)
 outcome = mg.compute_advantages(torch.tensor([1.0, 0.0, 0.0]), ids)
+right, wrong = per_token[0, 9], per_token[1, 5] - per_token[1, 7]
+print(f"normalised, a right step is worth {right:+.2f} and a wrong one {wrong:+.2f}")
 print("the second thought's five steps:", [round(a, 2) for a in per_token[1, step_ends[1]].tolist()])
 print(f"with one reward for the answer, every token: {outcome[1]:.2f}")
 
@@ -310,54 +314,63 @@ mg.plot_tokens([[*thought, "⏎"] for thought in thoughts], per_token, label="ad
 plt.show()
 
 # %% [markdown]
-# Blamed, and harder than with one reward for the answer. What is spared are the steps *after* the slip. That is the price of reward-to-go: a step answers for all that follows it, the slip included, although it was right itself. (Deciding which step deserves what is the problem of *credit
-# assignment*.) Two more things to know before you use it: a thought with more steps has longer sums, so length comes in by the back door; and the answer itself gets 0 unless a last step scores it.
+# They are blamed, and harder than with one reward for the answer: the first step gets +0.38 four times and −2.46 once. Only the steps *after* the slip are praised. That is the price of reward-to-go: a step answers for all that follows it, even if it was right itself. Mind two more things. A thought with
+# more steps has sums of more terms, so its length changes its advantages. And the answer itself gets 0 unless a last step scores it.
 #
-# The loss takes advantages of shape (B, C) as they are, so nothing else changes.
+# [`grpo_loss`](../minigrpo/loss.py) takes advantages of shape (B, C) as they are, so nothing else changes.
 #
 # ## A reference that follows: iterative GRPO
 #
-# The KL holds the policy near the reference. In a long run that becomes a leash. DeepSeekMath therefore makes the policy the new reference every so often; here it is `sync_ref_model` and `ref_model_sync_steps`. **Write down:** what does the KL in the log look like over 24 updates, if the reference moves every 8?
+# The KL holds the policy near the reference, and in a long run that can hold it back. DeepSeekMath therefore makes the policy the new reference every so often. Here that is `sync_ref_model` and `ref_model_sync_steps`. **Write down:** what does the KL in the log look like over 24 updates, if the reference moves after every eighth?
+
+
+# %%
+def kl_from(model, state):
+    """The exact KL of the policy from a model, in nats per token, on the latest rollout."""
+    rollout = state.batch.rollout
+    with torch.no_grad():
+        kl = mg.kl_exact(mg.policy_logits(state.model, rollout), mg.policy_logits(model, rollout))
+    return kl[rollout.completion_mask].mean().item()
+
 
 # %%
 config = mg.GRPOConfig(max_steps=24, learning_rate=1e-3, sync_ref_model=True, ref_model_sync_steps=8)
 task, (start, _) = mg.clock_task(), mg.load_policy("tiny")
 state = mg.TrainState.start(*mg.load_policy("tiny"), config)
-logged, distance = [], []
+logged, near, far = [], [0.0], [0.0]
 for metrics in mg.train(state, task.train, [task.reward], config):
-    rollout = state.batch.rollout
-    with torch.no_grad():
-        kl = mg.kl_exact(mg.policy_logits(state.model, rollout), mg.policy_logits(start, rollout))
-    logged.append(metrics["kl"])
-    distance.append(kl[rollout.completion_mask].mean().item())
+    logged.append(metrics["kl"])  # of the policy before this update
+    near.append(kl_from(state.reference, state))
+    far.append(kl_from(start, state))
 
 # %%
 _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-ax.plot(range(1, 25), distance, "--", color="#D55E00", label="to the model of the start")
-ax.plot(range(24), logged, ".-", color="#0072B2", label="logged: to the latest reference")
+ax.plot(far, "--", color="#D55E00", label="from the model of the start")
+ax.plot(near, color="#0072B2", label="from the latest reference")
+ax.plot(logged, ".", color="#777777", label="the same, as logged (k1)")
 ax.set(xlabel="updates done", ylabel="KL (nats per token)")
 ax.legend()
 plt.show()
-assert max(logged[0], logged[8], logged[16]) < 1e-5  # 0 after each new reference
-assert sum(distance[-4:]) > 2 * sum(logged[-4:])
+assert near[8] == near[16] == 0 and max(logged[0], logged[8], logged[16]) < 1e-5
+assert near[1:8] == far[1:8] and sum(far[-4:]) > 2 * sum(logged[-4:])
 
 # %% [markdown]
-# The sawtooth is the KL in the log: it drops to zero each time the reference is replaced. The dashed line is how far the model has really gone, and nothing in the loss holds it any more. A small KL in a log is good news only if you know to which reference.
+# The KL from the reference is a sawtooth: it drops to zero each time the reference is replaced. The log estimates it from 64 completions, so its dots scatter around the line. The dashed line is how far the model has really gone. So if a log shows a small KL, ask from which reference.
 #
 # ## In the words of the field
 #
-# *Clip-higher*, *dynamic sampling*, *overlong filtering* and *soft overlong punishment*: DAPO's four. *Token-mean* and *sequence-mean* aggregation: the average. *Length bias*, *difficulty bias*: what Dr. GRPO removes. *Sequence-level importance sampling*: GSPO's ratio. *Stop gradient*: `detach`. *Process* and *outcome supervision*, *process reward model* (PRM), *reward-to-go*,
-# *credit assignment*. *Ablation*: an experiment that changes one thing, as `by_token` does. *Multiple comparisons*, *Bonferroni*, *forest plot*, *paired* differences (same seed, same problems).
+# *Clip-higher*, *dynamic sampling*, *token-level loss* (the average) and *overlong reward shaping* (filtering and *soft overlong punishment*): the four parts that DAPO's paper names. *Token-mean* and *sequence-mean* aggregation: the average. *Length bias*, *difficulty bias*: what Dr. GRPO removes. *Sequence-level importance sampling*: GSPO's ratio. *Stop gradient*: `detach`.
+# *Process supervision* scores steps, often with a *process reward model* (PRM); *outcome supervision* scores answers. *Credit assignment*: which step or token deserves what. *Ablation*: an experiment that changes one thing, as `by_token` does. *Multiple comparisons*, *Bonferroni*, *forest plot*, *paired* differences (same seed, same problems).
 #
 # ## Questions
 #
 # 1. A paper reports that GSPO beats GRPO, with one update per rollout on one machine. What do you ask?
-#    <details><summary>Answer</summary>What else was different. With one update the ratio is 1 in both, and the gradients are the same to the last digit. Unless the sampler is another implementation (vLLM), only the average could differ.</details>
+#    <details><summary>Answer</summary>What else was different. With one update per rollout the ratio is 1 in both, and so the gradients are the same. (Unless another program drew the completions: that is in lesson 09.)</details>
 # 2. A method gains 0.02 over GRPO in five seeds, and the standard error of the difference is 0.008. You also tried three others. Do you switch?
 #    <details><summary>Answer</summary>Alone its interval is ± 2.78 · 0.008 = ± 0.022: not yet. As the best of four it is ± 4.31 · 0.008 = ± 0.034. Run more seeds, and tune the learning rate of both.</details>
 # 3. In an iterative run the logged KL stays below 0.05. Has the model stayed near where it began?
-#    <details><summary>Answer</summary>The log cannot tell. Its KL is measured to a reference that moves along; measure it to the first model.</details>
+#    <details><summary>Answer</summary>The log cannot tell. Its KL is measured from a reference that moves along. Measure it from the first model.</details>
 # 4. Half of your answers are cut off, and you use overlong filtering. What do you watch?
 #    <details><summary>Answer</summary>Length and <code>completions/clipped_ratio</code>. A filtered answer is neither praised nor blamed, so nothing teaches the model to finish; if it keeps writing longer, ever fewer rows are learnt from.</details>
 #
-# **Next:** [09](09_a_real_model.ipynb), a real language model, and your own task. All four methods are one flag away: `minigrpo train --loss-type dr_grpo --scale-rewards none`.
+# **Next:** [09](09_a_real_model.ipynb), a real language model, and your own task. Each of the four methods is a flag or two away: `minigrpo train --loss-type dr_grpo --scale-rewards none`.

