@@ -260,3 +260,23 @@ def test_no_path_leads_out_of_the_course():
 def test_the_readme_counts_rightly():
     readme = (EXERCISES / "README.md").read_text(encoding="utf-8")
     assert f"{len(questions())} questions, {sum(q.points for q in questions())} points" in readme
+
+
+# --- ex06 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_autograd_finds_of_each_estimate_is_what_the_closed_form_says():
+    """By enumeration: the gradient of sum over v of p(v) * estimate(v), p held fixed; and of both KLs, p not held."""
+    question = next(q for q in questions("ex06") if q.name == "kl_pulls")
+    for case in question.draw(0):
+        logits, ref_logits = case.to(torch.float64).args.values()
+        leaf = logits.clone().requires_grad_()
+        log_p, log_q = leaf.log_softmax(0), ref_logits.log_softmax(0)
+        k1 = log_p - log_q
+        held = log_p.exp().detach()
+        sums = [(held * k).sum() for k in (k1, k1**2 / 2, (-k1).exp() - 1 + k1)]
+        found = torch.stack([torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in sums])
+        torch.testing.assert_close(question.reference(logits, ref_logits), found)
+        kls = (log_p.exp() * k1).sum(), (log_q.exp() * -k1).sum()
+        true = torch.stack([torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in kls])
+        torch.testing.assert_close(found, torch.cat([torch.zeros(1, len(logits), dtype=torch.float64), true]))
