@@ -257,7 +257,7 @@ GRADING_MAY_IMPORT = {
     "results": {"cells", "check", "questions"},
     "exam": {"compare", "questions"},
     "cache": {"cells", "check", "questions", "results"},
-    "submission": {"cache", "cells", "check", "exam", "questions", "results", "sandbox", "worker"},
+    "submission": {"cache", "cells", "check", "compare", "exam", "questions", "results", "sandbox", "worker"},
     "archives": {"cells"},
     "people": {"archives", "cells", "submission"},
     "batch": {"archives", "cells", "exam", "people", "results", "sandbox", "submission"},
@@ -266,6 +266,8 @@ GRADING_MAY_IMPORT = {
     "shipped": {"worker"},
     **{f"ex0{k}": {"questions"} for k in range(1, 9)},
     "ex05": {"diagnosis", "questions", "shipped"},
+    "ex08": {"practice", "questions", "worker"},
+    "practice": set(),  # of grading; it alone trains
     "diagnosis": {"questions"},
     # A lesson's question shares the inputs of its exercise.
     "lesson00": {"questions"},

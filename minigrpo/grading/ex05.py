@@ -31,7 +31,7 @@ def _shows(number, name, bug, good, *hints):
         cases=_your_input,
         reference=good,
         hints=hints,
-        accepts=lambda values, case: bug.accepts(values),
+        accepts=lambda outcome, case: bug.accepts(outcome.values),
     )
 
 

@@ -1,6 +1,7 @@
 """The exercises: written from the solutions, complete, running untouched, and worth 100 points."""
 
 import inspect
+import math
 import re
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from minigrpo.grading import shipped
+from minigrpo.grading import practice, shipped
 from minigrpo.grading.check import exercises, grade, judge, questions
-from minigrpo.grading.ex08 import parse_answer
+from minigrpo.grading.ex08 import is_right, parse_answer
 from minigrpo.grading.submission import outcome_of
+from minigrpo.training import train
 from tests.tools.build_notebooks import EXERCISES, SOLUTIONS, exercise_of, from_source
 
 NAMES = sorted(path.stem for path in (SOLUTIONS / "src").glob("*.py"))
@@ -73,7 +75,7 @@ def test_the_solutions_get_all_points(name):
         if cell.cell_type == "code" and "demonstration" not in cell.metadata.get("tags", []):
             exec(cell.source, namespace)
     for question in questions(name[:4]):
-        for seed in range(3):
+        for seed in range(1 if question.trial else 3):
             result = grade(question, namespace[question.name], seed)
             assert result.points == question.points, result
 
@@ -233,24 +235,86 @@ CARELESS = {
 }
 
 
+HONEST = next(q for q in questions("ex08") if q.name == "honest_reward")
+SHORT = 3  # steps, where it does not matter what the policy becomes
+
+
+def each(reward):
+    return lambda texts, answers: [float(reward(t, a)) for t, a in zip(texts, answers, strict=True)]
+
+
 @pytest.mark.parametrize("name", CARELESS)
 def test_a_careless_reward_makes_a_policy_that_is_wrong(name):
-    question = next(q for q in questions("ex08") if q.name == "honest_reward")
-    for seed in range(3):
-        result = grade(
-            question, lambda texts, answers: [float(CARELESS[name](t, a)) for t, a in zip(texts, answers, strict=True)], seed
-        )
-        assert (result.points, result.passed) == (0, 0)
-        assert "the policy is right in" in result.difference
+    """The bundled model finds a + b = c so easily that even the last number keeps it honest; ready answers do not."""
+    result = grade(HONEST, each(CARELESS[name]), 0)
+    assert result.passed == (name == "the last number")
+    assert result.points < HONEST.points
+    assert "the policy is right in" in result.difference
+    right = [is_right(text, answer) for text, answer in zip(*result.args.values(), strict=True)]
+    assert sum(right) < (0.9 if result.passed else 0.7) * len(right)  # what it says can be read
 
 
 def test_an_honest_reward_may_be_shaped():
     """A small price for length changes nothing about what is right."""
-    question = next(q for q in questions("ex08") if q.name == "honest_reward")
-    right = question.reference
-    shaped = lambda texts, answers: [r - 0.001 * len(t) for r, t in zip(right(texts, answers), texts, strict=True)]  # noqa: E731
-    for seed in range(3):
-        assert grade(question, shaped, seed).about is None
+    shaped = lambda texts, answers: [r - 0.001 * len(t) for r, t in zip(HONEST.reference(texts, answers), texts, strict=True)]  # noqa: E731
+    assert grade(HONEST, shaped, 0).about is None
+
+
+def test_rewards_that_agree_share_a_run(monkeypatch):
+    """And rewards that part do not: what is drawn depends on the seed and on all that was paid before."""
+    monkeypatch.setattr(practice, "STEPS", SHORT)
+    monkeypatch.setattr(practice, "KNOWN", {})
+    trained = []
+    monkeypatch.setattr(practice, "train", lambda *args: trained.append(1) or train(*args))
+    seen = []
+
+    def noted(texts, answers):
+        seen.append(texts)
+        return HONEST.reference(texts, answers)
+
+    for reward in (noted, noted, each(lambda text, answer: len(text))):
+        practice.practise(reward, 5)
+    assert (len(trained), len(seen)) == (2, 2 * SHORT)
+    assert seen[:SHORT] == seen[SHORT:]
+    assert len({key[:2] for key in practice.KNOWN if len(key) > 1}) == 2  # after the first step they are two runs
+    before = dict(practice.KNOWN)
+    practice.KNOWN.clear()
+    practice.practise(noted, 5)
+    assert practice.KNOWN.items() <= before.items()  # the same to the last letter
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        ([1.0], "wanted is one reward per completion, the shape (32,), got (1,)"),
+        ([[1.0]] * 32, "the shape (32,), got (32, 1)"),
+        ([math.nan] * 32, "a reward is no number between"),
+        ([1e300] * 32, "a reward is no number between"),
+        (None, "is a return missing?"),
+    ],
+)
+def test_what_is_no_reward_is_said_at_once(gives, said):
+    """Before a step of training, for what a learner's function gives is not believed."""
+    result = grade(HONEST, lambda texts, answers: gives, 0)
+    assert (result.points, said in result.difference) == (0, True), result
+
+
+def test_an_error_after_some_steps_is_the_outcome(monkeypatch):
+    monkeypatch.setattr(practice, "STEPS", SHORT)
+    calls = []
+
+    def breaks(texts, answers):
+        calls.append(1)
+        return [1.0] * len(texts) if len(calls) < 3 else [1.0 / 0.0]
+
+    assert "ZeroDivisionError" in grade(HONEST, breaks, 0).difference
+
+
+def test_three_hidden_runs_and_ready_answers_are_what_a_reward_is_scored_on(monkeypatch):
+    monkeypatch.undo()  # of the one run that tests make do with
+    cases = HONEST.draw(0)
+    assert len({case.args.get("seed") for case in cases}) == 4
+    assert {case.args["seed"] for case in cases[:3]}.isdisjoint(case.args.get("seed") for case in HONEST.draw(1))
 
 
 def test_no_path_leads_out_of_the_course():

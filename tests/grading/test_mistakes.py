@@ -29,7 +29,7 @@ def named(name):
 
 @pytest.mark.parametrize("question", ALL, ids=lambda q: q.id)
 def test_the_reference_gets_all_points_on_every_seed(question):
-    for seed in range(5):
+    for seed in range(1 if question.trial else 5):
         assert grade(question, question.reference, seed).about is None
 
 

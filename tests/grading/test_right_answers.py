@@ -100,7 +100,7 @@ def answers(question):
 @pytest.mark.parametrize("question", every_question(), ids=lambda q: q.id)
 def test_a_right_answer_gets_all_points_in_any_style(question):
     for seed, (style, function) in enumerate(answers(question)):
-        result = grade(question, function, seed)
+        result = grade(question, function, 0 if question.trial else seed)
         assert isinstance(result, Result), style
         assert result.about is None, (style, seed, result)
 
