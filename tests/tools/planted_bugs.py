@@ -857,7 +857,7 @@ BUGS = [
         "tests/grading/test_exercises.py::test_an_input_that_shows_nothing_or_is_none_is_refused_in_a_sentence"),
     Bug("a bug in the gradient alone does not show", "grading/shipped.py",
         "*(outcome.gradients or [])", "",
-        "tests/grading/test_exercises.py::test_any_input_on_which_the_bug_shows_will_do"),
+        "tests/grading/test_exercises.py::test_a_bug_in_the_gradient_alone_shows"),
     Bug("one of many right inputs is wanted", "grading/compare.py",
         "if question.accepts and got.values is not None:", "if False:",
         "tests/grading/test_exercises.py::test_any_input_on_which_the_bug_shows_will_do"),
