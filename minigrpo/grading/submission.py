@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from minigrpo.grading.sandbox import Worker, WorkerDied
 from minigrpo.grading.worker import Outcome, decode, encode
 
 CELL_SECONDS, CALL_SECONDS, SECONDS = 10.0, 10.0, 60.0
+ANSWER_SECONDS = 30.0  # of all calls to one answer, so that a slow one leaves time for those behind it
 LEAST_SECONDS = 5.0  # that are worth starting a worker for
 SLOW_SECONDS = 2.0  # of a statement that defines nothing: where cells run again, it does not
 MOST_STARTS = 10  # of workers for one submission
@@ -93,6 +95,7 @@ class _Session:
         self.errors: dict[int, str] = {}
         self.left, self.since, self.starts = SECONDS, time.monotonic(), 0
         self.called: float | None = None  # when this worker last answered
+        self.took: Counter[str] = Counter()  # seconds, all calls to each answer
 
     def ready(self) -> Worker:
         while self.worker is None:
@@ -136,8 +139,11 @@ class _Session:
             self.since += now - self.called
         args = {name: encode(value) for name, value in case.args.items()}
         request = {"name": name, "args": args, "gradient": list(case.gradient), "seed": 0}
+        if self.took[name] > ANSWER_SECONDS:
+            raise WorkerDied(f"all calls to it together took more than {ANSWER_SECONDS:.0f} s")
         reply = worker.ask(request, CALL_SECONDS)
         self.called = time.monotonic()
+        self.took[name] += self.called - now
         if reply.get("missing"):
             raise _Missing
         return outcome_of(reply, case)
