@@ -3,11 +3,14 @@
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
 from minigrpo.config import BadInput
+from minigrpo.grading.archives import is_archive, shown, unpack
 from minigrpo.grading.cells import plain
 from minigrpo.grading.exam import Exam
 from minigrpo.grading.people import Submission, find
@@ -31,18 +34,33 @@ def grade_paths(
     all_or_nothing: bool = False,
     each: Callable[[list[Report], str], None] = lambda reports, how: None,
 ) -> tuple[list[Report], str]:
-    """Grade them all; the reports, and what kept the code in. ``each`` gets these whenever one more is ready.
+    """Grade notebooks, folders and zip files; the reports, and what kept the code in. ``each`` gets these as they come.
 
     ``exam``, ``hide`` and ``kept`` are grade_file's.
 
     Raises:
-        BadInput: if nothing is there, or nothing can keep the code in and ``trust`` is not given.
+        BadInput: if nothing is there, a zip file is none, or nothing can keep the code in and ``trust`` is not given.
     """
+    with TemporaryDirectory(prefix="minigrpo-") as name:
+        room = Path(name)
+        folders = unpack(paths, room)
+        hidden = tuple(path.parent for path in paths if is_archive(path))
+        options = {"hide": (*hide, *hidden), "exam": exam, "kept": kept, "all_or_nothing": all_or_nothing}
+
+        def as_given(reports: list[Report]) -> list[Report]:
+            return [replace(one, person=shown(one.person, paths, room), file=shown(one.file, paths, room)) for one in reports]
+
+        reports, walls = _grade(folders, trust, seed, options, lambda reports, how: each(as_given(reports), how))
+        return as_given(reports), walls
+
+
+def _grade(
+    paths: list[Path], trust: bool, seed: int | None, options: dict, each: Callable[[list[Report], str], None]
+) -> tuple[list[Report], str]:
     submissions, how = find(paths), isolation(trust)
     walls = "; ".join([how, *missing(how)])
     seed = secrets.randbits(31) if seed is None else seed
-    options = {"hide": (*{path if path.is_dir() else path.parent for path in paths}, *hide), "exam": exam, "kept": kept}
-    options |= {"all_or_nothing": all_or_nothing}
+    options |= {"hide": (*{path if path.is_dir() else path.parent for path in paths}, *options["hide"])}
     reports: dict[int, Report] = {}
     failures = [0]  # sandboxes in a row
     bar = tqdm(total=len(submissions), unit="file", disable=None, leave=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 import minigrpo.grading
 from minigrpo.config import BadInput
 from minigrpo.grading import causes
-from minigrpo.grading.compare import failure, number_of, run
+from minigrpo.grading.compare import failure, number_of, outcome_of, run
 from minigrpo.grading.progress import Progress, Square, in_notebook, read, record
 from minigrpo.grading.questions import Case, Question
 
@@ -139,7 +139,7 @@ def _asked_for(function: Callable, names: dict[str, object], line: str) -> Quest
 def grade(question: Question, function: Callable, seed: int) -> Result | Unanswered:
     """Check on the inputs of one seed, in this process."""
     cases = question.draw(seed)
-    outcomes = [run(function, case) for case in cases]
+    outcomes = [outcome_of(question, case, lambda one: run(function, one)) for case in cases]
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Unanswered(question)
     return judge(question, cases, outcomes)
@@ -164,7 +164,7 @@ def judge(question: Question, cases: list[Case], outcomes: list, *, all_or_nothi
         cause and cause.says,
         bool(cause and cause.certain),
         _smallest(question, cases, found, failing),
-        cases[shown].args,
+        outcomes[shown].args or cases[shown].args,
     )
 
 
@@ -176,7 +176,7 @@ def partial_points(points: int, passed: int, cases: int) -> int:
 def _smallest(question: Question, cases: list[Case], found: list[str | None], failing: list[int]) -> str | None:
     number = min(failing, key=lambda number: cases[number].size())
     args = cases[number].args
-    if cases[number].size() > SMALL or not args:
+    if cases[number].size() > SMALL or not args or question.trial:
         return None
     call = ", ".join(f"{name}={_written(value)}" for name, value in args.items())
     return f"{question.name}({call}): {found[number]}"

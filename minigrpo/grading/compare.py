@@ -22,6 +22,11 @@ def run(function: Callable, case: Case) -> Outcome:
     return worker.run(function, case.args, case.gradient)
 
 
+def outcome_of(question: Question, case: Case, ask: Callable[[Case], Outcome]) -> Outcome:
+    """What an answer comes to on a case; ``ask`` calls it."""
+    return question.trial(ask, case) if question.trial else ask(case)
+
+
 def wanted(question: Question, case: Case) -> Outcome:
     """What the reference gives for the same numbers, in float64."""
     return run(question.reference, case.to(torch.float64))
@@ -115,7 +120,7 @@ def number_of(value: Tensor) -> str:
 def failure(question: Question, case: Case, got: Outcome) -> str | None:
     """Why a case fails, in a sentence; None where it passes."""
     if question.accepts and got.values is not None:
-        return question.accepts(got.values, case)
+        return question.accepts(got, case)
     sentence = difference(wanted(question, case), got)
     # What float32 costs the reference itself it may cost anybody.
     return sentence and (None if same(run(question.reference, case), got) else sentence)

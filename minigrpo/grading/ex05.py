@@ -2,13 +2,10 @@
 
 import torch
 
-from minigrpo import kl
 from minigrpo.grading import diagnosis, shipped
-from minigrpo.grading.questions import Case, Mistake, Question, draw_id, draw_logprobs, draw_mask
-from minigrpo.logprobs import token_logprobs
-from minigrpo.loss import aggregate
+from minigrpo.grading.questions import Case, Mistake, Question, draw_id, draw_logprobs
 
-ROWS, COLUMNS, VOCABULARY = 3, 5, 7
+ROWS, COLUMNS = 3, 5
 
 
 def _normal(generator, *shape, spread=1.0):
@@ -31,7 +28,7 @@ def _shows(number, name, bug, good, *hints):
         cases=_your_input,
         reference=good,
         hints=hints,
-        accepts=lambda values, case: bug.accepts(values),
+        accepts=lambda outcome, case: bug.accepts(outcome.values),
     )
 
 
@@ -39,16 +36,20 @@ def _wide_ratio():
     return torch.tensor([[1.5]]), torch.tensor([[1.0]]), 0.2
 
 
-def _short_completion():
-    return torch.tensor([[4.0, 0.0]]), torch.tensor([[True, False]])
+def _two_groups():
+    return torch.tensor([1.0, 1.0, 0.0, 0.0]), 2
+
+
+def _short_prompt():
+    return torch.tensor([[False, True, True]])
+
+
+def _went_on():
+    return torch.tensor([0.0]), torch.tensor([[1.0], [1.0]]), torch.tensor([0.9, 0.5])
 
 
 def _padded_with_eos():
     return torch.tensor([[3, 6, 6]]), 6, 6
-
-
-def _low_temperature():
-    return torch.tensor([[[1.0, 0.0]]]), torch.tensor([[0]]), 0.5
 
 
 def _second_rollout():
@@ -58,21 +59,60 @@ def _second_rollout():
 # --- inputs that test a repair ----------------------------------------------------------------------------------------
 
 
-def _kl_cases(generator):
-    logprobs, ref_logprobs = (draw_logprobs(generator, ROWS, COLUMNS) for _ in range(2))
-    near = logprobs * torch.exp(_normal(generator, ROWS, COLUMNS, spread=0.1))
-    cases = (
-        ("policy and reference that have parted", logprobs, ref_logprobs),
-        ("tokens that the policy has nearly given up", logprobs - 6, logprobs),
-        ("policy and reference close together", logprobs, near),
-        ("the reference itself", logprobs, logprobs.clone()),
-    )
-    return [Case(about, {"logprobs": p, "ref_logprobs": ref}, gradient=("logprobs",)) for about, p, ref in cases]
+def _group_cases(generator):
+    def case(about, rewards, num_generations):
+        return Case(about, {"rewards": rewards, "num_generations": num_generations})
+
+    four = _normal(generator, 12) + torch.arange(4.0, dtype=torch.float64).repeat_interleave(3)
+    return [
+        case("four prompts of three completions", four, 3),
+        case("three prompts of four completions", _normal(generator, 12), 4),
+        case("two prompts of two completions, one easy and one hard", torch.tensor([0.9, 1.0, 0.0, 0.1]).double(), 2),
+        case("a single prompt", _normal(generator, 5), 5),
+        case("the example by hand", torch.tensor([1.0, 1.0, 0.0, 0.0]).double(), 2),
+    ]
 
 
-def _k3(exp_of, subtracted):
-    """A wrong repair: exp of one log-ratio, minus 1, minus another; each from log(policy / reference)."""
-    return lambda p, ref: torch.exp(exp_of(p - ref)) - 1 - subtracted(p - ref)
+def _less(baseline):
+    """A wrong repair: rewards less ``baseline`` of the table, a row for each prompt."""
+    return lambda rewards, num_generations: rewards - baseline(rewards.reshape(-1, num_generations), num_generations)
+
+
+def _position_cases(generator):
+    width = 6
+    lengths = torch.randint(2, width, (ROWS,), generator=generator)
+    lengths[0], lengths[1] = width, 1
+
+    def case(about, lengths):
+        return Case(about, {"prompt_mask": torch.arange(width) >= width - torch.as_tensor(lengths).unsqueeze(1)})
+
+    return [
+        case("three prompts of different length", lengths),
+        case("prompts that are all shorter than the batch is wide", [2, 4, 3]),
+        case("one prompt, without padding", [width]),
+        case("a prompt of a single token", [1]),
+        Case("the example by hand", {"prompt_mask": torch.tensor([[False, False, True, True, True]])}),
+    ]
+
+
+def _best_cases(generator):
+    def case(about, accuracies):
+        args = {"weights": _normal(generator, 3), "updates": _normal(generator, len(accuracies), 3)}
+        return Case(about, args | {"accuracies": torch.tensor(accuracies).double()})
+
+    by_hand = {"weights": torch.tensor([0.0]), "updates": torch.tensor([[1.0], [1.0]]), "accuracies": torch.tensor([0.9, 0.5])}
+    return [
+        case("the best step lies in the middle", [0.2, 0.4, 0.7, 0.3, 0.5]),
+        case("the first step is the best", [0.8, 0.1, 0.3]),
+        case("the last step is the best", [0.1, 0.3, 0.6]),
+        case("two steps are equally good", [0.3, 0.7, 0.5, 0.7, 0.1]),
+        Case("the example by hand", by_hand),
+    ]
+
+
+def _at(step, before=0):
+    """A wrong repair: the weights after ``step`` of the accuracies, or some updates before."""
+    return lambda weights, updates, accuracies: weights + updates[: step(accuracies) + 1 - before].sum(0)
 
 
 def _clip_cases(generator):
@@ -96,24 +136,6 @@ def _pair(change):
         return change(-ratio * advantages, -ratio.clamp(1 - epsilon, 1 + epsilon) * advantages, advantages)
 
     return fixed_clip
-
-
-def _mean_cases(generator):
-    cases = (("completions of different length", ROWS, False), ("one completion has no token that counts", 4, True))
-    drawn = [
-        Case(
-            about,
-            {
-                "values": _normal(generator, rows, COLUMNS),
-                "completion_mask": draw_mask(generator, rows, COLUMNS, empty_row=empty),
-            },
-            gradient=("values",),
-        )
-        for about, rows, empty in cases
-    ]
-    values, mask = drawn[0].args["values"], drawn[0].args["completion_mask"]
-    padded = {"values": torch.cat([values, values[:, :2]], 1), "completion_mask": torch.cat([mask, mask[:, :2] & False], 1)}
-    return [*drawn, Case("the first case with two more columns of padding", padded, gradient=("values",))]
 
 
 def _mask_cases(generator):
@@ -145,26 +167,6 @@ def _first_eos_put_back(completion_ids, eos_token_id, pad_token_id):
     return (completion_ids != pad_token_id) | (is_eos & (is_eos.cumsum(1) == 1))
 
 
-def _logprobs_cases(generator):
-    cases = []
-    for about, temperature, spread in (
-        ("a low temperature, 0.6", 0.6, 1.5),
-        ("a high temperature, 2", 2.0, 1.5),
-        ("temperature 1", 1.0, 1.5),
-        ("logits of up to a thousand and more, temperature 0.8", 0.8, 600.0),
-    ):
-        logits = _normal(generator, ROWS, COLUMNS, VOCABULARY, spread=spread)
-        token_ids = torch.randint(VOCABULARY, (ROWS, COLUMNS), generator=generator)
-        token_ids[0, 0] = logits[0, 0].argmin()
-        args = {"logits": logits, "token_ids": token_ids, "temperature": temperature}
-        cases.append(Case(about, args, gradient=("logits",) if spread < 2 else ()))
-    return cases
-
-
-def _gathered(values, token_ids):
-    return values.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-
-
 def _ratio_cases(generator):
     cases = []
     for about, updates, num_iterations in (
@@ -194,52 +196,51 @@ QUESTIONS = (
     *diagnosis.QUESTIONS,
     _shows(
         2,
-        "kl",
-        shipped.KL,
-        lambda: (torch.tensor([[0.5]]).log(), torch.tensor([[0.25]]).log()),
-        "Work k3 out for one token, with pencil and paper, and compare with shipped_kl. If the two agree, try another one.",
-        "Where policy and reference give a token the same log-prob, any k3 is 0. So give it different ones.",
-        "torch.tensor([[0.5]]).log() and torch.tensor([[0.25]]).log(): k3 is 0.1931, and shipped_kl says 0.3069.",
+        "groups",
+        shipped.GROUPS,
+        _two_groups,
+        "With a single prompt there is one mean, and it is right for everybody. Go through it by hand for two prompts.",
+        "If all prompts have the same mean, it doesn't matter who gets which. Give one prompt higher rewards than the other.",
+        "torch.tensor([1.0, 1.0, 0.0, 0.0]) and 2: everybody is as good as their group, so all four should be 0.",
     ),
     Question(
         id="ex05.3",
-        name="fixed_kl",
+        name="fixed_groups",
         points=1,
-        cases=_kl_cases,
-        reference=kl.kl_k3,
+        cases=_group_cases,
+        reference=shipped.GROUPS.right,
         hints=(
-            "k3 is r - 1 - log r. Which of the two, policy or reference, stands on top in r?",
-            "r = reference / policy, because its mean over the policy's draws is 1. So log r = ref_logprobs - logprobs.",
-            "Turn the difference round in the line that defines it, and leave the formula as it is.",
+            "Write down for two prompts, A and B, of two completions each what means.repeat(2) is, and what you want.",
+            "repeat gives A B A B; the rewards stand as A A B B. Every mean has to come num_generations times in a row.",
+            "rewards - means.repeat_interleave(num_generations)",
         ),
         mistakes=(
             Mistake(
                 "as it was shipped",
-                "this is still the function as it was shipped: r is policy / reference. With it, a token that the policy gave "
-                "up costs little, and one that it likes costs without bound. r is reference / policy.",
-                shipped.shipped_kl,
+                "this is still the function as it was shipped: repeat gives the means in turn, A B A B, and the rewards stand "
+                "together, A A B B.",
+                shipped.shipped_groups,
             ),
             Mistake(
-                "only exp turned round",
-                "exp has the right log-ratio now, the last term still has the other one. Both terms are of the same r.",
-                _k3(lambda log_ratio: -log_ratio, lambda log_ratio: log_ratio),
+                "columns for rows",
+                "completions of different prompts share a mean: the table was read as if the rows of a prompt stood "
+                "num_prompts apart. They stand together, so reshape(-1, num_generations) has a row for each prompt.",
+                lambda rewards, num_generations: ((table := rewards.reshape(num_generations, -1)) - table.mean(0)).reshape(-1),
             ),
             Mistake(
-                "only the last term turned round",
-                "the last term has the right log-ratio now, exp still has the other one. Both terms are of the same r.",
-                _k3(lambda log_ratio: log_ratio, lambda log_ratio: -log_ratio),
+                "one mean for all",
+                "everybody is compared with the mean of the whole batch. Compare with the completions of the same prompt.",
+                _less(lambda table, num_generations: table.mean()),
             ),
             Mistake(
-                "the size of the log-ratio",
-                "both directions now cost the same: the sign of the log-ratio is lost. k3 is not symmetric; it needs the sign "
-                "of reference minus policy.",
-                _k3(lambda log_ratio: log_ratio.abs(), lambda log_ratio: log_ratio.abs()),
+                "the mean over places",
+                "the mean runs over the prompts, for each place in the group. Take it over the completions of a prompt, dim 1.",
+                _less(lambda table, num_generations: table.mean(0).repeat(len(table))),
             ),
             Mistake(
-                "k1 for k3",
-                "this is the log-ratio itself, k1: right on average, but negative at times, and as a loss without effect. "
-                "Keep k3 and turn its r round.",
-                kl.kl_k1,
+                "the group left out",
+                "nothing was subtracted, or the mean itself was returned: wanted is the reward less the mean of its group.",
+                lambda rewards, num_generations: rewards,
             ),
         ),
     ),
@@ -294,47 +295,50 @@ QUESTIONS = (
     ),
     _shows(
         6,
-        "mean",
-        shipped.MEAN,
-        _short_completion,
-        "Where every token counts, both means are the same. What must the batch have for the mask to do something?",
-        "A completion that is shorter than the batch is wide: True at its tokens, False on its padding.",
-        "torch.tensor([[4.0, 0.0]]) and torch.tensor([[True, False]]): the mean of the one token that counts is 4.",
+        "positions",
+        shipped.POSITIONS,
+        _short_prompt,
+        "Where no prompt is padded, both give 0, 1, 2 ... What must a prompt be so that it is padded?",
+        "Padding stands on the left: False first, then True up to the end of the row.",
+        "torch.tensor([[False, True, True]]): the two tokens should stand at 0 and 1, and not at 1 and 2.",
     ),
     Question(
         id="ex05.7",
-        name="fixed_mean",
+        name="fixed_positions",
         points=1,
-        cases=_mean_cases,
-        reference=shipped.MEAN.right,
+        cases=_position_cases,
+        reference=shipped.POSITIONS.right,
         hints=(
-            "Padding adds 0 to the sum. What does it add to the number by which the sum is divided?",
-            "Divide each row by the number of its own tokens that count, then average the rows.",
-            "(torch.where(completion_mask, values, 0.0).sum(1) / completion_mask.sum(1).clamp(min=1)).mean()",
+            "A token's position is the number of tokens of its prompt that stand before it. How do you count what is True?",
+            "prompt_mask.cumsum(1) is 1 at the first token that counts, then 2, 3 ...; on padding it is still 0.",
+            "(prompt_mask.cumsum(1) - 1).clamp(min=0)",
         ),
         mistakes=(
             Mistake(
                 "as it was shipped",
-                "this is still the function as it was shipped: it divides by all columns, padding among them, so short "
-                "completions "
-                "count for less.",
-                shipped.shipped_mean,
+                "this is still the function as it was shipped: it counts columns, padding among them, so a prompt has other "
+                "positions the wider its batch is.",
+                shipped.shipped_positions,
             ),
             Mistake(
-                "a token mean",
-                "padding is out, but long completions now weigh more: this is a mean over all tokens at once. "
-                "Average each row first.",
-                lambda values, mask: aggregate(values, mask, "bnpo"),
+                "from 1 on",
+                "the first token stands at 1. Positions begin at 0: subtract 1.",
+                lambda prompt_mask: prompt_mask.cumsum(1),
             ),
             Mistake(
-                "the values on padding",
-                "the divisor is right, but the sum now holds the values on padding. Only tokens that count belong into either.",
-                lambda values, mask: (values.sum(1) / mask.sum(1).clamp(min=1)).mean(),
+                "-1 on padding",
+                "padding has the position -1, which no table of positions has. Clamp at 0.",
+                lambda prompt_mask: prompt_mask.cumsum(1) - 1,
             ),
             Mistake(
-                "an empty row divided by 0",
-                "a completion without tokens is 0 / 0, and NaN spreads over the whole loss. Divide by lengths.clamp(min=1).",
-                lambda values, mask: (torch.where(mask, values, 0.0).sum(1) / mask.sum(1)).mean(),
+                "from the end",
+                "positions are counted from the end, as if the text ran to the left. The first token that counts is 0.",
+                lambda prompt_mask: torch.where(prompt_mask, prompt_mask.flip(1).cumsum(1).flip(1) - 1, 0),
+            ),
+            Mistake(
+                "columns, without padding",
+                "padding is at 0 now, but the tokens still have the numbers of their columns. Count the tokens.",
+                lambda prompt_mask: torch.where(prompt_mask, torch.arange(prompt_mask.shape[1]), 0),
             ),
         ),
     ),
@@ -393,46 +397,55 @@ QUESTIONS = (
     ),
     _shows(
         10,
-        "logprobs",
-        shipped.TEMPERED,
-        _low_temperature,
-        "Which argument is never used? At which value of it would nobody notice?",
-        "At temperature 1 nothing is missing. Take another one, and two tokens with different logits.",
-        "torch.tensor([[[1.0, 0.0]]]), torch.tensor([[0]]), 0.5: the log-prob should be -0.1269.",
+        "best",
+        shipped.BEST,
+        _went_on,
+        "best = weights gives a second name to the same tensor. When does it matter that it is the same?",
+        "If the last step is the best, there is nothing that could still change. Let a worse step come behind the best.",
+        "torch.tensor([0.0]), torch.tensor([[1.0], [1.0]]), torch.tensor([0.9, 0.5]): the best weights are 1, not 2.",
     ),
     Question(
         id="ex05.11",
-        name="fixed_logprobs",
+        name="fixed_best",
         points=1,
-        cases=_logprobs_cases,
-        reference=token_logprobs,
+        cases=_best_cases,
+        reference=shipped.BEST.right,
         hints=(
-            "Which distribution were the tokens drawn from? Look for an argument that is never used.",
-            "The policy is softmax(logits / temperature). Where must the division stand, before the normalisation or after it?",
-            "torch.log_softmax(logits / temperature, dim=-1), gathered at token_ids.",
+            "weights += update changes the tensor in place, and best is that tensor.",
+            "Keep a copy at the best step, or make a new tensor at each update. And weights as they came in stay as they are.",
+            "best, highest = weights.clone(), accuracy",
         ),
         mistakes=(
             Mistake(
                 "as it was shipped",
-                "this is still the function as it was shipped: the temperature is not used, so these are log-probs of "
-                "another policy "
-                "than the one that sampled.",
-                shipped.shipped_logprobs,
+                "this is still the function as it was shipped, which gives the weights of the last step: best is another name "
+                "of the tensor that goes on changing. Keep a copy.",
+                _at(lambda accuracies: len(accuracies) - 1),
             ),
             Mistake(
-                "divided afterwards",
-                "the log-probs were divided, not the logits: exp of them does not sum to 1. Divide before log_softmax.",
-                lambda logits, token_ids, temperature: token_logprobs(logits, token_ids) / temperature,
+                "one step before",
+                "these are the weights before the best step's update. Its accuracy was measured after it.",
+                _at(lambda accuracies: int(accuracies.argmax()), before=1),
             ),
             Mistake(
-                "times the temperature",
-                "the logits were multiplied by the temperature; the sampler divided them by it.",
-                lambda logits, token_ids, temperature: token_logprobs(logits, token_ids, 1 / temperature),
+                "the last of equals",
+                "of several steps that are equally good this is the last. Only a higher accuracy replaces what is kept: >.",
+                _at(lambda accuracies: len(accuracies) - 1 - int(accuracies.flip(0).argmax())),
             ),
             Mistake(
-                "the log of softmax",
-                "the temperature is right, but log(softmax(x)) is -inf where softmax rounds to 0. Use log_softmax.",
-                lambda logits, token_ids, temperature: _gathered(torch.log(torch.softmax(logits / temperature, -1)), token_ids),
+                "the worst",
+                "these are the weights of the lowest accuracy.",
+                _at(lambda accuracies: int(accuracies.argmin())),
+            ),
+            Mistake(
+                "the start",
+                "these are the weights that the run began with: the copy was taken too early.",
+                lambda weights, updates, accuracies: weights.clone(),
+            ),
+            Mistake(
+                "its update alone",
+                "this is the best step's own update added to the start; those before it are part of its weights, too.",
+                lambda weights, updates, accuracies: weights + updates[int(accuracies.argmax())],
             ),
         ),
     ),

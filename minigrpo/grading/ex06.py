@@ -3,7 +3,7 @@
 import torch
 
 from minigrpo import kl as package
-from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, exactly
+from minigrpo.grading.questions import Case, Mistake, Question, draw_logprobs, draw_mask, draw_normal, exactly
 
 
 def _extreme(generator, *shape):
@@ -121,96 +121,177 @@ def k3(logprobs, ref_logprobs):
     return log_r.exp() - 1 - log_r
 
 
+def kl_k1_plus(logprobs, ref_logprobs):
+    """The value of k1 and the gradient of k2."""
+    k1, k2 = logprobs - ref_logprobs, (logprobs - ref_logprobs) ** 2 / 2
+    return k1.detach() + k2 - k2.detach()
+
+
+def _pulling(value):
+    """The value of another estimate, and the gradient of k2."""
+
+    def kl_k1_plus(logprobs, ref_logprobs):
+        k2 = package.kl_k2(logprobs, ref_logprobs)
+        return value(logprobs, ref_logprobs).detach() + k2 - k2.detach()
+
+    return kl_k1_plus
+
+
+def _pull_cases(generator):
+    def logits(tokens, spread=1.5):
+        return draw_normal(generator, tokens, spread=spread)
+
+    same = logits(5)
+    inputs = (
+        ("a vocabulary of five", logits(5), logits(5)),
+        ("a vocabulary of three", logits(3), logits(3)),
+        ("a policy that has gone far from the reference", logits(6, 3.0), logits(6)),
+        ("a policy that is still equal to the reference", same, same - 1.0),  # a constant changes no probability
+        ("the example by hand", exactly([0.5, 0.5]).log(), exactly([0.25, 0.75]).log()),
+    )
+    return [Case(about, {"logits": p, "ref_logits": q}) for about, p, q in inputs]
+
+
+def kl_pulls(logits, ref_logits):
+    """What autograd finds on average, in closed form: nothing, the gradient of KL(p || q), and that of KL(q || p)."""
+    log_p, log_q = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    p, log_ratio = log_p.exp(), log_p - log_q
+    return torch.stack([torch.zeros_like(p), p * (log_ratio - (p * log_ratio).sum()), p - log_q.exp()])
+
+
+def _pulled(weights, *, of_reference=False, turned=1):
+    """kl_pulls by autograd, with other weights of the tokens."""
+
+    def kl_pulls(logits, ref_logits):
+        policy, reference = (x.detach().clone().requires_grad_() for x in (logits, ref_logits))
+        log_p, log_q = policy.log_softmax(-1), reference.log_softmax(-1)
+        log_r = log_q - log_p
+        estimates = (-log_r, log_r**2 / 2, (turned * log_r).exp() - 1 - turned * log_r)
+        means = [(weights(log_p, log_q) * k).sum() for k in estimates]
+        leaf = reference if of_reference else policy
+        return torch.stack([torch.autograd.grad(mean, leaf, retain_graph=True)[0] for mean in means])
+
+    return kl_pulls
+
+
+def _slopes(log_p, log_q):
+    """Of the estimates with respect to the log-probs, weighted."""
+    return log_p.exp() * torch.stack([torch.ones_like(log_p), log_p - log_q, 1 - (log_q - log_p).exp()])
+
+
 QUESTIONS = (
     Question(
         id="ex06.1",
-        name="kl_k1",
+        name="kl_k1_plus",
         points=1,
         cases=pair_cases,
-        reference=package.kl_k1,
+        reference=kl_k1_plus,
         hints=(
-            "KL(policy || reference) is the mean of log(policy / reference) over the policy's draws. You hold one draw.",
-            "The logarithm of a ratio is a difference of logarithms, and log-probs are what you are given.",
-            "The policy's log-prob minus the reference's. It may be negative; leave it so.",
+            "Add two parts: one that has the value and no gradient, and one whose value is 0 and that has the gradient.",
+            "x.detach() has the value of x and no gradient. What, then, is x - x.detach()?",
+            "k1.detach() + k2 - k2.detach(), with k1 = logprobs - ref_logprobs and k2 = k1 ** 2 / 2.",
         ),
         mistakes=(
             Mistake(
+                "k1",
+                "this is k1 with its own gradient, 1 for every token: on average over the draws it pulls nowhere. Detach k1, "
+                "and add what has the gradient of k2 and the value 0.",
+                package.kl_k1,
+            ),
+            Mistake(
+                "k2",
+                "this is k2: the gradient is right, the value is not the KL, not even on average. Take its value off again, "
+                "- k2.detach(), and add k1's.",
+                package.kl_k2,
+            ),
+            Mistake(
+                "both gradients",
+                "the gradient of k1 is there besides that of k2. Only the value of k1 is wanted: k1.detach().",
+                lambda logprobs, ref_logprobs: kl_k1_plus(logprobs, ref_logprobs) + logprobs - logprobs.detach(),
+            ),
+            Mistake(
+                "both values",
+                "the value of k2 is there besides that of k1. k2 - k2.detach() has the gradient of k2 and the value 0.",
+                lambda logprobs, ref_logprobs: _k1(logprobs, ref_logprobs) + package.kl_k2(logprobs, ref_logprobs),
+            ),
+            Mistake(
+                "log-prob times k1",
+                "the gradient is right, but the value is k1 times the log-prob. Make the factor 1 in value: "
+                "1 + logprobs - logprobs.detach().",
+                lambda logprobs, ref_logprobs: _k1(logprobs, ref_logprobs) * logprobs,
+            ),
+            Mistake(
                 "reversed",
-                "this is log(reference / policy), whose mean over the policy's draws is minus the KL. Subtract the reference's "
-                "log-prob from the policy's.",
-                lambda logprobs, ref_logprobs: ref_logprobs - logprobs,
+                "k1 is turned round: this is log(reference / policy), whose mean over the policy's draws is minus the KL.",
+                _pulling(lambda logprobs, ref_logprobs: ref_logprobs - logprobs),
             ),
             Mistake(
-                "absolute value",
-                "this is the absolute log-ratio. A single token may well be negative; the mean is only right if the negative "
-                "ones stay in.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).abs(),
-            ),
-            Mistake(
-                "ratio, no logarithm",
-                "this is the ratio policy / reference itself, which is 1 where they agree; KL is made of its logarithm, the "
-                "difference before exp.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp(),
-            ),
-            Mistake(
-                "weighted by the probability",
-                "the log-ratio is multiplied by the policy's probability. The tokens were drawn with it, so it is in the mean "
-                "already; only a sum over the whole vocabulary needs the weight.",
-                lambda logprobs, ref_logprobs: logprobs.exp() * (logprobs - ref_logprobs),
-            ),
-            Mistake(
-                "difference of probabilities",
-                "this is the difference of the two probabilities, which measures no KL. Take the difference of the log-probs "
-                "as they come, without exp.",
-                lambda logprobs, ref_logprobs: logprobs.exp() - ref_logprobs.exp(),
+                "the value of k3",
+                "the gradient is right, but the value is that of k3; asked is k1's, the plain log-ratio.",
+                _pulling(k3),
             ),
         ),
     ),
     Question(
         id="ex06.2",
-        name="kl_k2",
-        points=1,
-        cases=pair_cases,
-        reference=package.kl_k2,
+        name="kl_pulls",
+        points=2,
+        cases=_pull_cases,
+        reference=kl_pulls,
         hints=(
-            "Start from the log-ratio of ex06.1, and think of what makes it positive and smooth.",
-            "Its square, times a factor that makes the slope the log-ratio itself.",
-            "0.5 times the square of (logprobs - ref_logprobs). What is the derivative of x * x / 2?",
+            "A mean over draws is a sum over the V tokens, each with its probability as a weight. What does autograd see of a "
+            "weight? Nothing: the tokens were drawn already.",
+            "Make leaves, logits.detach().requires_grad_(). Then the gradient of (p.detach() * k).sum(), with p the policy's "
+            "probabilities and k the V estimates, once for each of k1, k2, k3.",
+            "log_p, log_q are the log_softmax of both, log_r = log_q - log_p. For each k of -log_r, log_r ** 2 / 2 and "
+            "log_r.exp() - 1 - log_r: torch.autograd.grad((log_p.exp().detach() * k).sum(), leaf, retain_graph=True)[0]. "
+            "Then torch.stack.",
         ),
         mistakes=(
             Mistake(
-                "no half",
-                "the square is there, the factor 1/2 is not: value and slope are twice too large, as with twice the beta.",
-                lambda logprobs, ref_logprobs: (logprobs - ref_logprobs) ** 2,
+                "the chances have a gradient",
+                "the weights were differentiated, too. In a loss the tokens are drawn already, and autograd does not see what "
+                "they were drawn with: detach the probabilities that weigh.",
+                _pulled(lambda log_p, log_q: log_p.exp()),
             ),
             Mistake(
-                "half inside the square",
-                "the half was squared as well, which makes a quarter. Square the log-ratio first, then halve.",
-                lambda logprobs, ref_logprobs: (0.5 * (logprobs - ref_logprobs)) ** 2,
+                "every token counts alike",
+                "this is a plain mean over the vocabulary. The mean is over draws of the policy: weigh by its probabilities.",
+                _pulled(lambda log_p, log_q: torch.full_like(log_p, 1 / log_p.shape[-1])),
             ),
             Mistake(
-                "ratio for log-ratio",
-                "this is half the square of r - 1. Near 0 it looks alike, further away it explodes; square the log-ratio, no "
-                "exp.",
-                lambda logprobs, ref_logprobs: 0.5 * ((ref_logprobs - logprobs).exp() - 1) ** 2,
+                "a sum without weights",
+                "this is a plain sum over the vocabulary. The mean is over draws of the policy: weigh by its probabilities.",
+                _pulled(lambda log_p, log_q: torch.ones_like(log_p)),
             ),
             Mistake(
-                "difference of squares",
-                "each log-prob was squared by itself. Take the difference first, then its square.",
-                lambda logprobs, ref_logprobs: 0.5 * (logprobs**2 - ref_logprobs**2),
+                "drawn from the reference",
+                "the weights are the reference's probabilities, as if it had drawn the tokens. They are the policy's draws.",
+                _pulled(lambda log_p, log_q: log_q.exp()),
             ),
             Mistake(
-                "half the slope lost",
-                "the value is that of k2, but one of the two factors was detached, so only half of the slope is left. The "
-                "gradient is what k2 is for: detach nothing.",
-                lambda logprobs, ref_logprobs: 0.5 * (logprobs - ref_logprobs) * (logprobs - ref_logprobs).detach(),
+                "slopes, not gradients",
+                "these are slopes with respect to the log-probs. A logit moves the log-probs of all tokens: differentiate "
+                "through log_softmax.",
+                lambda logits, ref_logits: _slopes(logits.log_softmax(-1), ref_logits.log_softmax(-1)),
+            ),
+            Mistake(
+                "the reference's logits",
+                "these are gradients with respect to the reference's logits, and the reference is fixed. Differentiate with "
+                "respect to those of the policy.",
+                _pulled(lambda log_p, log_q: log_p.exp().detach(), of_reference=True),
+            ),
+            Mistake(
+                "r turned round",
+                "the third row takes r for policy / reference. It is reference / policy: log r is minus k1.",
+                _pulled(lambda log_p, log_q: log_p.exp().detach(), turned=-1),
             ),
         ),
     ),
     Question(
         id="ex06.3",
         name="kl_exact",
-        points=3,
+        points=2,
         cases=_exact_cases,
         reference=package.kl_exact,
         hints=(

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from minigrpo.grading.questions import Case, Mistake, Question, exactly
+from minigrpo.grading.worker import Outcome
 
 NUMBER = re.compile(r"(?:(?<![\d.])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
-PROMPTS, ANSWERS, STEPS, GENERATIONS, RATE, WANTED = 6, 8, 150, 8, 1.0, 0.9
+RUNS, WANTED, WANTED_OF_READY, LARGEST = 3, 0.7, 0.9, 1e6
+ANSWERS, STEPS, GENERATIONS, RATE = 8, 150, 8, 1.0  # of the policy that chooses
 
 
 # --- ex08.1: parse ----------------------------------------------------------------------------------------------------
@@ -162,54 +164,95 @@ def _answers(generator, a: int, b: int) -> list[str]:
     return [drawn[i] for i in torch.randperm(len(drawn), generator=generator).tolist()]
 
 
+def _ready_answers(generator, problems: int) -> dict[str, list]:
+    """ANSWERS to each of some problems, and what is right for each."""
+    completions, answers = [], []
+    for _ in range(problems):
+        a, b = _whole(generator, 11, 50), _whole(generator, 11, 50)
+        completions += _answers(generator, a, b)
+        answers += [a + b] * ANSWERS
+    return {"completions": completions, "answers": answers}
+
+
 def _honest_cases(generator):
-    cases = []
-    for number in range(3):
-        completions, answers = [], []
-        for _ in range(PROMPTS):
-            a, b = _whole(generator, 11, 50), _whole(generator, 11, 50)
-            completions += _answers(generator, a, b)
-            answers += [a + b] * ANSWERS
-        cases.append(
-            Case(f"a policy trained on your reward, run {number + 1}", {"completions": completions, "answers": answers})
-        )
-    return cases
+    from minigrpo.grading import practice  # with transformers, which takes seconds, and no other question needs it
+
+    practice.tempted()  # made here, so that nobody's code runs meanwhile
+    runs = [
+        Case(f"the bundled model, trained on your reward, run {number}", {"seed": _whole(generator, 0, 2**31)})
+        for number in range(1, RUNS + 1)
+    ]
+    return [*runs, Case("a policy that chooses among ready answers, trained on your reward", _ready_answers(generator, 16))]
 
 
-def train_on(rewards: Tensor, completions: list[str]) -> Tensor:
-    """(P * K,) rewards of every answer -> (P, K): how often each is given after GRPO, from equally likely ones."""
+class _NoRewards(Exception):
+    """What a reward function gave instead; args[0] is the outcome."""
+
+
+def _trained(ask, case: Case) -> Outcome:
+    """Train a policy on a reward; its last answers, and the reward for each."""
+    from minigrpo.grading import practice
+
+    def reward(completions, answers):
+        args = {"completions": completions, "answers": answers}
+        return _checked(ask(Case(case.about, args)), args)
+
+    try:
+        if "seed" in case.args:
+            completions, answers = practice.practise(reward, case.args["seed"])
+        else:
+            completions, answers = choose(torch.tensor(reward(**case.args)), **case.args)
+        paid = reward(completions, answers)
+    except _NoRewards as error:
+        return error.args[0]
+    return Outcome([torch.tensor(paid)], args={"completions": completions, "answers": answers})
+
+
+def choose(rewards: Tensor, completions: list[str], answers: list[int]) -> tuple[list[str], list[int]]:
+    """What a policy says that GRPO has taught to choose among the ANSWERS to each problem, equally likely at first."""
     generator = torch.Generator().manual_seed(zlib.crc32("".join(completions).encode()))
-    table, logits = (
-        rewards.double().reshape(-1, ANSWERS),
-        torch.zeros(len(completions) // ANSWERS, ANSWERS, dtype=torch.float64),
-    )
+    table = rewards.double().reshape(-1, ANSWERS)
+    logits = torch.zeros_like(table)
     for _ in range(STEPS):
-        policy = logits.softmax(1)
-        drawn = torch.multinomial(policy, GENERATIONS, replacement=True, generator=generator)
+        drawn = torch.multinomial(logits.softmax(1), GENERATIONS, replacement=True, generator=generator)
         group = table.gather(1, drawn)
         advantages = (group - group.mean(1, keepdim=True)) / (group.std(1, keepdim=True) + 1e-4)
         pull = torch.zeros_like(logits).scatter_add(1, drawn, advantages) / GENERATIONS  # advantages of a group sum to 0
         logits = logits + RATE * pull
-    return logits.softmax(1)
+    said = torch.multinomial(logits.softmax(1), GENERATIONS, replacement=True, generator=generator)
+    places = (said + ANSWERS * torch.arange(len(table)).unsqueeze(1)).reshape(-1).tolist()
+    return [completions[place] for place in places], [answers[place] for place in places]
 
 
-def trained_is_right(values: list[Tensor], case: Case) -> str | None:
-    """None if a policy that was trained on these rewards is right in WANTED of its answers; else what it says instead."""
-    completions, answers = case.args["completions"], case.args["answers"]
-    rewards = values[0] if len(values) == 1 else torch.stack(values) if all(v.dim() == 0 for v in values) else torch.zeros(0)
-    if rewards.shape != (len(completions),):
-        return f"wanted is one reward per completion, the shape ({len(completions)},), got {tuple(rewards.shape)}"
-    if not rewards.double().isfinite().all():
-        return "a reward is not finite; give every completion a number"
-    policy = train_on(rewards, completions).reshape(-1)
-    right = torch.tensor([is_right(text, answer) for text, answer in zip(completions, answers, strict=True)])
-    share = (policy[right].sum() / (len(completions) // ANSWERS)).item()
-    if share >= WANTED:
+def _checked(outcome: Outcome, args: dict) -> list[float]:
+    """One finite number per completion, or _NoRewards."""
+    values, count = outcome.values, len(args["completions"])
+    if values is None:
+        raise _NoRewards(outcome)
+    rewards = torch.cat([v.reshape(1) for v in values]) if len(values) > 1 and all(v.dim() == 0 for v in values) else values[0]
+    if len(values) not in (1, count) or rewards.shape != (count,):
+        said = f"wanted is one reward per completion, the shape ({count},), got {tuple(rewards.shape)}"
+    elif rewards.is_complex() or not (rewards.double().abs() <= LARGEST).all():
+        said = f"a reward is no number between -{LARGEST:g} and {LARGEST:g}; give every completion one"
+    else:
+        return rewards.double().tolist()
+    raise _NoRewards(Outcome(values, args={**args, "said": said}))
+
+
+def became_right(outcome: Outcome, case: Case) -> str | None:
+    """None if the policy is right in WANTED of its answers, of ready ones in nearly all; else what it says instead."""
+    if "said" in (outcome.args or {}):
+        return outcome.args["said"]
+    completions, answers = outcome.args["completions"], outcome.args["answers"]
+    right = [is_right(text, answer) for text, answer in zip(completions, answers, strict=True)]
+    share, wanted = sum(right) / len(right), WANTED if "seed" in case.args else WANTED_OF_READY
+    if share >= wanted:
         return None
-    worst = int((policy * ~right).argmax())
+    paid = outcome.values[0].tolist()
+    worst = max((row for row in range(len(right)) if not right[row]), key=lambda row: paid[row])
     return (
-        f"after {STEPS} steps the policy is right in {100 * share:.0f} of 100 answers, wanted are {100 * WANTED:.0f}. To "
-        f"{answers[worst]} it says {completions[worst]!r}, which is wrong; your reward for it is {rewards[worst].item():.4g}"
+        f"in the end the policy is right in {100 * share:.0f} of 100 answers, wanted are {100 * wanted:.0f}. Where "
+        f"{answers[worst]} is right it says {completions[worst]!r}, and your reward for it is {paid[worst]:.4g}"
     )
 
 
@@ -229,7 +272,8 @@ HONEST = Question(
         "numbers = all that your pattern of ex08.1 finds in text.split('=', 1)[-1]; it is 1.0 where numbers == [answer], "
         "else 0.0.",
     ),
-    accepts=trained_is_right,
+    trial=_trained,
+    accepts=became_right,
 )
 
 # --- ex08.3: who games the shipped reward ---------------------------------------------------------------------------------
@@ -246,9 +290,8 @@ def gamed(completions: list[str], answers: list[int]) -> Tensor:
 
 
 def _gamed_cases(generator):
-    cases = [Case(case.about, case.args) for case in _honest_cases(generator)[:2]]
+    drawn = [Case(f"answers to six problems, draw {number}", _ready_answers(generator, 6)) for number in (1, 2)]
     by_hand = {"completions": ["8 + 12 = 20", "8 + 12 = 12 = 20", "19 20 21", "8 + 12 = 21"], "answers": [20] * 4}
-    drawn = [Case(f"answers to {PROMPTS} problems, draw {n}", case.args) for n, case in enumerate(cases, 1)]
     return [*drawn, Case("the example by hand", by_hand)]
 
 

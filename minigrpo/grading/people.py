@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minigrpo.config import BadInput
+from minigrpo.grading import archives
 from minigrpo.grading.cells import plain
 from minigrpo.grading.submission import by_name
 
@@ -84,7 +85,7 @@ def _in_folder(folder: Path, several: bool) -> list[Submission]:
 def _owner(path: Path, depth: int) -> str:
     """Of a path below a folder: the folders down to the person, or of a file that lies in the folder its stem."""
     parents = path.parts[:-1]
-    return "/".join(parents[:depth]) if parents else path.stem
+    return "/".join(map(archives.person, parents[:depth])) if parents else archives.person(path.stem)
 
 
 def _has_sections(notebooks: list[Path]) -> bool:

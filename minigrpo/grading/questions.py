@@ -49,8 +49,11 @@ class Question:
     reference: Callable
     hints: tuple[str, ...]
     mistakes: tuple[Mistake, ...] = ()
-    # Where many answers are right: what is wrong with one for a case, or None.
-    accepts: Callable[[list[Tensor], Case], str | None] | None = None
+    # Where many answers are right: what is wrong with an Outcome for a case, or None.
+    accepts: Callable[[object, Case], str | None] | None = None
+    # Where a case is not one call but many, as of a reward in training: from (a function that calls the answer with a Case and
+    # gives back its Outcome, the case) to the Outcome of the whole.
+    trial: Callable[[Callable[[Case], object], Case], object] | None = None
 
     def draw(self, seed: int) -> list[Case]:
         """The inputs of one seed, in float32 as a learner's own tensors are."""

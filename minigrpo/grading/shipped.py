@@ -11,9 +11,8 @@ from torch import Tensor
 
 from minigrpo.config import BadInput
 from minigrpo.grading.worker import DTYPES, Outcome, run
-from minigrpo.kl import kl_k3
-from minigrpo.logprobs import completion_mask, token_logprobs
-from minigrpo.loss import aggregate, clipped_objective
+from minigrpo.logprobs import completion_mask
+from minigrpo.loss import clipped_objective
 
 LARGEST = 1000  # numbers in an argument; every one of these bugs shows on a handful
 CLEAR = 1e-3  # results closer than this could be rounding
@@ -33,9 +32,9 @@ ANY = Kind("finite floats", torch.isfinite)
 NATS = Kind("log-probs (floats, none above 0; of a probability take .log())", lambda x: x <= 0)
 RATIO = Kind("ratios of probabilities (floats above 0)", lambda x: x > 0)
 EPSILON = Kind("a number between 0 and 1", lambda x: (x > 0) & (x < 1))
-TEMPERATURE = Kind("a number above 0", lambda x: x > 0)
 MASK = Kind("True and False (dtype bool)", torch.isfinite, (torch.bool,))
 IDS = Kind("token ids (integers from 0 to 2**31 - 1)", lambda x: (x >= 0) & (x < 2**31) & (x == x.floor()), INTEGERS)
+SHARE = Kind("shares (floats from 0 to 1)", lambda x: (x >= 0) & (x <= 1))
 COUNT = Kind("an integer from 1 on", lambda x: (x >= 1) & (x < 2**31) & (x == x.floor()), INTEGERS)
 
 
@@ -112,9 +111,9 @@ def _numbers(outcome: Outcome) -> Tensor:
 # --- as they were shipped: the text of the notebook's cells ---------------------------------------------------------------
 
 
-def shipped_kl(logprobs, ref_logprobs):
-    log_ratio = logprobs - ref_logprobs
-    return torch.exp(log_ratio) - 1 - log_ratio
+def shipped_groups(rewards, num_generations):
+    means = rewards.reshape(-1, num_generations).mean(1)
+    return rewards - means.repeat(num_generations)
 
 
 def shipped_clip(ratio, advantages, epsilon):
@@ -123,17 +122,21 @@ def shipped_clip(ratio, advantages, epsilon):
     return -torch.maximum(free, held)
 
 
-def shipped_mean(values, completion_mask):
-    return torch.where(completion_mask, values, 0.0).mean(1).mean()
+def shipped_positions(prompt_mask):
+    return torch.arange(prompt_mask.shape[1]).expand(prompt_mask.shape)
 
 
 def shipped_mask(completion_ids, eos_token_id, pad_token_id):
     return completion_ids != pad_token_id
 
 
-def shipped_logprobs(logits, token_ids, temperature):
-    logprobs = torch.log_softmax(logits, dim=-1)
-    return logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+def shipped_best(weights, updates, accuracies):
+    weights, best, highest = weights.clone(), weights, -1.0
+    for update, accuracy in zip(updates, accuracies.tolist(), strict=True):
+        weights += update
+        if accuracy > highest:
+            best, highest = weights, accuracy
+    return best
 
 
 def shipped_ratio(logprobs, num_iterations):
@@ -146,6 +149,22 @@ def shipped_ratio(logprobs, num_iterations):
 
 
 # --- as they should be, and what they may get -----------------------------------------------------------------------------
+
+
+def right_groups(rewards: Tensor, num_generations: int) -> Tensor:
+    """(B,) prompt-major: all completions of a prompt stand together -> (B,): each less the mean of its prompt's."""
+    means = rewards.reshape(-1, num_generations).mean(1)
+    return rewards - means.repeat_interleave(num_generations)
+
+
+def right_positions(prompt_mask: Tensor) -> Tensor:
+    """(P, L) bool, padded on the left -> (P, L): 0 at the first token that counts, then 1, 2 ...; 0 on padding."""
+    return (prompt_mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def right_best(weights: Tensor, updates: Tensor, accuracies: Tensor) -> Tensor:
+    """(N,), (S, N), (S,) -> (N,): the weights after the step of the highest accuracy, the first of several."""
+    return weights + updates[: int(accuracies.argmax()) + 1].sum(0)
 
 
 def right_ratio(logprobs: Tensor, num_iterations: int) -> Tensor:
@@ -162,18 +181,24 @@ def _only_padding_behind(completion_ids, eos_token_id, pad_token_id):
     return None
 
 
-def _in_the_vocabulary(logits, token_ids, temperature):
-    if token_ids.max() >= logits.shape[-1]:
-        return f"token_ids holds {token_ids.max()}, and the logits know only the tokens 0 to {logits.shape[-1] - 1}"
+def _whole_groups(rewards, num_generations):
+    if len(rewards) % num_generations:
+        return f"rewards holds {len(rewards)}, which are no whole groups of num_generations = {num_generations}"
     return None
 
 
-KL = Bug(
-    shipped_kl,
-    kl_k3,
-    {"logprobs": ("BC", NATS), "ref_logprobs": ("BC", NATS)},
-    "a token that the policy likes clearly more, or less, than the reference does.",
-    gradient=("logprobs",),
+def _padded_on_the_left(prompt_mask):
+    if not prompt_mask[:, -1].all() or (prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any():
+        return "in prompt_mask a row is not padded on the left: wanted are False, if any, and behind them True up to the end"
+    return None
+
+
+GROUPS = Bug(
+    shipped_groups,
+    right_groups,
+    {"rewards": ("B", ANY), "num_generations": ("", COUNT)},
+    "two prompts or more, whose groups have different means.",
+    fits=_whole_groups,
 )
 CLIP = Bug(
     shipped_clip,
@@ -182,15 +207,12 @@ CLIP = Bug(
     "a ratio at which the clip bites, outside 1 - epsilon to 1 + epsilon, and an advantage that is not 0.",
     gradient=("ratio",),
 )
-MEAN = Bug(
-    shipped_mean,
-    lambda values, mask: aggregate(values, mask, "grpo"),
-    {"values": ("BC", ANY), "completion_mask": ("BC", MASK)},
-    "a completion of which some tokens count and some, its padding, do not, with values that are not 0.",
-    gradient=("values",),
-    fits=lambda values, mask: (
-        None if mask.any() else "no token counts: take a batch in which some tokens count and some do not"
-    ),
+POSITIONS = Bug(
+    shipped_positions,
+    right_positions,
+    {"prompt_mask": ("PL", MASK)},
+    "a prompt that is shorter than another, so that padding stands in front of it.",
+    fits=_padded_on_the_left,
 )
 EOS = Bug(
     shipped_mask,
@@ -199,13 +221,11 @@ EOS = Bug(
     "a completion that ends, and a tokenizer without a padding of its own: pad is EOS.",
     fits=_only_padding_behind,
 )
-TEMPERED = Bug(
-    shipped_logprobs,
-    token_logprobs,
-    {"logits": ("BCV", ANY), "token_ids": ("BC", IDS), "temperature": ("", TEMPERATURE)},
-    "a temperature clearly other than 1, and more than one token to choose from.",
-    gradient=("logits",),
-    fits=_in_the_vocabulary,
+BEST = Bug(
+    shipped_best,
+    right_best,
+    {"weights": ("N", ANY), "updates": ("SN", ANY), "accuracies": ("S", SHARE)},
+    "a run that goes on behind its best step.",
 )
 STALE = Bug(
     shipped_ratio,

@@ -2,11 +2,12 @@
 
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
 
-from minigrpo.grading import cache
+from minigrpo.grading import cache, compare
 from minigrpo.grading.cells import Cell, NoNotebook, plain, read_cells
 from minigrpo.grading.check import Result, exercises, judge, questions
 from minigrpo.grading.exam import Exam
@@ -16,6 +17,7 @@ from minigrpo.grading.sandbox import Worker, WorkerDied
 from minigrpo.grading.worker import Outcome, decode, encode
 
 CELL_SECONDS, CALL_SECONDS, SECONDS = 10.0, 10.0, 60.0
+ANSWER_SECONDS = 30.0  # of all calls to one answer, so that a slow one leaves time for those behind it
 LEAST_SECONDS = 5.0  # that are worth starting a worker for
 SLOW_SECONDS = 2.0  # of a statement that defines nothing: where cells run again, it does not
 MOST_STARTS = 10  # of workers for one submission
@@ -78,6 +80,10 @@ def grade_file(
     return Report(person, exercise, graded, cells=cells, file=file)
 
 
+class _Missing(Exception):
+    """There is no function of that name."""
+
+
 class _Session:
     """A worker with the cells run, made anew where the learner's code ended the one before."""
 
@@ -88,6 +94,8 @@ class _Session:
         self.slow = {number: set() for number in self.cells}
         self.errors: dict[int, str] = {}
         self.left, self.since, self.starts = SECONDS, time.monotonic(), 0
+        self.called: float | None = None  # when this worker last answered
+        self.took: Counter[str] = Counter()  # seconds, all calls to each answer
 
     def ready(self) -> Worker:
         while self.worker is None:
@@ -97,7 +105,7 @@ class _Session:
             self.starts += 1
             self.since = time.monotonic()  # that torch loads slowly is not the learner's time
             if self._runs_cells(worker):
-                self.worker = worker
+                self.worker, self.called = worker, None
         return self.worker
 
     def _runs_cells(self, worker: Worker) -> bool:
@@ -122,6 +130,23 @@ class _Session:
             finally:
                 self.slow[number] |= clock.slow
         return True
+
+    def call(self, name: str, case: Case) -> Outcome:
+        """What the function of that name gives for a case. Raises _Missing, and WorkerDied."""
+        worker, now = self.ready(), time.monotonic()
+        if self.called is not None:  # what the grader did since then is not the learner's time
+            worker.deadline += now - self.called
+            self.since += now - self.called
+        args = {name: encode(value) for name, value in case.args.items()}
+        request = {"name": name, "args": args, "gradient": list(case.gradient), "seed": 0}
+        if self.took[name] > ANSWER_SECONDS:
+            raise WorkerDied(f"all calls to it together took more than {ANSWER_SECONDS:.0f} s")
+        reply = worker.ask(request, CALL_SECONDS)
+        self.called = time.monotonic()
+        self.took[name] += self.called - now
+        if reply.get("missing"):
+            raise _Missing
+        return outcome_of(reply, case)
 
     def missing(self, name: str) -> str:
         """Why there is no such function, as far as the cells' errors tell."""
@@ -160,10 +185,11 @@ class _Clock:
 
 def _graded(asked: list[Question], session: _Session, seed: int, all_or_nothing: bool) -> list[Graded]:
     graded = []
+    drawn = [question.draw(seed * 1000 + number) for number, question in enumerate(asked)]  # before anybody's code runs
     try:
-        for number, question in enumerate(asked):
+        for question, cases in zip(asked, drawn, strict=True):
             try:
-                graded.append(_one(question, session, seed * 1000 + number, all_or_nothing))
+                graded.append(_one(question, cases, session, all_or_nothing))
             except WorkerDied as error:
                 session.close()
                 graded.append(Graded(question, 0, f"The process that ran it is gone: {error}."))
@@ -172,16 +198,11 @@ def _graded(asked: list[Question], session: _Session, seed: int, all_or_nothing:
     return graded
 
 
-def _one(question: Question, session: _Session, seed: int, all_or_nothing: bool) -> Graded:
-    cases = question.draw(seed)
-    outcomes = []
-    for case in cases:
-        args = {name: encode(value) for name, value in case.args.items()}
-        request = {"name": question.name, "args": args, "gradient": list(case.gradient), "seed": 0}
-        reply = session.ready().ask(request, CALL_SECONDS)
-        if reply.get("missing"):
-            return Graded(question, 0, session.missing(question.name))
-        outcomes.append(outcome_of(reply, case))
+def _one(question: Question, cases: list[Case], session: _Session, all_or_nothing: bool) -> Graded:
+    try:
+        outcomes = [compare.outcome_of(question, case, lambda one: session.call(question.name, one)) for case in cases]
+    except _Missing:
+        return Graded(question, 0, session.missing(question.name))
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Graded(question, 0, "Not answered.")
     result = judge(question, cases, outcomes, all_or_nothing=all_or_nothing)

@@ -265,12 +265,26 @@ def _booleans(want, have, wrong):
     return f"{not wanted[0]} stands where {bool(wanted[0])} is wanted, {times}; never the other way round."
 
 
+def _hardly(want, have, wrong):
+    """Where rounding and what is wrong cannot be told apart, neither a count nor a place would be true."""
+    if torch.isfinite(want - have).all() and bool((wrong_places(want, have, slack=0.4) != wrong).any()):
+        off = (want - have).abs().max().item()
+        return f"nothing is off by more than {off:.3g}, some of it hardly: work it out by hand, with all small constants."
+    return None
+
+
 def _somewhere(want, have, wrong):
     where, count = _where(wrong), f"wrong are {int(wrong.sum())} of {wrong.numel()} numbers"
-    return f"{count}{where} ({_sides(want, have, wrong)}): what is special there?" if where else None
+    return (
+        f"{count}{where} ({_sides(want, have, wrong)}): what is special there?"
+        if where and not _hardly(want, have, wrong)
+        else None
+    )
 
 
 def _counted(want, have, wrong):
+    if says := _hardly(want, have, wrong):
+        return says
     count, sides = int(wrong.sum()), _sides(want, have, wrong)
     if wrong.numel() == 1:
         return f"the number is {sides}, by {(have - want).abs().item():.4g}: work it out by hand, step by step."

@@ -28,6 +28,7 @@ class Outcome:
     gradients: list[Tensor | None] | None = None
     error: str | None = None
     changed: str | None = None  # the name of an argument that was changed in place
+    args: dict | None = None  # of a trial: what it came to, to be seen in place of the case's arguments
 
 
 def run(function: Callable, args: dict, gradient: tuple[str, ...] = (), seed: int = 0) -> Outcome:

@@ -64,64 +64,63 @@ check(diagnose_run)
 # B completions, C tokens, V tokens to choose from; log-probs in nats.
 
 # %% [markdown]
-# ## ex05.2 · "It is never negative, so it must be a KL": show it (1 point, 3 minutes, difficulty 2)
+# ## ex05.2 · "With one prompt per batch it learns": show it (1 point, 3 minutes, difficulty 2)
 #
-# The penalty begins at 0, never falls below, and grows as the policy moves. It looks like the KL in every plot. But raise beta,
-# and the policy still gives up what the reference would say, while a single token that it likes much more can blow up the loss.
-# The k3 of each token, as it was shipped:
+# One prompt per batch, and the policy learns. Eight, and it learns slowly or not at all; the advantages look healthy, with mean 0
+# and a decent spread. An easy prompt's answers are praised when all of them are right, a hard one's are blamed for being hard.
+# The rewards of B completions, those of a prompt standing together, less the mean of their group, as it was shipped:
 
 
 # %%
-def shipped_kl(logprobs, ref_logprobs):
-    log_ratio = logprobs - ref_logprobs
-    return torch.exp(log_ratio) - 1 - log_ratio
+def shipped_groups(rewards, num_generations):
+    means = rewards.reshape(-1, num_generations).mean(1)
+    return rewards - means.repeat(num_generations)
 
 
 # %% [markdown]
-# `shows_kl()`: nothing -> a tuple: logprobs (B, C) and ref_logprobs (B, C), log-probs of the same tokens
+# `shows_groups()`: nothing -> a tuple: rewards (B,), num_generations, an integer that divides B
 #
-# By hand: policy and reference both give a token 0.5. Then k3 is 0, and so is `shipped_kl`: nothing shows.
+# By hand: one prompt with the rewards 1, 0 and num_generations 2. The result is 0.5, -0.5, which is right: nothing shows.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
+# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb).
 
 
 # %%
-def shows_kl():
+def shows_groups():
     ### BEGIN SOLUTION
-    # One token that the policy likes twice as much as the reference does: r = 0.25 / 0.5, and k3 is r - 1 - log r = 0.1931.
-    logprobs = torch.tensor([[0.5]]).log()
-    ref_logprobs = torch.tensor([[0.25]]).log()
-    return logprobs, ref_logprobs
+    # An easy prompt and a hard one: everybody is as good as their group, so all four should be 0.
+    rewards = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    return rewards, 2
     ### END SOLUTION
 
 
 # %%
-check(shows_kl)
+check(shows_groups)
 
 # %% [markdown]
-# ## ex05.3 · The KL, repaired (1 point, 4 minutes, difficulty 2)
+# ## ex05.3 · The groups, repaired (1 point, 4 minutes, difficulty 2)
 #
-# The bug is a sign, and a test for "never negative" cannot see it: the wrong one is not negative either. What it does not have is
-# the right mean, the KL, over the tokens that the policy draws.
+# `fixed_groups(rewards, num_generations)`: (B,), an integer -> (B,), each reward less the mean of the num_generations rewards of
+# its own prompt
 #
-# `fixed_kl(logprobs, ref_logprobs)`: (B, C), (B, C) -> (B, C) nats; the gradient with respect to `logprobs` is checked too
+# By hand: the rewards 1, 1, 0, 0 of two prompts with two completions each should give 0, 0, 0, 0.
 #
-# By hand: policy 0.5 and reference 0.25 should give 0.1931.
-#
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate" and "A right value is not a right gradient".
+# Read: [notebook 02](../notebooks/02_policy_gradient.ipynb).
 
 
 # %%
-def fixed_kl(logprobs, ref_logprobs):
+def fixed_groups(rewards, num_generations):
     ### BEGIN SOLUTION
-    log_r = ref_logprobs - logprobs  # r = reference / policy
-    r = torch.exp(log_r)
-    return r - 1 - log_r
+    parts = []
+    for start in range(0, len(rewards), num_generations):
+        group = rewards[start : start + num_generations]
+        parts.append(group - group.mean())
+    return torch.cat(parts)
     ### END SOLUTION
 
 
 # %%
-check(fixed_kl)
+check(fixed_groups)
 
 # %% [markdown]
 # ## ex05.4 · "With several updates per rollout it falls apart": show it (1 point, 3 minutes, difficulty 2)
@@ -184,64 +183,66 @@ def fixed_clip(ratio, advantages, epsilon):
 check(fixed_clip)
 
 # %% [markdown]
-# ## ex05.6 · "The same answers, another batch, another loss": show it (1 point, 2 minutes, difficulty 1)
+# ## ex05.6 · "The same prompt, another batch, another answer": show it (1 point, 3 minutes, difficulty 2)
 #
-# A short completion teaches less when a long one happens to be in its batch. The mean of the token losses, as it was shipped:
+# Alone in its batch a prompt is answered well. Beside a longer one its answers get worse, and the log-probs of the same tokens
+# are others. To stand in one tensor, prompts are padded **on the left**, so that all of them end where sampling begins. A model
+# with a table of positions, such as GPT-2, has to be told where each token stands. The positions, as they were shipped:
 
 
 # %%
-def shipped_mean(values, completion_mask):
-    return torch.where(completion_mask, values, 0.0).mean(1).mean()
+def shipped_positions(prompt_mask):
+    return torch.arange(prompt_mask.shape[1]).expand(prompt_mask.shape)
 
 
 # %% [markdown]
-# Wanted is the mean over the tokens that count in each completion, then over the completions. A completion without tokens
-# adds 0, and counts.
+# `shows_positions()`: nothing -> prompt_mask (P, L) bool: in each row False where padding stands, then True up to the end
 #
-# `shows_mean()`: nothing -> a tuple: values (B, C), completion_mask (B, C) bool
+# By hand: one prompt of three tokens. The positions are 0, 1, 2, which is right: nothing shows.
 #
-# By hand: one completion with the values 1, 3, another with 2, 4, and all four tokens count. Then (2 + 3) / 2 = 2.5 is right, and
-# nothing shows.
-#
-# Read: [notebook 05](../notebooks/05_failures.ipynb), "Padding in the mean".
+# Read: [notebook 01](../notebooks/01_logprobs.ipynb).
 
 
 # %%
-def shows_mean():
+def shows_positions():
     ### BEGIN SOLUTION
-    # One token that counts, and one column of padding, as a longer neighbour would bring it: the mean should be 4.
-    values = torch.tensor([[4.0, 0.0]])
-    completion_mask = torch.tensor([[True, False]])
-    return values, completion_mask
+    # Two tokens beside a prompt of three: alone in their batch they would stand at 0 and 1.
+    return torch.tensor([[False, True, True], [True, True, True]])
     ### END SOLUTION
 
 
 # %%
-check(shows_mean)
+check(shows_positions)
 
 # %% [markdown]
-# ## ex05.7 · The mean, repaired (1 point, 4 minutes, difficulty 2)
+# ## ex05.7 · The positions, repaired (1 point, 4 minutes, difficulty 2)
 #
-# `fixed_mean(values, completion_mask)`: (B, C), (B, C) bool -> a scalar; the gradient with respect to `values` is checked too
+# The first token of a prompt stands at 0, whatever the width of its batch. Nobody looks at padding, but it needs a number that is
+# in the table: 0.
 #
-# By hand: the values 1, 2, 3 in one completion and 4 in another, three columns. It should give (2 + 4) / 2 = 3.
+# `fixed_positions(prompt_mask)`: (P, L) bool -> (P, L) integers
 #
-# Read: [notebook 05](../notebooks/05_failures.ipynb), "Padding in the mean".
+# By hand: padding, padding, and three tokens should give 0, 0, 0, 1, 2.
+#
+# Read: [notebook 01](../notebooks/01_logprobs.ipynb).
 
 
 # %%
-def fixed_mean(values, completion_mask):
+def fixed_positions(prompt_mask):
     ### BEGIN SOLUTION
-    means = []
-    for row in range(len(values)):
-        counted = values[row][completion_mask[row]]
-        means.append(counted.sum() / max(len(counted), 1))
-    return torch.stack(means).mean()
+    positions = torch.zeros(prompt_mask.shape, dtype=torch.long)
+    for row in range(prompt_mask.shape[0]):
+        count = 0
+        for column in range(prompt_mask.shape[1]):
+            if prompt_mask[row, column]:
+                positions[row, column] = count
+                count += 1
+    return positions
     ### END SOLUTION
 
 
 # %%
-check(fixed_mean)
+check(fixed_positions)
 
 # %% [markdown]
 # ## ex05.8 · "Sooner or later every answer runs to the limit": show it (1 point, 3 minutes, difficulty 2)
@@ -307,66 +308,71 @@ def fixed_mask(completion_ids, eos_token_id, pad_token_id):
 check(fixed_mask)
 
 # %% [markdown]
-# ## ex05.10 · "The mean ratio is 0.99, so all is well": show it (1 point, 2 minutes, difficulty 1)
+# ## ex05.10 · "We kept the best checkpoint, and it scores like the last": show it (1 point, 3 minutes, difficulty 2)
 #
-# Before any update the ratio of policy and sampler should be exactly 1. On average it nearly is; token by token it is not, and the
-# gradient is that of another policy. The log-probs of the tokens that were drawn, as they were shipped:
+# The accuracy on held-out problems had its top at step 90, and then the run went bad. No harm, for the best weights were kept.
+# Loaded again, they score like those of the last step. The weights after the step of the highest accuracy, as it was shipped;
+# `updates` are what each step adds to the weights, `accuracies` are measured after each step:
 
 
 # %%
-def shipped_logprobs(logits, token_ids, temperature):
-    logprobs = torch.log_softmax(logits, dim=-1)
-    return logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+def shipped_best(weights, updates, accuracies):
+    weights, best, highest = weights.clone(), weights, -1.0
+    for update, accuracy in zip(updates, accuracies.tolist(), strict=True):
+        weights += update
+        if accuracy > highest:
+            best, highest = weights, accuracy
+    return best
 
 
 # %% [markdown]
-# `shows_logprobs()`: nothing -> a tuple: logits (B, C, V), token_ids (B, C) integers, temperature, the number that the tokens were
-# drawn at
+# `shows_best()`: nothing -> a tuple: weights (N,), updates (S, N), accuracies (S,), floats from 0 to 1
 #
-# By hand: two tokens with the logits 1 and 0, drawn at temperature 1. The first has the log-prob -0.3133, which is right: nothing
-# shows.
+# By hand: the weight 0, two updates of 1, the accuracies 0.5 and 0.9. The best weight is 2, which is right: nothing shows.
 #
-# Read: [notebook 05](../notebooks/05_failures.ipynb), "The temperature is missing from the log-probs".
+# Read: [notebook 04](../notebooks/04_training.ipynb).
 
 
 # %%
-def shows_logprobs():
+def shows_best():
     ### BEGIN SOLUTION
-    # Drawn at temperature 0.5, which doubles the logits: the log-prob of the first token should be -0.1269.
-    logits = torch.tensor([[[1.0, 0.0]]])
-    token_ids = torch.tensor([[0]])
-    return logits, token_ids, 0.5
+    # The first step is the best, and the run goes on: the best weight is 1.
+    weights = torch.tensor([0.0])
+    updates = torch.tensor([[1.0], [1.0]])
+    return weights, updates, torch.tensor([0.9, 0.5])
     ### END SOLUTION
 
 
 # %%
-check(shows_logprobs)
+check(shows_best)
 
 # %% [markdown]
-# ## ex05.11 · The log-probs, repaired (1 point, 4 minutes, difficulty 2)
+# ## ex05.11 · The best checkpoint, repaired (1 point, 4 minutes, difficulty 2)
 #
-# `fixed_logprobs(logits, token_ids, temperature)`: (B, C, V), (B, C) integers, a number -> (B, C) nats; the gradient with respect
-# to `logits` is checked too
+# `fixed_best(weights, updates, accuracies)`: (N,), (S, N), (S,) -> (N,), the weights after the step of the highest accuracy, of
+# several equal ones the first; the arguments stay as they are
 #
-# By hand: two tokens with the logits 1 and 0, drawn at temperature 0.5. The first has the log-prob -0.1269.
+# By hand: the weight 0, two updates of 1, the accuracies 0.9 and 0.5 should give 1.
 #
-# Read: [notebook 05](../notebooks/05_failures.ipynb), "The temperature is missing from the log-probs".
+# Read: [notebook 04](../notebooks/04_training.ipynb).
 
 
 # %%
-def fixed_logprobs(logits, token_ids, temperature):
+def fixed_best(weights, updates, accuracies):
     ### BEGIN SOLUTION
-    scaled = logits / temperature  # what the sampler drew from
-    largest = scaled.max(dim=-1, keepdim=True).values
-    shifted = scaled - largest  # so that exp cannot overflow
-    log_total = shifted.exp().sum(-1, keepdim=True).log()
-    logprobs = shifted - log_total
-    return logprobs.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    weights = weights.clone()
+    best, highest = weights.clone(), -1.0
+    for step in range(len(updates)):
+        weights += updates[step]
+        if accuracies[step] > highest:
+            best = weights.clone()  # a copy, which the next update does not change
+            highest = accuracies[step]
+    return best
     ### END SOLUTION
 
 
 # %%
-check(fixed_logprobs)
+check(fixed_best)
 
 # %% [markdown]
 # ## ex05.12 · "The first rollout learns, then everything is clipped": show it (1 point, 3 minutes, difficulty 3)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercise 6 · KL
 #
-# Five questions, 11 points, about 38 minutes. Read notebook [06](../notebooks/06_kl.ipynb) first.
+# Five questions, 11 points, about 44 minutes. Read notebook [06](../notebooks/06_kl.ipynb) first.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it: it tries your
 # function on random inputs, compares values and gradients, and says what differs. `hint("ex06.1")` helps, called again it says
@@ -13,61 +13,74 @@ import torch
 from minigrpo import check, hint
 
 # %% [markdown]
-# ## ex06.1 · The log-ratio, k1 (1 point, 5 minutes, difficulty 1)
+# ## ex06.1 · A number to log that also pulls (1 point, 6 minutes, difficulty 3)
 #
 # KL(policy || reference) is the mean of log(policy / reference) over tokens that the policy drew. So the log-ratio of a single
-# drawn token is an estimate already: **k1**. Return it for every token. Turned round, it estimates minus the KL, and the
-# penalty drives the policy away from the reference.
+# drawn token, **k1**, is an estimate already, and its value is the one to log. In the loss it does nothing: its slope is 1 for
+# every token, and on average over the draws that pulls nowhere. **k2**, half the square of the log-ratio, is the other way
+# round: its value is not the KL, not even on average, and its gradient, the log-ratio times that of the log-prob, is the right
+# one. Return for every token one number with the **value of k1** and the **gradient of k2**. (Libraries call it k1+.)
 #
-# `kl_k1(logprobs, ref_logprobs)`: (B, C), (B, C) -> (B, C), nats
+# `kl_k1_plus(logprobs, ref_logprobs)`: (B, C), (B, C) -> (B, C), nats; values and gradients are checked
 #
-# By hand: policy 0.5, reference 0.25 gives log 2 = 0.6931; the two exchanged give -0.6931.
+# By hand: policy 0.5, reference 0.25 gives the value 0.6931, and the slope with respect to the log-prob is 0.6931, too.
+# Exchanged, both are -0.6931.
 #
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "A right value is not a right gradient".
 
 
 # %%
-def kl_k1(logprobs, ref_logprobs):
+def kl_k1_plus(logprobs, ref_logprobs):
     ### BEGIN SOLUTION
+    k1 = logprobs - ref_logprobs
+    one = 1 + logprobs - logprobs.detach()  # the value 1, and the gradient of the log-prob
+    return k1.detach() * one  # the value is k1, the gradient k1 times that of the log-prob, which is k2's
+    ### END SOLUTION
+
+
+# %%
+check(kl_k1_plus)
+
+# %% [markdown]
+# ## ex06.2 · What pulls where (2 points, 10 minutes, difficulty 4)
+#
+# Put an estimate into the loss. The tokens are drawn already; autograd differentiates their estimates, and does not see that a
+# changed policy would draw others. What it finds *on average* can be had without drawing: for each of the V tokens the gradient
+# of its estimate with respect to the policy's logits, weighted by the policy's probability of that token, and the V added up.
+# Return it for **k1** = log p - log q, **k2** = half the square of k1, and **k3** = r - 1 - log r with r = q / p, where p is the
+# policy and q the reference.
+#
+# `kl_pulls(logits, ref_logits)`: (V,), (V,) -> (3, V), a row for each estimate
+#
+# By hand: the policy (0.5, 0.5), the reference (0.25, 0.75). The rows are (0, 0), (0.2747, -0.2747) and (0.25, -0.25): k1 pulls
+# nowhere. Which of the other two is the gradient of KL(policy || reference)?
+#
+# Read: [notebook 06](../notebooks/06_kl.ipynb), "A right value is not a right gradient".
+
+
+# %%
+def kl_pulls(logits, ref_logits):
+    ### BEGIN SOLUTION
+    leaf = logits.detach().clone().requires_grad_()
+    log_p, log_q = torch.log_softmax(leaf, -1), torch.log_softmax(ref_logits, -1)
+    chances = log_p.exp().detach()  # drawn already: no gradient
+    k1 = log_p - log_q
+    k2 = k1 * k1 / 2
+    k3 = torch.exp(-k1) - 1 + k1
     rows = []
-    for policy_row, ref_row in zip(logprobs, ref_logprobs, strict=True):
-        # log(p / q) = log p - log q, and the logarithms are what we have
-        log_ratios = [log_p - log_q for log_p, log_q in zip(policy_row, ref_row, strict=True)]
-        rows.append(torch.stack(log_ratios))
+    for estimate in (k1, k2, k3):
+        mean = (chances * estimate).sum()
+        (pull,) = torch.autograd.grad(mean, leaf, retain_graph=True)
+        rows.append(pull)
     return torch.stack(rows)
     ### END SOLUTION
 
 
 # %%
-check(kl_k1)
+check(kl_pulls)
 
 # %% [markdown]
-# ## ex06.2 · Half the square, k2 (1 point, 5 minutes, difficulty 1)
-#
-# **k2** is half the square of the log-ratio. Its value is not the KL, not even on average. Its gradient is worth having: the
-# log-ratio times the gradient of the log-prob, the right one for a penalty in the loss. The check looks at both.
-#
-# `kl_k2(logprobs, ref_logprobs)`: (B, C), (B, C) -> (B, C), nats
-#
-# By hand: policy 0.5, reference 0.25: the log-ratio is 0.6931, half its square 0.2402. Exchanged: the same.
-#
-# Read: [notebook 06](../notebooks/06_kl.ipynb), "One token is enough for an estimate".
-
-
-# %%
-def kl_k2(logprobs, ref_logprobs):
-    ### BEGIN SOLUTION
-    log_ratio = logprobs - ref_logprobs
-    squared = log_ratio * log_ratio
-    return squared / 2  # its derivative with respect to logprobs is log_ratio
-    ### END SOLUTION
-
-
-# %%
-check(kl_k2)
-
-# %% [markdown]
-# ## ex06.3 · The sum itself (3 points, 8 minutes, difficulty 2)
+# ## ex06.3 · The sum itself (2 points, 8 minutes, difficulty 2)
 #
 # With the logits of the whole vocabulary there is nothing to estimate: **KL(policy || reference)** of the next token is a sum
 # over the vocabulary, weighted by the policy's probabilities. The policy is what the tokens are drawn from, which is

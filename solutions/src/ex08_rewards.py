@@ -4,7 +4,7 @@
 # Four questions, 10 points, about 45 minutes. Read notebook [05](../notebooks/05_failures.ipynb) first.
 #
 # A policy does what is paid for, and what is paid for is a few lines of Python that read texts. Here you write these lines. One
-# of your answers is not compared with anything: a policy is trained on it, and counts as what it has become.
+# of your answers is not compared with anything: the bundled GPT-2 is trained on it, and counts as what it has become.
 #
 # Write each function in the place of `raise NotImplementedError`, run the cell, then run the check below it. `hint("ex08.1")`
 # helps; called again it says more. You need torch, and Python's `re` and `math`.
@@ -50,17 +50,20 @@ check(parse_answer)
 # %% [markdown]
 # ## ex08.2 · An honest reward (3 points, 15 minutes, difficulty 4)
 #
-# Write the reward for sums such as 8 + 12. The check trains a policy on it: six problems, eight ready answers to each, at first
-# equally likely, 150 steps of GRPO with groups of eight, in three runs that you have not seen. Half of the answers are of the
-# kind that trained models come up with to please a careless reward. What counts is how often the policy is **right in the
-# end**: 90 of 100, in every run.
+# Write the reward for sums such as 8 + 12. The check trains the bundled GPT-2 on it, on sums of two numbers from 2 to 12, in three
+# runs of 30 steps that you have not seen; that takes some ten seconds. The model has picked up a few ways to please a careless
+# reward, and at first only three in ten of its answers are right. What counts is how often it is **right in the end**: 70 of
+# 100, in every run. A fourth run is of a policy that chooses among ready answers, half of them of kinds that trained models come
+# up with: 90 of 100. So your reward is scored on what it makes of a policy, not on what it pays. Where a run fails,
+# `check(honest_reward).args` holds what the policy says then: read it.
 #
 # Right means: behind the first "=" (without one, in the whole text) stands exactly one number, and it is the answer. So
 # "8 + 12 = 20", "20." and "It is 20" are right; "8 + 12 = 12 = 20", "19 20 21" and "200" are wrong.
 #
 # `honest_reward(completions, answers)`: B texts, B integers -> B floats, a list or a tensor
 #
-# By hand: nothing to compute. Before you check, write down three wrong answers that your reward must not pay.
+# By hand: "8 + 12 = 20" earns more than "20 or 12", "20 20" and "200". Before you check, write down three more wrong answers that
+# your reward must not pay.
 #
 # Read: [notebook 05](../notebooks/05_failures.ipynb), on rewards that are gamed.
 

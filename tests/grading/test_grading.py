@@ -56,12 +56,12 @@ def test_feedback_names_the_case_the_first_difference_and_the_cause():
 
 
 def test_a_function_that_changes_its_arguments_is_told_so():
-    def kl_k1(logprobs, ref_logprobs):
+    def kl_k1_plus(logprobs, ref_logprobs):
         logprobs -= ref_logprobs
         return logprobs
 
     with torch.no_grad():
-        result = grade(question("kl_k1"), kl_k1, 0)
+        result = grade(question("kl_k1_plus"), kl_k1_plus, 0)
     assert result.points == 0
     assert "changed its argument 'logprobs'" in result.difference or "in-place" in result.difference
 
@@ -74,14 +74,14 @@ def test_shapes_errors_and_nothing_returned_are_said_before_any_traceback():
         (lambda logprobs, ref_logprobs: "0.5", "returned str"),
         (lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).detach(), "no gradient flows"),
     ):
-        assert said in grade(question("kl_k1"), wrong, 0).difference
+        assert said in grade(question("kl_k1_plus"), wrong, 0).difference
 
 
 def test_what_is_not_answered_is_no_error_and_unknown_names_are():
-    def kl_k1(logprobs, ref_logprobs):
+    def kl_k1_plus(logprobs, ref_logprobs):
         raise NotImplementedError
 
-    assert "not answered yet" in repr(check(kl_k1))
+    assert "not answered yet" in repr(check(kl_k1_plus))
     with pytest.raises(BadInput, match="No question asks for a function 'print'"):
         check(print)
     with pytest.raises(BadInput, match=r"There is no question 'ex9\.9'"):
@@ -192,8 +192,8 @@ def test_the_exit_code_is_that_of_the_bar(submissions, capsys):
 def test_a_wrong_answer_is_told_its_cause_from_outside_too(tmp_path, capsys):
     notebook = json.loads((SOLUTIONS / "ex06_kl.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
-        if "def kl_k1" in "".join(cell["source"]):
-            cell["source"] = "def kl_k1(logprobs, ref_logprobs):\n    return ref_logprobs - logprobs"
+        if "def kl_k1_plus" in "".join(cell["source"]):
+            cell["source"] = "def kl_k1_plus(logprobs, ref_logprobs):\n    return logprobs - ref_logprobs"
     (tmp_path / "ex06_mine.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     assert cli.main(["grade", str(tmp_path / "ex06_mine.ipynb")]) == 0
     said = capsys.readouterr().out

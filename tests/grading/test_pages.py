@@ -20,25 +20,25 @@ def graded(question, function):
     return Graded(question, result.points, "" if result.about is None else "wrong", result)
 
 
-def swapped(logprobs, ref_logprobs):
-    return ref_logprobs - logprobs
+def plain_k1(logprobs, ref_logprobs):
+    return logprobs - ref_logprobs
 
 
 def submissions():
-    """ann has all of ex06 right, bob and cem k1 the wrong way round, dan a wrong shape, eve nothing, fay no notebook."""
+    """ann has all of ex06 right, bob and cem k1 with its own gradient, dan a wrong shape, eve nothing, fay no notebook."""
     asked = questions("ex06")
-    k1 = next(question for question in asked if question.name == "kl_k1")
+    k1 = next(question for question in asked if question.name == "kl_k1_plus")
 
     def report(person, function, source):
         items = [graded(q, function if function and q is k1 else q.reference) for q in asked]
         return Report(person, "ex06", items, cells=[Cell(source)], file=f"/srv/{person}/ex06_kl.ipynb")
 
-    code = "import torch\n\n@once\ndef kl_k1(logprobs, ref_logprobs):\n    # {}\n    return ref_logprobs - logprobs\n\nx = 1\n"
+    code = "import torch\n\n@once\ndef kl_k1_plus(p, ref):\n    # {}\n    return p - ref\n\nx = 1\n"
     nothing = [Graded(question, 0, "Not answered.") for question in asked]
     return [
         report("ann", None, code.format("right")),
-        report("bob", swapped, code.format("of bob")),
-        report(f"cem {NASTY}", swapped, code.format(NASTY)),
+        report("bob", plain_k1, code.format("of bob")),
+        report(f"cem {NASTY}", plain_k1, code.format(NASTY)),
         report("dan", lambda logprobs, ref_logprobs: logprobs[0], code.format("of dan")),
         Report("eve", "ex06", nothing, file="/srv/eve/ex06_kl.ipynb"),
         Report("fay", None, [], "There is no notebook (.ipynb) here, but ex06.py."),
@@ -64,7 +64,7 @@ def test_a_person_sees_the_case_the_numbers_the_cause_the_hint_and_where_to_read
         f"of {sum(question.points for question in questions('ex06'))} points",
     ):
         assert part in page
-    assert "def kl_k1" in page
+    assert "def kl_k1_plus" in page
     assert "x = 1" not in page
 
 
@@ -82,7 +82,7 @@ def test_a_persons_page_has_nobody_elses_data(written):
 def test_the_class_is_seen_with_its_commonest_mistake_first(written):
     page = written["class.html"]
     discuss = page[page.index("What to discuss") :]
-    one = discuss[discuss.index("kl_k1") : discuss.index("kl_k2")]
+    one = discuss[discuss.index("kl_k1_plus") : discuss.index("kl_pulls")]
     assert "1 of 5 have it right" in one
     assert one.index("2 of 5") < one.index("1 of 5</span>")
     assert "ex06.py" in page

@@ -9,20 +9,20 @@ from minigrpo.grading.check import questions
 from minigrpo.grading.progress import FILE, read, record
 
 
-def kl_k1(logprobs, ref_logprobs):
-    return logprobs - ref_logprobs
+def kl_k1_plus(logprobs, ref_logprobs):
+    return (logprobs - ref_logprobs).detach() * (1 + logprobs - logprobs.detach())
 
 
 def test_a_check_in_a_notebook_fills_a_square_and_elsewhere_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check(kl_k1)
+    check(kl_k1_plus)
     assert not (tmp_path / FILE).exists()
     before = progress()
     assert before.points == 0
     assert {square.state for square in before.squares} == {"open"}
     monkeypatch.setattr(checking, "in_notebook", lambda: True)
-    check(kl_k1)
-    asked = next(q for q in questions() if q.name == "kl_k1")
+    check(kl_k1_plus)
+    asked = next(q for q in questions() if q.name == "kl_k1_plus")
     assert progress().points == asked.points
     assert [square.id for square in progress().squares if square.state == "full"] == [asked.id]
     assert [path.name for path in tmp_path.iterdir()] == [FILE]

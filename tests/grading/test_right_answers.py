@@ -100,7 +100,7 @@ def answers(question):
 @pytest.mark.parametrize("question", every_question(), ids=lambda q: q.id)
 def test_a_right_answer_gets_all_points_in_any_style(question):
     for seed, (style, function) in enumerate(answers(question)):
-        result = grade(question, function, seed)
+        result = grade(question, function, 0 if question.trial else seed)
         assert isinstance(result, Result), style
         assert result.about is None, (style, seed, result)
 
@@ -112,14 +112,14 @@ def test_there_are_a_hundred_and_two_styles_for_every_question():
 
 
 def test_the_question_is_found_by_the_name_that_the_learner_gave():
-    kl_k1 = lambda p, q: p - q  # noqa: E731
-    assert check(kl_k1).about is None
+    kl_k1_plus = lambda p, q: (p - q).detach() * (1 + p - p.detach())  # noqa: E731
+    assert check(kl_k1_plus).about is None
 
     def mine(p, q):
-        return 0.5 * (p - q) ** 2
+        return (q - p).exp() - 1 - (q - p)
 
-    kl_k2 = decorated(mine)
-    assert check(kl_k2).about is None
+    kl_k3 = decorated(mine)
+    assert check(kl_k3).about is None
     aggregate = Module(next(q for q in questions() if q.name == "aggregate").reference)
     assert check(aggregate).question.name == "aggregate"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -19,9 +20,9 @@ from minigrpo.grading.cells import NoNotebook, read_cells
 from minigrpo.grading.check import questions
 from minigrpo.grading.people import find
 from minigrpo.grading.questions import Case
-from minigrpo.grading.sandbox import GraderError
+from minigrpo.grading.sandbox import GraderError, WorkerDied
 from minigrpo.grading.submission import Graded, Report, by_name, outcome_of
-from minigrpo.grading.worker import decode
+from minigrpo.grading.worker import decode, encode
 from tests.grading.test_hostile import MASK, SHIFT, how, write_notebook  # noqa: F401
 
 # --- whose is it ------------------------------------------------------------------------------------------------------------
@@ -280,3 +281,29 @@ def test_a_shape_is_looked_at_before_anything_is_made_of_it(shape):
     good = {"dtype": "float64", "shape": [1], "data": [0.0]}
     assert outcome_of({"error": None, "changed": None, "values": [good], "gradients": [tensor]}, case).error
     assert time.monotonic() - started < 5
+
+
+def test_what_the_grader_does_between_two_calls_is_not_the_learners_time(monkeypatch):
+    """As long as it trains on a reward, the deadline waits; while the reward itself is computed, it does not."""
+    now = [0.0]
+    monkeypatch.setattr(submission, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Fake:
+        deadline = 60.0
+
+        def ask(self, request, seconds):
+            now[0] += 3.0
+            return {"values": [encode(torch.ones(2))], "gradients": None, "error": None, "changed": None}
+
+    session, case = submission._Session([], "none", ()), Case("", {"completions": ["a", "b"], "answers": [1, 2]})
+    session.worker = Fake()
+    for _ in range(4):
+        assert session.call("reward", case).values[0].tolist() == [1, 1]
+        now[0] += 100.0
+    assert session.worker.deadline == 60.0 + 3 * 100.0
+    assert now[0] - session.since == 4 * 3.0 + 100.0
+    for _ in range(7):
+        session.call("reward", case)
+    with pytest.raises(WorkerDied, match="all calls to it together took more than 30 s"):
+        session.call("reward", case)
+    session.call("another", case)  # which has time of its own

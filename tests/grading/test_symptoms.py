@@ -175,6 +175,16 @@ def test_the_largest_result_and_none_are_no_trouble():
     assert symptom(Outcome([large]), Outcome([large])) is None
 
 
+def test_where_rounding_and_what_is_wrong_are_alike_nothing_is_counted():
+    """3 is hardly off, and may be right or wrong: "2 of 4", and "only at place 0 and 2", would be as true as false."""
+    want = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    got = want + torch.tensor([-4e-4, 0.0, 4e-5, 0.0])
+    seen = symptom(Outcome([want]), Outcome([got]))[1]
+    assert seen.startswith("nothing is off by more than 0.0004, some of it hardly")
+    assert is_true(seen, Outcome([want]), Outcome([got]))
+    assert "only at place 0" in symptom(Outcome([want]), Outcome([want + torch.tensor([-4e-4, 0.0, 0.0, 0.0])]))[1]
+
+
 def test_noise_is_no_known_mistake():
     """A wrong version with noise on it is not taken for what it is near to."""
     question = next(question for question in every_question() if question.name == "kl_k3")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NAMES = "import minigrpo; [getattr(minigrpo, name) for name in minigrpo.__all__]; print(len(minigrpo.__all__), 'names')"
-CHECK = "from minigrpo import check, kl_k1; print(check(kl_k1))"
+CHECK = "from minigrpo import check, kl_k3; print(check(kl_k3))"
 # What is run, what it says, and which file it leaves.
 TRIALS = (
     (("python", "-c", NAMES), "names", None),
@@ -30,7 +30,7 @@ TRIALS = (
     (("minigrpo", "diagnose", "runs/clock-0"), "", None),
     (("minigrpo", "report", "runs/clock-0"), "report.html", "runs/clock-0/report.html"),
     (("minigrpo", "grade", "ex06_kl.ipynb"), "ex06", None),
-    (("python", "-c", CHECK), "kl_k1", None),
+    (("python", "-c", CHECK), "kl_k3", None),
 )
 
 
