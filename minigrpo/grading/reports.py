@@ -18,13 +18,21 @@ def write(reports: list[Report], how: str, form: str) -> str:
 
 
 def counted(reports: list[Report]) -> list[Report]:
-    """Of each person's notebooks of an exercise the best: handing one in twice earns nothing."""
+    """Of each person's notebooks of an exercise the best: handing one in twice earns nothing.
+
+    Of those with the same points the one that answers most: with questions of your own every notebook counts as an answer.
+    """
     best: dict[tuple, Report] = {}
     for report in reports:
-        key, rank = (report.person, report.exercise), lambda one: (bool(one.graded), one.points)
+        key = (report.person, report.exercise)
         if key not in best or rank(report) > rank(best[key]):
             best[key] = report
     return list(best.values())
+
+
+def rank(report: Report) -> tuple[bool, int, int]:
+    """Of two notebooks of one person the greater one counts."""
+    return bool(report.graded), report.points, sum(item.result is not None for item in report.graded)
 
 
 def _table(reports: list[Report], how: str) -> str:

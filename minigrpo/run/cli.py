@@ -115,11 +115,10 @@ def _fork(argv: list[str]) -> int:
 
 def _selfcheck(argv: list[str]) -> int:
     new_parser("selfcheck").parse_args(argv)
-    _quiet()
     from minigrpo.grading.sandbox import isolation
     from minigrpo.run import selfcheck
 
-    return selfcheck.run(isolation)
+    return selfcheck.run(isolation, _quiet)
 
 
 # --- the other commands -------------------------------------------------------------------------------------------

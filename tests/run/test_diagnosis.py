@@ -412,3 +412,12 @@ def test_rows_are_left_as_they_were():
     before = json.dumps(rows)
     examine(rows, config={"beta": 0.04})
     assert json.dumps(rows) == before
+
+
+def test_a_run_with_a_doubt_is_healthy_only_otherwise():
+    """A chat model's first steps: the reward rises, and half of the answers are cut off, at first as at the end."""
+    rows = made(LEARNS, steps=20, reward=line(0.2, 0.4), **{"completions/clipped_ratio": 0.5})
+    doubt, fine = [finding for finding in examine(rows).findings if finding.kind != NORMAL]
+    assert (doubt.kind, doubt.name) == ("open", "cut_off")
+    assert fine.title == "Otherwise the run looks healthy."
+    assert examine(made(LEARNS)).first.title == "The run looks healthy."

@@ -1,5 +1,7 @@
 """What ``minigrpo selfcheck`` says of a machine where everything works, and of one where something does not."""
 
+import gc
+
 import pytest
 
 from minigrpo.config import BadInput
@@ -39,9 +41,20 @@ def test_a_step_that_fails_is_reported_with_advice_and_exit_code_1(capsys, monke
         raise wrong
 
     monkeypatch.setattr(selfcheck, "_one_step", fail)
-    assert selfcheck.run(lambda trust: "bubblewrap") == 1
+    assert selfcheck.run(lambda trust: "bubblewrap", quiet=lambda: None) == 1
     said = capsys.readouterr().out
     assert f"{type(wrong).__name__}: {str(wrong).splitlines()[0]}" in said
     assert "and more" not in said
     assert "pip install --force-reinstall" in said
     assert "Mend what is BAD first" in said
+
+
+def test_libraries_that_cannot_be_imported_are_reported_after_what_works(capsys, monkeypatch):
+    def fail():
+        raise ImportError("No module named 'transformers.utils'")
+
+    monkeypatch.setattr(cli, "_quiet", fail)
+    assert cli.main(["selfcheck"]) == 1
+    said = capsys.readouterr().out
+    assert said.index("sandbox") < said.index("BAD   one step    ImportError: No module named")
+    assert gc.isenabled()

@@ -95,7 +95,11 @@ def examine(
     run = Evidence(rows, config, samples, scores)
     found = explained([finding for finding in (check(run) for check in CHECKS) if finding])
     if not any(finding.kind == WRONG for finding in found):
-        found += [finding for finding in [outcome.healthy(run)] if finding]
+        fine, doubts = outcome.healthy(run), any(finding.kind == OPEN for finding in found)
+        # A doubt and "looks healthy" in one breath would contradict each other.
+        if fine and doubts:
+            fine = replace(fine, title=f"Otherwise {fine.title[0].lower()}{fine.title[1:]}")
+        found += [fine] if fine else []
     found = sorted(found, key=lambda finding: (WRONG, OPEN, FINE).index(finding.kind)) + list(normal(run))
     return Diagnosis(tuple(found), (rows[0]["step"], run.last_step), len(rows), tuple(run.names), tuple(notes))
 
