@@ -252,10 +252,12 @@ assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 # | [08](08_variants.ipynb) | Dr. GRPO, DAPO, GSPO, CISPO | push |
 # | [09](09_a_real_model.ipynb) | a real language model, and on to TRL | everything, with words for tokens |
 #
-# > **In the words of the field.** Reinforcement learning from rewards that a program can check is **RLVR** (*verifiable rewards*); from
-# > rewards that people give, by way of a model of their taste, **RLHF**. Pretraining followed by examples of what is wanted is **SFT**,
-# > *supervised fine-tuning*. What you did with the buttons is **on-policy** learning: every answer came from the policy as it was at
-# > that moment. That a skill must be sampled before it can be rewarded is the problem of **exploration**.
+# ## In the words of the field
+#
+# Reinforcement learning from rewards that a program can check is **RLVR** (*verifiable rewards*); from
+# rewards that people give, by way of a model of their taste, **RLHF**. Pretraining followed by examples of what is wanted is **SFT**,
+# *supervised fine-tuning*. What you did with the buttons is **on-policy** learning: every answer came from the policy as it was at
+# that moment. That a skill must be sampled before it can be rewarded is the problem of **exploration**.
 #
 # ## Questions
 #

@@ -236,10 +236,12 @@ assert 1.5 < entropies[0, 0] < 1.8 and entropies[0, 1:].max() < 0.1
 # In training this number falls, as the policy makes up its mind. Whether that is success or collapse is a question for lesson
 # [05](05_failures.ipynb).
 #
-# > **In the words of the field.** Scoring a given text in one pass is **teacher forcing**. Minus the mean log-prob is the
-# > **cross-entropy**, or *negative log-likelihood*, the loss of pretraining and of SFT; its exp is the **perplexity**. The numbers before the
-# > softmax are **logits**. TRL calls these log-probs `per_token_logps`. The **completion mask** here is not the **attention mask**, which
-# > says what a token may look at.
+# ## In the words of the field
+#
+# Scoring a given text in one pass is **teacher forcing**. Minus the mean log-prob is the
+# **cross-entropy**, or *negative log-likelihood*, the loss of pretraining and of SFT; its exp is the **perplexity**. The numbers before the
+# softmax are **logits**. TRL calls these log-probs `per_token_logps`. The **completion mask** here is not the **attention mask**, which
+# says what a token may look at.
 #
 # ## Questions
 #

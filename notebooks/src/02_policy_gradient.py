@@ -318,11 +318,13 @@ for name, last in (("None", float("nan")), ("0   ", 0.0)):
 # %% [markdown]
 # Reported as 0, a right answer is pushed down for a fault of that program, and it lowers the mean with which the others are compared.
 #
-# > **In the words of the field.** The trick is the **log-derivative trick**, or *score-function estimator*; what it estimates is the
-# > **policy gradient**. Comparing an answer with the mean of the *others* is **RLOO** (*leave one out*); GRPO's mean includes the answer
-# > itself, which only shrinks all differences by (G − 1)/G. PPO's learnt baseline is a **critic**, or *value function*. That all tokens share
-# > one advantage is the crudest answer to the problem of **credit assignment**; scoring every step is **process supervision**
-# > ([08](08_variants.ipynb)). All of it is **on-policy**: the draws must come from the policy whose gradient you want.
+# ## In the words of the field
+#
+# The trick is the **log-derivative trick**, or *score-function estimator*; what it estimates is the
+# **policy gradient**. Comparing an answer with the mean of the *others* is **RLOO** (*leave one out*); GRPO's mean includes the answer
+# itself, which only shrinks all differences by (G − 1)/G. PPO's learnt baseline is a **critic**, or *value function*. That all tokens share
+# one advantage is the crudest answer to the problem of **credit assignment**; scoring every step is **process supervision**
+# ([08](08_variants.ipynb)). All of it is **on-policy**: the draws must come from the policy whose gradient you want.
 #
 # ## Questions
 #
