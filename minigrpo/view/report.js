@@ -200,6 +200,15 @@ function roundTicks(low, high) {
   return ticks;
 }
 
+/** A tick with as many digits as tell it from its neighbours, and no more than the margin holds. */
+function tickText(value, gap) {
+  if (value === 0) return "0";
+  const [size, place] = [Math.abs(value), (number) => Math.floor(Math.log10(number) + 1e-6)];
+  const digits = Math.max(1, 1 + place(size) - place(gap));
+  const text = size >= 1e5 || size < 1e-3 ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
+  return text.replaceAll("-", "−");
+}
+
 /** A metric's points in each run, and where they lie in the drawing. */
 function plan(metric) {
   const series = runs.map((run, k) => {
@@ -228,7 +237,7 @@ function panel(metric) {
   const svg = el("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0, role: "img", "aria-label": label });
   for (const value of ticks) {
     svg.append(el("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }));
-    svg.append(el("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+    svg.append(el("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, tickText(value, ticks[1] - ticks[0])));
   }
   svg.append(el("text", { x: LEFT, y: HEIGHT - 3 }, `step ${steps[0]}`));
   svg.append(el("text", { x: WIDTH - RIGHT, y: HEIGHT - 3, "text-anchor": "end" }, steps.at(-1)));
