@@ -114,6 +114,7 @@ def test_at_a_very_high_temperature_every_policy_is_the_uniform_one(estimator):
     state, rows = run(settings, reward_fns=[alternate])
     assert [r["entropy"] for r in rows] == pytest.approx([math.log(258)] * 3)
     assert [r["kl"] for r in rows] == pytest.approx([0.0] * 3, abs=1e-6)
+    assert [r["loss"] for r in rows] == pytest.approx([0.0] * 3, abs=1e-6)  # beta times that KL, since the ratios are 1
     assert not torch.equal(weights(state.model), weights(state.reference))
 
 

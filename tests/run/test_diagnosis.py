@@ -357,6 +357,8 @@ def test_a_spike_of_the_kl_is_normal():
     spiky = made(LEARNS, steps=101, kl=lambda t: 9.0 if 0.5 <= t <= 0.53 else 0.1)  # four updates on one rollout
     assert "kl_spikes" in {finding.name for finding in examine(spiky).findings}
     assert names(spiky) == ["healthy"]
+    longer = made(STANDS, steps=101, kl=lambda t: 9.0 if 0.5 <= t <= 0.55 else 0.1)  # more than the running median takes out
+    assert names(longer) == ["noise_over_trend"]
 
 
 def test_the_first_rows_of_a_run_that_learns_are_no_alarm():
