@@ -17,11 +17,17 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NAMES = "import minigrpo; [getattr(minigrpo, name) for name in minigrpo.__all__]; print(len(minigrpo.__all__), 'names')"
+# Every name but to_trl, which wants the extra [scale] and says so.
+NAMES = "import minigrpo; print(len([getattr(minigrpo, n) for n in minigrpo.__all__ if n != 'to_trl']), 'names')"
+NO_TRL = (
+    "import importlib.util, minigrpo\ntry: minigrpo.to_trl\n"
+    "except minigrpo.BadInput as error: print(error)\nelse: print(importlib.util.find_spec('trl'), '[scale]')"
+)
 CHECK = "from minigrpo import check, kl_k3; print(check(kl_k3))"
 # What is run, what it says, and which file it leaves.
 TRIALS = (
     (("python", "-c", NAMES), "names", None),
+    (("python", "-c", NO_TRL), "[scale]", None),
     (("minigrpo", "--version"), "minigrpo 0.", None),
     (("minigrpo", "selfcheck"), "Ready", None),
     (("minigrpo", "train", "--max-steps", "12"), "", "runs/clock-0/tokens.jsonl"),
