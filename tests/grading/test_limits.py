@@ -70,6 +70,25 @@ print(libc.syscall(keyctl, 10, -3, b"user", b"teacher", 0) > 0)
 """
 
 
+def test_files_in_memory_count_as_open_files_where_no_filter_refuses_them():
+    made = (
+        "import os\nmade = 0\ntry:\n  while made < 100: os.memfd_create('x'); made += 1\nexcept OSError: pass\nprint(made < 64)"
+    )
+    assert bare(made).stdout == "True\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be another user")
+def test_shared_memory_is_removed_with_the_user_that_made_it():
+    uid, table = 654_321, Path("/proc/sysvipc/shm")
+    made = "import ctypes, os\nos.setuid(654321)\nprint(ctypes.CDLL(None).shmget(0, 12345, 0o1600))"
+    kept = bare(made).stdout.strip()
+    if kept == "-1":
+        pytest.skip("this kernel shares no memory")
+    assert [line for line in table.read_text().splitlines()[1:] if line.split()[1] == kept]
+    sandbox._remove_all_of(uid)
+    assert not [line for line in table.read_text().splitlines()[1:] if line.split()[1] == kept]
+
+
 def test_the_teachers_keys_stay_with_the_teacher():
     """In a session of keys of its own, as whoever logs in has one."""
     teacher = [sys.executable, "-I", "-S", "-c", TEACHER]
