@@ -120,15 +120,17 @@ def how():
 def arena(how, tmp_path, monkeypatch):
     """Grade a notebook; what is left of its workers, files or time is a failure."""
     own = os.readlink("/proc/self/ns/pid")
-    workers, namespaces = [], set()
+    workers, namespaces, pins = [], set(), contextlib.ExitStack()
 
     class Watched(sandbox.Worker):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             workers.append(self)
             for pid in children(self.process.pid):
-                with contextlib.suppress(OSError):
-                    namespaces.add(os.readlink(f"/proc/{pid}/ns/pid"))
+                with contextlib.suppress(OSError):  # while the file is open, no other sandbox gets this one's number
+                    namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
+                    pins.callback(os.close, namespace)
+                    namespaces.add(f"pid:[{os.fstat(namespace).st_ino}]")
             namespaces.discard(own)
 
     monkeypatch.setattr(submission, "Worker", Watched)
@@ -167,6 +169,7 @@ def arena(how, tmp_path, monkeypatch):
     for pid in inhabitants(namespaces) if namespaces else []:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+    pins.close()
 
 
 def earned(report):
