@@ -41,7 +41,7 @@ def shown(text: str, paths: list[Path], room: Path) -> str:
 
 
 def person(name: str) -> str:
-    """Who handed in, from a name that a platform made; any other name as it is."""
+    """The person's name, from one that a platform made up; any other name as it is."""
     for pattern in PLATFORMS:
         if match := re.fullmatch(pattern, name):
             return f"{match['name']} {match['number']}"

@@ -39,7 +39,7 @@ def grade_paths(
     ``exam``, ``hide`` and ``kept`` are grade_file's.
 
     Raises:
-        BadInput: if nothing is there, a zip file is none, or nothing can keep the code in and ``trust`` is not given.
+        BadInput: if nothing is there, a zip file cannot be unpacked, or nothing keeps the code in and ``trust`` is not given.
     """
     with TemporaryDirectory(prefix="minigrpo-") as name:
         room = Path(name)

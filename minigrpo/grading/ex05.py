@@ -401,7 +401,7 @@ QUESTIONS = (
         shipped.BEST,
         _went_on,
         "best = weights gives a second name to the same tensor. When does it matter that it is the same?",
-        "If the last step is the best, there is nothing that could still change. Let a worse step come behind the best.",
+        "If the last step is the best, there is nothing that could still change. Let a worse step come after the best.",
         "torch.tensor([0.0]), torch.tensor([[1.0], [1.0]]), torch.tensor([0.9, 0.5]): the best weights are 1, not 2.",
     ),
     Question(

@@ -294,7 +294,7 @@ def _processes() -> Iterator[Status]:
 
 
 def _share(status: Status) -> int:
-    """Bytes of a process that are no file's, where what it shares with its forks is divided among them."""
+    """Bytes of a process's memory that back no file; what it shares with its forks is divided among them."""
     try:
         lines = Path(f"/proc/{status.pid}/smaps_rollup").read_text().splitlines()
         return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))

@@ -189,7 +189,7 @@ def _whole_groups(rewards, num_generations):
 
 def _padded_on_the_left(prompt_mask):
     if not prompt_mask[:, -1].all() or (prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any():
-        return "in prompt_mask a row is not padded on the left: wanted are False, if any, and behind them True up to the end"
+        return "in prompt_mask a row is not padded on the left: wanted is any number of False, then True up to the end"
     return None
 
 
@@ -225,7 +225,7 @@ BEST = Bug(
     shipped_best,
     right_best,
     {"weights": ("N", ANY), "updates": ("SN", ANY), "accuracies": ("S", SHARE)},
-    "a run that goes on behind its best step.",
+    "a run that goes on after its best step.",
 )
 STALE = Bug(
     shipped_ratio,

@@ -72,7 +72,7 @@ def _exit_code(graded: list, counted: list, min_score: float | None) -> int:
 def _args(argv: list[str]) -> argparse.Namespace:
     parser = new_parser("grade")
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="notebooks, folders of them, or zip files of a learning platform's"
+        "paths", nargs="+", metavar="PATH", help="notebooks, folders of them, or the zip files of a learning platform"
     )
     parser.add_argument("--format", choices=("table", "csv", "json", "junit", "gradescope", "html"), default="table")
     parser.add_argument("--output", help="the file to write, for html the folder; by default what is printed")
