@@ -36,45 +36,52 @@ assert sum(example.before[digit] for digit in "13579") < 0.001  # after *4 only 
 # %% [markdown]
 # You will know every part of this picture by lesson 03, and each lesson opens with it, one part lit. For now, read it from left to right:
 #
-# - **Completions.** One row per answer, one square per token; ⏎ is the end. The first answer writes its steps down, in `<...>`, before
-#   it answers. The other three answer at once. (The small numbers in the squares are lesson 01.)
-# - **Reward.** 1 if the answer is right, 0 if not. The first is right because it worked it out; the last is right by luck.
+# - **Completions.** One row per answer, one square per token; ⏎ is the end. The first answer **thinks**: it shows its working,
+#   in `<...>`, before its digit. The other three guess at once. (The small numbers are lesson 01.)
+# - **Reward.** 1 if the answer is right, 0 if not. The first worked it out; the last was lucky.
 # - **Advantage.** Better (blue) or worse (orange) than the average of this group.
-# - **Push.** The small bars: how hard each token is made likelier (up) or less likely (down). The tokens of an answer share its push, so
-#   each token of a long answer gets less.
-# - **First token.** The chance of each first token before the step and after it. `6` and `<` have become likelier, `4` and `8` less likely.
-#   (`2` and `0` were not drawn and gain too: what `4` and `8` lose has to go somewhere. Odd digits are missing because the last step is
-#   `*4`, and the model has learnt that this gives an even digit.)
+# - **Push.** How hard each token is made likelier (up) or less likely (down). The tokens of an answer share its push, so each
+#   token of a long answer gets less.
+# - **First token.** The chance of each first token before the step and after it. `6` and `<` have become likelier, `4` and `8`
+#   less likely. (`2` and `0` were not drawn; they gain a share of what `4` and `8` lose. Odd digits are missing because the
+#   problem ends in `*4`, and the model has learnt what that means.)
 #
-# That is one step of GRPO, *Group Relative Policy Optimization* ([DeepSeekMath](https://arxiv.org/abs/2402.03300), 2024). In one sentence:
+# On this one problem the guess `6` gains more than thinking does. Over many problems it is the other way round, as you will
+# see.
 #
-# > Let the model answer each question several times; make the answers that were better than the average of their group likelier and
-# > the others less likely, in small steps.
+# That is one step of GRPO, *Group Relative Policy Optimization* ([DeepSeekMath](https://arxiv.org/abs/2402.03300), 2024). In
+# one sentence:
+#
+# > Let the model answer each problem several times; make the answers that were better than the average of their group likelier
+# > and the others less likely, in small steps.
 #
 # The model that is trained is called the **policy**, and the answers that it has just written a **rollout**.
 #
 # ## You are the reward
 #
-# Below are eight answers to the same problem. Say of each whether it is right *for you*, then press **step**: the weights of the policy are
-# updated once, and it gives eight new answers. Watch the bars of the first token.
+# Below are eight answers to the same problem. Mark those that you want to reward as *right*, then press **step**: the policy's
+# weights are updated once, and it gives eight new answers. Watch the bars of the first token.
 #
-# **Write down before you click:** if you reward every right answer (it is 6), what will the model do after a dozen steps? Then start again,
-# and reward only answers that begin with `<`. And what happens if you press *step* with all eight wrong?
+# **Write down** first what will come of each of these tries. Press *start again* between them.
+#
+# 1. For a dozen steps, reward every right answer (it is 6).
+# 2. For a dozen steps, reward only answers that begin with `<`.
+# 3. Press *step* with all eight wrong.
 
 # %%
 be_the_reward()
 
 # %% [markdown]
-# If no buttons are shown here, this is what comes of it in twelve steps, once with every right answer rewarded (upper row), and
-# once with every answer that thinks (lower row):
+# In case no buttons are shown here, this is what comes of the first try (upper row) and of the second (lower row):
 
 # %%
 right = play(lambda completion: completion.endswith("6"))
 thinks = play(lambda completion: completion.startswith("<"))
 _, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained", width_ratios=(1, 1.2))
-for row, game, name in zip(axes, (right, thinks), ("right answers", "thinking"), strict=True):
+for row, game, rule, winner in zip(axes, (right, thinks), ("right answers", "thinking"), "6<", strict=True):
     plot_game(game, axes=row)
-    row[1].set_title(f"rewarded for {name}: probability of each first token", fontsize=8.5, loc="left")
+    row[0].set_title(f"{rule} rewarded: first token, start → now", fontsize=8.5, loc="left")
+    row[1].set_title(f"{rule} rewarded: {winner} wins", fontsize=8.5, loc="left")
 plt.show()
 
 # %%
@@ -84,32 +91,32 @@ for name, game in (("right", right), ("thinking", thinks)):
 assert right.now["6"] > 0.9 and thinks.now["<"] > 0.9
 
 # %% [markdown]
-# Each time the model learnt what it was rewarded for. But look at the upper row: **on a single problem, rewarding right answers teaches the
-# model the answer, not the method.** Thinking is right as well and earns the same, but `6` is three times as frequent as `<` at the start,
-# so it wins.
+# Each time the model learnt what it was rewarded for. But **on a single problem, rewarding right answers teaches the model the
+# answer, not the method.** Thinking is right as well and earns the same, but `6` is three times as frequent as `<` at the
+# start, so it wins.
 #
 # (All eight wrong? Then all are equally good, there is nothing to compare, and nothing moves.)
 #
-# On another problem, `6` is mostly wrong. How far does the best single guess take you over many problems?
+# On other problems `6` is mostly wrong. How often is the best single guess right, over many problems?
 
 # %%
 # NBVAL_CHECK_OUTPUT
 task = mg.clock_task()
 (digit, count), *_ = Counter(task.train["answer"]).most_common()
 share = count / len(task.train)
-print(f"the most frequent answer is {digit}, to {share:.0%} of {len(task.train)} problems")
+print(f"the best single guess is {digit}: right on {share:.0%} of {len(task.train)} problems")
 assert share < 0.2
 
 # %% [markdown]
-# So over many problems a fixed guess earns little. If thinking is right more often, then nobody has to reward it as such: it is enough to
-# reward right answers on *many* problems. Is it right more often, and how often does the model think?
+# So a fixed guess earns little. If thinking is right more often, it is enough to reward right answers on *many* problems. Is
+# it, and how often does the model think?
 #
 # ## What was planted
 #
-# The model is a real GPT-2 with two layers and 0.27 million weights, pretrained on clock problems with right answers. A quarter of those
-# answers had their steps in front, so that the model learnt how; towards the end of pretraining only **6 of 100** had, so that it thinks
-# rarely. So the skill was planted on purpose, and so was its being rare ([model card](../minigrpo/assets/tiny-gpt2/README.md)). Here is what
-# came of it, on 500 **held-out** problems, which are kept apart from training:
+# The model is a real GPT-2 with two layers and 0.27 million weights, pretrained on clock problems with right answers. At first
+# a quarter of those answers showed their working, so that the model learnt how. Towards the end only **6 of 100** did, so that
+# it now rarely thinks ([model card](../minigrpo/assets/tiny-gpt2/README.md)). Here is what came of it, on 500 **held-out**
+# problems, which are kept apart from training:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -133,30 +140,32 @@ print("greedy, of 100 problems it thinks first on", sum(map(mg.thinks_first, gre
 assert not any(map(mg.thinks_first, greedy.completions))
 
 # %% [markdown]
-# No, so taking the likeliest tokens does not bring the skill out. And what is it worth? The same problems, eight samples each:
+# No. And what is the skill worth? The same problems, eight samples each:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 draw = {"num_generations": 8, "max_completion_length": 16, "generator": mg.seeded(0)}
 rollout = mg.sample_completions(policy, tokenizer, problems["prompt"], **draw)
 answers = [answer for answer in problems["answer"] for _ in range(8)]
-score = torch.tensor(mg.exact_answer(rollout.prompts, rollout.completions, answer=answers))
+earned = torch.tensor(mg.exact_answer(rollout.prompts, rollout.completions, answer=answers))
 thought = torch.tensor([mg.thinks_first(completion) for completion in rollout.completions])
-print(f"right when it thinks {score[thought].mean():.1f}, when it does not {score[~thought].mean():.1f}")
-assert score[thought].mean() > 0.95 and score[~thought].mean() < 0.25
+print(f"right when it thinks {earned[thought].mean():.1f}, when it does not {earned[~thought].mean():.1f}")
+assert earned[thought].mean() > 0.95 and earned[~thought].mean() < 0.25
 
 # %% [markdown]
-# Thinking is rare, but nearly always right. Guesses are common, but mostly wrong: a guess must do all five steps at once, in one pass
-# through two layers.
+# Thinking is rare, but nearly always right. Guesses are common, but mostly wrong: a guess must do all five operations at once,
+# in one pass through two layers.
 #
 # ## You write it: the reward
 #
-# Now hand your job to a function. A **reward function** takes lists and returns one number per completion. This is the protocol of TRL,
-# Hugging Face's library for such training, so what you write here runs there too. `answer` is a column of the data set: the right digit,
-# as a text, for each completion. (Other columns would arrive in `columns`. You need neither them nor the prompts.)
+# Now hand your job to a function. A **reward function** takes lists and returns one number per completion, as in TRL, Hugging
+# Face's library for such training, so what you write here runs there too. `answer` holds the right digit, as a text, for each
+# completion. (You need neither `prompts` nor `columns`, the other columns of the data set.)
 #
-# A completion is right if it is that digit, or thoughts in `<...>` and then that digit. `"<8,7,4,4,6>6"` and `"6"` earn 1.0 where the
-# answer is `"6"`; `"16"`, `"maybe 6"` and `"<6>"` earn 0.0. Python's `re` is a help.
+# A completion is right if it is that digit, or thoughts in `<...>` and then that digit. `"<8,7,4,4,6>6"` and `"6"` earn 1.0
+# where the answer is `"6"`; `"16"`, `"maybe 6"` and `"<6>"` earn 0.0. Python's `re` is a help.
+#
+# Replace the line with `raise`, run the cell, then the check below it, until all cases pass.
 
 
 # %%
@@ -169,7 +178,7 @@ found = mg.check(right_answer)
 found
 
 # %% [markdown]
-# Stuck? `mg.hint("00.1")` helps, and says more each time you call it.
+# Stuck? Run `mg.hint("00.1")` in a new cell. It says more each time.
 #
 # <details><summary>Solution</summary>
 #
@@ -191,8 +200,9 @@ print("Rewarded by", "your function." if mine is right_answer else "the package'
 # %% [markdown]
 # ## Train it
 #
-# Each step asks 8 questions and draws 8 answers to each; your function rewards all 64, and one update follows. **Write down:** the reward
-# is the share of right answers. Will the answers become shorter or longer?
+# Each step takes 8 problems and draws 8 answers to each; your function rewards all 64, and one update follows. The left curve
+# is the mean reward, which is the share of right answers. Each dot is one step, and the line is a running mean. **Write
+# down:** will the answers become shorter or longer?
 
 # %%
 config = mg.GRPOConfig(max_steps=100)
@@ -202,9 +212,8 @@ rows = list(mg.watch(steps, ["reward", "completions/mean_length"], every=10))
 assert len(state.batch.rollout.completions) == 8 * 8
 
 # %% [markdown]
-# Each dot is one step, from left to right; the line is their running mean. Reward and length rise *together*, because the long answers,
-# those that think, are right more often. The same was reported of [DeepSeek-R1](https://arxiv.org/abs/2501.12948), which was trained in
-# this way; here you can watch it in seconds.
+# Reward and length rise *together*, because the long answers, those that think, are right more often. The same was reported of
+# [DeepSeek-R1](https://arxiv.org/abs/2501.12948), which was trained in this way.
 #
 # On the held-out problems, before and after:
 
@@ -216,7 +225,7 @@ for name, scores in (("before", before), ("after ", after)):
 assert min(after["accuracy"], after["accuracy_greedy"], after["thinking"]) > 0.9
 
 # %% [markdown]
-# And the problem of our picture, which got no special treatment this time? Here too the first token is now `<`:
+# And on the problem of our picture? There too the first token is now `<`:
 
 # %%
 from minigrpo.view.controls.one_step import first_token
@@ -225,7 +234,9 @@ prompt = tokenizer([example.prompt], return_tensors="pt")
 with torch.no_grad():
     trained = first_token(tokenizer, state.model(**prompt).logits[:, -1:])
 _, ax = plt.subplots(figsize=(6, 2.7), layout="constrained")
-mg.draw_first_token(ax, example.before, trained, title="first token, before → after 100 steps")
+mg.draw_first_token(
+    ax, example.before, trained, title="after 100 steps on many problems it thinks here too"
+)
 plt.show()
 assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 
@@ -233,9 +244,8 @@ assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 # **GRPO has not taught the model to think. It found a skill that was there and rare, because the answers that used it were rewarded, and
 # made it the habit.**
 #
-# One warning before you go on. This course began with a few lines of code that ran and printed a loss that moved. They trained
-# nothing, whatever the rewards were; you will take them apart in [07](07_triples.ipynb). So do not take a moving loss for evidence that
-# the model learns.
+# One warning: a loss that moves is no evidence that a model learns. In [07](07_triples.ipynb) you take apart a few lines of
+# code that print such a loss and train nothing, whatever the rewards are.
 #
 # ## The course
 #
@@ -244,7 +254,7 @@ assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 # | **00** | one picture, and you are the reward | everything |
 # | [01](01_logprobs.ipynb) | log-probs: what the policy thinks of its own words | the squares |
 # | [02](02_policy_gradient.ipynb) | policy gradient: from rewards to advantages | reward and advantage |
-# | [03](03_loss.ipynb) | the loss: ratio, clip, average | push |
+# | [03](03_loss.ipynb) | the loss: ratio, clip, mean | push |
 # | [04](04_training.ipynb) | the loop: train, stop, resume, compare seeds | first token, step by step |
 # | [05](05_failures.ipynb) | the clinic: tell from its curves what goes wrong | the run as a whole |
 # | [06](06_kl.ipynb) | KL: how far from where it began | first token against its start |
@@ -261,7 +271,7 @@ assert trained["<"] > 0.9 > 0.1 > example.before["<"]
 #
 # ## Questions
 #
-# 1. The model is rewarded only for the answer. Why does it come to write the steps?
+# 1. The model is rewarded only for the answer. Why does it come to think?
 #    <details><summary>Answer</summary>Answers that think are right more often, so they are above the average of their group. Making them likelier makes their first token, <code>&lt;</code>, likelier.</details>
 # 2. Why did rewarding right answers teach `6` on one problem, and thinking on thousands?
 #    <details><summary>Answer</summary>On one problem a guess that is right once is right always. Over many problems even the best fixed guess is right one time in seven, and thinking is right nearly always.</details>
