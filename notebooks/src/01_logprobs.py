@@ -6,8 +6,8 @@
 #
 # **You need** PyTorch; lesson [00](00_one_picture.ipynb) helps. **Time** 25 minutes, with the function that you write.
 #
-# **Worth the trip:** with its end, the completion `<8,7,4,4,6>6` is thirteen tokens long, and the model has *decided* only one of them.
-# You will see which, and why it is enough to reward the completion as a whole.
+# **Worth the trip:** of the thirteen tokens of `<8,7,4,4,6>6` and its end, the model has *decided* only one. You will see
+# which, and why it is enough to reward the completion as a whole.
 
 # %%
 import matplotlib.pyplot as plt
@@ -28,9 +28,9 @@ plt.show()
 #
 # ## The four completions that we follow through the course
 #
-# The answer to `4*2+9+7*1*4=` is 6. We let the model answer four times. Rewards, advantages, ratios and the loss of the next lessons are
-# always about these four. Shapes have the same letters throughout the course: P prompts of L tokens, B completions of at most C tokens,
-# V tokens in the vocabulary (here 258: all bytes, the end, and padding).
+# The answer to `4*2+9+7*1*4=` is 6. We let the model answer four times, and the next lessons reward and push these four.
+# Shapes have the same letters throughout: P prompts of L tokens, B completions of at most C tokens, V tokens in the vocabulary
+# (here 258: all bytes, the end, and padding).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -59,12 +59,13 @@ print(rollout.completion_ids[1].tolist())
 
 # %%
 tokens = mg.completion_tokens(tokenizer, rollout)
-mg.plot_shift(list(problem), tokens[0])
+ax = mg.plot_shift(list(problem), tokens[0])
+ax.set_title("above each token, the one it predicts; blue: the completion", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# At position 11, on the `=`, the last token of the *prompt*. The last position predicts what would come after the end, where nothing was
-# written, so its logits are thrown away. In code that is one slice, from `prompt_length - 1` to `-1`:
+# At position 11, on the `=`, the last token of the *prompt*. The logits at the last position are thrown away, since nothing
+# was written after the end. In code that is one slice, from `prompt_length - 1` to `-1`:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -75,8 +76,8 @@ logits = all_logits[:, 12 - 1 : -1]  # (1, C, V): the distribution over each com
 print(tuple(all_logits.shape), "->", tuple(logits.shape))
 
 # %% [markdown]
-# In the package this is [`shift_logits`](../minigrpo/logprobs.py). `mg.policy_logits(policy, rollout)`, which you will see below, runs the
-# policy over a rollout and then shifts.
+# In the package, `mg.policy_logits(policy, rollout)` runs the policy over a rollout and then shifts
+# ([`shift_logits`](../minigrpo/logprobs.py)).
 #
 # ## You write it: the gather
 #
@@ -84,9 +85,9 @@ print(tuple(all_logits.shape), "->", tuple(logits.shape))
 #
 # $$\log \pi(y_t) \;=\; \frac{z_{y_t}}{T} - \log \sum_{v=1}^{V} e^{z_v / T}, \qquad z = \text{logits},\; T = \text{temperature}$$
 #
-# The temperature T is 1 for now, and then changes nothing; there is a section on it below. `logits` is (B, C, V), `token_ids` (B, C), the
-# result (B, C). By hand: logits `[0, 0]` give −0.6931 for either token. One trap: `log` after `softmax` gives
-# minus infinity where a probability is too small for a float. `torch.log_softmax` does both at once and stays finite.
+# Divide by the temperature T first; what it means comes below, and 1 changes nothing. `logits` is (B, C, V), `token_ids` (B,
+# C), the result (B, C). By hand: logits `[0, 0]` give −0.6931 for either token. One trap: `log` after `softmax` gives minus
+# infinity where a probability is too small for a float. `torch.log_softmax` stays finite.
 
 
 # %%
@@ -99,7 +100,7 @@ found = mg.check(token_logprobs)
 found
 
 # %% [markdown]
-# Stuck? `mg.hint("01.1")` helps, and says more each time you call it.
+# Stuck? Run `mg.hint("01.1")`. It says more each time.
 #
 # <details><summary>Solution</summary>
 #
@@ -117,8 +118,8 @@ mine = token_logprobs if getattr(found, "about", "") is None else mg.token_logpr
 print("Goes on with", "your function." if mine is token_logprobs else "the package's function.")
 
 # %% [markdown]
-# **Write down:** the sampler noted each token's log-prob as it drew it, token by token. You now score the whole text in one pass. Will
-# the numbers agree? And what do they look like if you forget the shift?
+# **Write down:** the sampler noted each token's log-prob as it drew it, token by token. You now **score** the whole text, that
+# is, compute all its log-probs in one pass. Will the numbers agree? And what do they look like if you forget the shift?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -131,8 +132,8 @@ torch.testing.assert_close(scored[0], rollout.logprobs[0], rtol=1e-4, atol=1e-5)
 assert unshifted.mean() < scored.mean() - 2
 
 # %% [markdown]
-# They agree: `assert_close` allows for rounding and no more. If they ever differ in your own training, something is wrong: padding,
-# dropout, precision, temperature. Without the shift nothing crashes. It only looks as if the model found its own text absurd.
+# They agree, up to rounding. If they ever differ in your own training, look at padding, dropout, precision and temperature.
+# Without the shift nothing crashes; the model only seems to find its own text absurd.
 #
 # ## One decision in thirteen tokens
 #
@@ -149,33 +150,34 @@ print(f"all of it        log-prob {whole:.2f}, probability {whole.exp():.3f}")
 assert scored[0, 1:].exp().min() > 0.99
 
 # %% [markdown]
-# After `<`, each token has more than 99 %. **The only real decision is the first token**: think, or guess a digit. So whoever rewards
-# this completion as a whole rewards that decision. This is also why, in the picture, all the colour is in the first column.
+# After `<`, each token has more than 99 %. **The only real decision is the first token**: think, or guess a digit. So to
+# reward the whole completion is to reward that decision. This is why, in the picture, all the colour is in the first column.
 #
 # ## The mask: what counts
 #
-# **A token counts up to and including the first EOS.** EOS counts because stopping is a decision too: a token that does not count is
-# not trained, so without EOS a model gets no gradient that tells it *when* to stop. (Ours knows that already. Lesson
-# [05](05_failures.ipynb) trains it without EOS, and you hardly see a difference.) What follows EOS is padding.
+# **A token counts up to and including the first EOS.** What follows is padding. A token that does not count is not trained, so
+# without EOS a model gets no gradient that tells it *when* to stop. (Ours knows that already: lesson [05](05_failures.ipynb)
+# trains it without EOS, and you hardly see a difference.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 mask = mg.completion_mask(rollout.completion_ids, tokenizer.eos_token_id)  # (B, C) bool
 right = (rollout.logprobs * mask).sum(1) / mask.sum(1)  # over each completion's own tokens
 diluted = (rollout.logprobs * mask).mean(1)  # over all 13 columns
-print("tokens that count ", mask.sum(1).tolist())
-print("over its own      ", [round(x, 2) for x in right.tolist()])
-print("over all columns  ", [round(x, 2) for x in diluted.tolist()])
+print("tokens that count                  ", mask.sum(1).tolist())
+print("mean log-prob, over its own tokens ", [round(x, 2) for x in right.tolist()])
+print("mean log-prob, over all columns    ", [round(x, 2) for x in diluted.tolist()])
 assert torch.allclose(right[1] / diluted[1], torch.tensor(13 / 2))
 
 # %% [markdown]
-# Over all columns, the mean of the second answer shrinks to 2/13 of what it should be, only because *another* answer of the batch is
+# Over all columns, the mean of the second answer shrinks to 2/13 of what it should be, only because *another* answer is
 # thirteen tokens long. In this course every mask is True where a token counts.
 #
 # ## The temperature belongs to the policy
 #
-# If you sample at temperature T, your policy is softmax(logits / T). **Write down:** at T = 0.5, does the share of `<` rise or fall? (At
-# T = 1 it is 6 %, and five digits have between 16 and 23 % each. The entropy in the picture's title is the subject of the next section.)
+# If you sample at temperature T, your policy is softmax(logits / T). **So score at the temperature at which you sampled.**
+# First see what T does. **Write down:** at T = 0.5, does the share of `<` rise or fall? (At T = 1 it is 6 %, and five digits
+# have between 16 and 23 % each. Grey is T = 1; the entropy in the title comes in the next section.)
 
 # %%
 first_logits = mg.policy_logits(policy, rollout).detach()
@@ -186,8 +188,8 @@ plt.show()
 try_temperature(tokenizer, first_logits)
 
 # %% [markdown]
-# It falls: a low temperature favours what is likely already, so it makes thinking rarer still. Grey is T = 1. Does a high temperature make
-# the model think more often, then? Try it with the slider, or read on:
+# It falls: a low temperature favours what is likely already. Does a high one make the model think more often? Try it with the
+# slider, or read on:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -200,10 +202,10 @@ for temperature in (0.1, 0.5, 1.0, 2.0, 10.0):
 assert thought < 0.02 and other > 0.8
 
 # %% [markdown]
-# Up to a point. At T = 2 the share of `<` has grown to 9 %. But at T = 10 the 258 tokens differ so little that `<` is rarer than at T = 1,
-# and about nine of ten answers begin with nonsense.
+# Up to a point. At T = 2 the share of `<` is 9 %. But at T = 10 the 258 tokens differ so little that `<` is rarer than at T =
+# 1, and about nine of ten answers begin with nonsense.
 #
-# Score at the temperature at which you sampled. Otherwise your numbers belong to another policy than the one that wrote the text:
+# Now sample at 0.5 and score at 0.5 and at 1. The second scores belong to another policy than the one that wrote the text:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -233,8 +235,7 @@ print(f"at the first token {entropies[0, 0]:.2f} nats; later {entropies[0, 1:].m
 assert 1.5 < entropies[0, 0] < 1.8 and entropies[0, 1:].max() < 0.1
 
 # %% [markdown]
-# In training this number falls, as the policy makes up its mind. Whether that is success or collapse is a question for lesson
-# [05](05_failures.ipynb).
+# In training this number falls, as the policy makes up its mind. Lesson [05](05_failures.ipynb) tells success from collapse.
 #
 # ## In the words of the field
 #
