@@ -6,8 +6,8 @@
 #
 # **You need** lesson [01](01_logprobs.ipynb). **Time** 35 minutes, with the function that you write.
 #
-# **Worth the trip:** you will predict, with one formula, that a model which is right 97 times out of 100 learns nothing from three
-# quarters of the answers that you pay for. And you will see why that formula is still too optimistic.
+# **Worth the trip:** you will predict, with one formula, that a model which is right 97 times out of 100 learns nothing from
+# three quarters of its answers. And you will see why that formula is still too optimistic.
 
 # %%
 import matplotlib.pyplot as plt
@@ -26,24 +26,23 @@ plt.show()
 # %% [markdown]
 # ## A reward has no gradient
 #
-# We want the **expected reward** $\mathbb{E}[R]$ to rise: the mean over all answers, each weighed by its probability. But a reward is a
-# number that a program computed from a text, or a person, or a reward model ([07](07_triples.ipynb)). You cannot backpropagate through
-# it. So where does a gradient come from?
+# We want the **expected reward** $\mathbb{E}[R]$ to rise: the mean over all answers, each weighed by its probability. But a
+# reward is a number that a program gave to a text, or a person, or a reward model ([07](07_triples.ipynb)), and you cannot
+# backpropagate through it. So where does a gradient come from?
 #
 # Take a single token $y$, drawn with probability $\pi(y)$ and rewarded with $R(y)$. The reward does not depend on the weights, but the
 # probability does. With $\nabla$ for the gradient with respect to the weights:
 #
 # $$\nabla\, \mathbb{E}[R] \;=\; \nabla \sum_y \pi(y)\, R(y) \;=\; \sum_y R(y)\, \nabla \pi(y)$$
 #
-# This is a sum over all tokens, and we only have samples. Here is the trick. Because $\nabla \log \pi = \nabla \pi / \pi$, we may write
-# $\nabla \pi(y) = \pi(y)\, \nabla \log \pi(y)$. Now every term is weighed by $\pi(y)$, so the sum is an expected value, and samples can
-# estimate it:
+# This is a sum over all tokens, and we only have samples. The trick: $\nabla \log \pi = \nabla \pi / \pi$, so
+# $\nabla \pi(y) = \pi(y)\, \nabla \log \pi(y)$. Now every term is weighed by $\pi(y)$, so samples can estimate the sum:
 #
 # $$\nabla\, \mathbb{E}[R] \;=\; \sum_y \pi(y)\, R(y)\, \nabla \log \pi(y) \;=\; \mathbb{E}\big[\, R\; \nabla \log \pi(y)\, \big]$$
 #
-# **To estimate the gradient, draw, and average reward times the gradient of the log-prob.** Let us check the formula on the first token
-# of our problem. There we need not draw: we know the probability of every token, so we can sum over all of them. Say that `6` and `<` earn
-# 1 and everything else earns 0. We take the gradient at the logits; from there backpropagation carries it to the weights.
+# **To estimate the gradient, draw, and average reward times the gradient of the log-prob.** We check the formula on the first
+# token of our problem, where we need not draw, as we know the probability of every token. Say that `6` and `<` earn 1 and
+# everything else earns 0. We take the gradient at the logits; from there backpropagation carries it to the weights.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -66,8 +65,8 @@ for token in "6<4":
 torch.testing.assert_close(direct, trick)
 
 # %% [markdown]
-# The two agree. In the second one, the reward is only a *weight* on a log-prob, and you know how to compute log-probs. For a completion,
-# add up those of its tokens. The recipe is called **REINFORCE** (Williams 1992), and its loss is one line:
+# The two agree. In the second, the reward is only a *weight* on a log-prob. For a completion, add up the log-probs of its
+# tokens. The recipe is called **REINFORCE** (Williams 1992), and its loss is one line:
 #
 # ```python
 # loss = -(rewards * (logprobs * mask).sum(1)).mean()        # minus, because optimizers go downhill
@@ -86,10 +85,10 @@ torch.testing.assert_close(direct, trick)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-score = torch.eye(len(pi)) - pi  # (V, V): row y is the gradient of log pi(y) with respect to the logits
+slopes = torch.eye(len(pi)) - pi  # (V, V): row y is the gradient of log pi(y) with respect to the logits
 generous = 4 + reward
-for baseline in (0.0, 4.0, (pi * generous).sum().item()):
-    each = (generous - baseline).unsqueeze(1) * score  # the gradient that a draw of y gives
+for baseline in (0.0, 4.0, (pi * generous).sum().item()):  # the last is the mean reward
+    each = (generous - baseline).unsqueeze(1) * slopes  # the gradient that a draw of y gives
     mean = (pi.unsqueeze(1) * each).sum(0)
     spread = (pi * (each - mean).square().sum(1)).sum().sqrt()  # of a single draw
     print(f"baseline {baseline:.2f}: spread {spread:.2f}, mean as before: {torch.allclose(mean, direct)}")
@@ -97,27 +96,27 @@ for baseline in (0.0, 4.0, (pi * generous).sum().item()):
 assert spread < 0.5
 
 # %% [markdown]
-# So the generous teacher gives the same gradient on average, but a much noisier one; a good baseline brings the noise down to a tenth.
-# Without it *every* answer is pushed up, good ones a little more, and the model learns only from the small difference. With the mean as
-# baseline, answers that are better than usual are pushed up and worse ones down. Reward minus baseline is called the **advantage**.
+# So the generous teacher gives the same gradient on average, but a much noisier one, because *every* answer is pushed up, good
+# ones a little more. With the mean as baseline, the noise is down to a tenth: answers that are better than usual are pushed up
+# and worse ones down. Reward minus baseline is called the **advantage**.
 #
 # ## The group is the baseline
 #
-# But what is usual? To be right half of the time is good on a hard problem and poor on an easy one, so each prompt needs a baseline of its
-# own. PPO, the older method, trains a second network, the *critic*, to guess it. GRPO's idea is cheaper: **draw several answers to the
-# same prompt, and take their mean.** Then it divides by their standard deviation, so that rewards in any unit give advantages of the same
-# size. ("Three scales" below shows what speaks against that.)
+# What is usual depends on the problem, so each prompt needs a baseline of its own. PPO, the older method, trains a second
+# network, the *critic*, to guess it. GRPO's idea is cheaper: **draw several answers to the same prompt, and take their mean.**
+# Then it divides by their standard deviation, so that rewards in any unit give advantages of the same size ("Three scales"
+# below shows a drawback).
 #
 # $$A_i = \frac{R_i - \mathrm{mean}(R_1 \dots R_G)}{\mathrm{std}(R_1 \dots R_G) + 10^{-4}}$$
 #
-# Two details. The std is the *sample's*, over $G - 1$, as in the libraries TRL and verl: for rewards 1, 0, 0, 1 it is 0.577 and the
+# The std is the *sample's*, over $G - 1$, as in the libraries TRL and verl: for rewards 1, 0, 0, 1 it is 0.577 and the
 # advantages are ±0.866. The $10^{-4}$ only prevents a division by zero.
 #
 # ### You write it
 #
-# `rewards` is (B,), `group_ids` (B,): rows with the same number answer the same prompt. Groups have two rows or more, of any number, and
-# their rows may be mixed. Return (B,), each advantage in the row of its reward. By hand: rewards `[3., -8.]` in one group give
-# `[0.707, -0.707]`.
+# `rewards` is (B,), `group_ids` (B,): rows with the same id answer the same prompt. Ids are any integers, and the rows of a
+# group need not stand together. Groups may differ in size, from two rows up. Return (B,), each advantage in the row of its
+# reward. By hand: rewards `[3., -8.]` in one group give `[0.707, -0.707]`.
 
 
 # %%
@@ -130,7 +129,7 @@ found = mg.check(group_advantages)
 found
 
 # %% [markdown]
-# Stuck? `mg.hint("02.1")` helps, and says more each time you call it.
+# Stuck? Run `mg.hint("02.1")`. It says more each time.
 #
 # <details><summary>Solution</summary>
 #
@@ -192,15 +191,18 @@ assert many_advantages[thinks].mean() > 0.7 and many_advantages[~thinks].mean() 
 # **Write down:** of eight answers one is right. What are the advantages? And with seven right?
 
 # %%
-plot_rewards([1, 0, 0, 0, 0, 0, 0, 0])
+axes = plot_rewards([1, 0, 0, 0, 0, 0, 0, 0])
+axes[1].set_title("advantages: the only success counts most", fontsize=10)
 plt.show()
 
 # %%
 try_rewards()
 
 # %% [markdown]
-# Drag the sliders: what happens if you add 0.3 to all of them? If you halve them all? If all are equal? (Nothing, hardly anything, and
-# all advantages become 0.) For $k$ right answers of $G$, with $p = k / G$, there is a closed form, up to the $10^{-4}$:
+# Drag the sliders. Halve all rewards: hardly anything changes. Then add 0.3 to each: nothing changes. Make all equal: all
+# advantages become 0.
+#
+# For $k$ right answers of $G$, with $p = k / G$, there is a closed form, up to the $10^{-4}$:
 #
 # $$A_{\text{right}} = \sqrt{\tfrac{1-p}{p}}\,\sqrt{\tfrac{G-1}{G}}, \qquad A_{\text{wrong}} = -\sqrt{\tfrac{p}{1-p}}\,\sqrt{\tfrac{G-1}{G}}$$
 
@@ -241,8 +243,8 @@ plt.show()
 try_group_size()
 
 # %% [markdown]
-# At the end of a run you pay for all those answers, and the model learns nothing from most of them. Does a real run follow the formula?
-# The next figure shows the steps of a recorded run ([seed 0](runs/seed-0.jsonl)), each with the share of its 64 answers that were right.
+# So at the end of a run the model learns nothing from most of its answers. Does a real run follow the formula? Each dot of the
+# next figure is a step of a recorded run ([seed 0](runs/seed-0.jsonl)), with the share of its 64 answers that were right.
 # **Write down:** will the dots lie on the curve, above or below?
 
 # %%
@@ -254,6 +256,7 @@ _, ax = plt.subplots(figsize=(5.6, 2.9), layout="constrained")
 ax.plot(rate, rate**8 + (1 - rate) ** 8, label="the formula, G = 8")
 ax.plot(accuracy, silent, ".", color="#777777", alpha=0.5, label="one step of the run")
 ax.set(xlabel="p; for a step, the share that was right", ylabel="share of silent groups")
+ax.set_title("more groups are silent than the formula says", fontsize=10)
 ax.legend(frameon=False, fontsize=8, loc="upper center")
 plt.show()
 
@@ -265,11 +268,16 @@ print(f"from 50 to 95 % right: {silent[middle].mean():.2f} silent, formula {form
 assert silent[middle].mean() > formula.mean() + 0.05
 
 # %% [markdown]
-# Above, on average. The formula takes one p for all prompts. But some prompts are easy, others are hard, and in both cases the answers
-# agree more often than on a middling prompt. So more groups are silent than the formula says, if p is the *true* share.
+# Above, on average, because prompts differ. The formula takes one p for all. But on easy prompts and on hard ones the answers
+# agree more often than on a middling one.
 #
-# Here p was *measured*, on 64 answers, and that alone makes the formula too high: it is curved upwards, so measuring too much adds more
-# than measuring too little takes away. Suppose that the true p is 0.9, for every prompt:
+# **What helps:** larger groups, prompts that are neither too easy nor too hard, or drawing more groups until enough of them
+# disagree (*dynamic sampling* in DAPO, [arXiv:2503.14476](https://arxiv.org/abs/2503.14476), see [08](08_variants.ipynb)). In
+# your own logs the share of silent groups is called `frac_reward_zero_std`.
+#
+# The true gap is even larger than the one in the figure, because p was *measured*, on 64 answers. That raises the formula's
+# result: the curve bends upwards, so measuring p too high adds more than measuring it too low takes away. Suppose that the
+# true p is 0.9, for every prompt:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -280,15 +288,12 @@ print(f"formula at the true 0.9: {0.9**8 + 0.1**8:.3f}; at what is measured, on 
 assert abs(measured - 0.452) < 1e-3 and abs(0.9**8 + 0.1**8 - 0.431) < 1e-3
 
 # %% [markdown]
-# So the real gap is even larger than the one in the figure. What helps: larger groups, prompts that are neither too easy nor too hard, or
-# drawing more groups until enough of them disagree (*dynamic sampling* in DAPO, [arXiv:2503.14476](https://arxiv.org/abs/2503.14476), see
-# [08](08_variants.ipynb)). In your own logs the share of silent groups is called `frac_reward_zero_std`.
-#
 # ## Three scales
 #
-# By what you divide decides how much a whole *prompt* counts beside the others. `scale_rewards` is "group" (the group's own std, as in the
-# paper), "none" (no division: Dr. GRPO, [arXiv:2503.20783](https://arxiv.org/abs/2503.20783)) or "batch" (the std of all rewards of the
-# rollout). Take a group with rewards 0.51 and 0.50, from a reward model that is unsure, and one with 1 and 0:
+# What you divide by decides how much a whole *prompt* counts beside the others. `scale_rewards` is "group" (the group's own
+# std, as in the paper), "none" (no division: Dr. GRPO, [arXiv:2503.20783](https://arxiv.org/abs/2503.20783)) or "batch" (the
+# std of all rewards of the rollout). Take a group with rewards 0.51 and 0.50, from a reward model that is unsure, and one with
+# 1 and 0:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -300,13 +305,13 @@ for scale in ("group", "batch", "none"):
     assert (unsure_advantages[0] > 0.8) == (scale == "group")
 
 # %% [markdown]
-# With "group", a difference of 0.01 counts as much as a difference of 1. "none" keeps the unit of the reward: scores of 1 and 5 then push
-# four times as hard as scores of 0 and 1.
+# With "group", a difference of 0.01 counts as much as a difference of 1. "none" keeps the unit of the reward: rewards of 1 and
+# 5 then push four times as hard as rewards of 0 and 1.
 #
 # ## No opinion: None
 #
-# A reward function may abstain: for `None`, which becomes NaN, a row takes no part in its group's mean and std, and gets advantage 0.
-# Suppose that the program which checks answers timed out on our last completion, the lucky one:
+# A reward function may abstain: a row with `None`, which becomes NaN, takes no part in its group's mean and std, and gets
+# advantage 0. Suppose that the program which checks answers timed out on our last completion, the lucky one:
 
 # %%
 # NBVAL_CHECK_OUTPUT
