@@ -7,9 +7,9 @@
 # **You need** lessons [01](01_logprobs.ipynb) (log-probs) and [02](02_policy_gradient.ipynb) (policy gradient, advantages).
 # **Time** 45 minutes, with the function that you write.
 #
-# **Worth the trip:** you see a model trained sixty times over on the same four answers. Without the *clip*, a limit that you will write,
-# those four draws decide whether it learns to think or learns nothing of use. At the end your loss and TRL's get the same tensors, and
-# return the same number and the same gradient.
+# **Worth the trip:** you see a model trained sixty times over on the same four answers. Without the *clip*, a limit that you
+# will write, those four draws decide what becomes of it. At the end your loss and TRL's get the same tensors, and return the
+# same number and the same gradient.
 
 # %%
 import copy
@@ -26,8 +26,8 @@ from minigrpo.view.controls.clip import plot_clip_study, read_clip_study, try_th
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 
 # %% [markdown]
-# Here is the group that you know, with the part lit that this lesson is about: the **push** on every token. The loss is the function
-# whose gradient gives these pushes. By the end you will be able to recompute each of them by hand.
+# This lesson is about the **push** on every token. The loss is the function whose gradient gives these pushes, and by the end
+# you can recompute each of them by hand.
 
 # %%
 mg.plot_group(mg.worked_example(), light=("push", "first_token"))
@@ -52,7 +52,7 @@ for text, length, advantage in zip(rollout.completions, lengths, advantages, str
 #
 # $$r_t = \frac{\pi(y_t)}{\pi_{\mathrm{old}}(y_t)} = \exp\big(\log \pi(y_t) - \log \pi_{\mathrm{old}}(y_t)\big)$$
 #
-# **Write down:** the model has just drawn these four answers. What is the loss, and how long is its gradient?
+# **Write down:** the model has just drawn these four answers. What is the loss, and what is the norm of its gradient?
 
 
 # %%
@@ -72,12 +72,12 @@ assert abs(loss) < 1e-6
 # NBVAL_CHECK_OUTPUT
 gradient = torch.autograd.grad(loss, policy.parameters(), retain_graph=True)
 norm = torch.stack([g.norm() for g in gradient]).norm()
-print(f"length of the gradient {norm:.2f}")
+print(f"norm of the gradient {norm:.2f}")
 assert norm > 1
 
 # %% [markdown]
-# The policy has not changed since it sampled, so every ratio is 1, and the loss is minus the mean advantage. The advantages of a group sum
-# to 0, so the loss is 0. With this mean and one update per rollout, that holds at every step of a run, the last one included (plus a
+# The policy has not changed since it sampled, so every ratio is 1, and the loss is minus the mean advantage. The advantages of
+# a group sum to 0, so the loss is 0. With this mean and one update per rollout, that holds at every step of a run (plus a
 # little from the KL penalty, which comes below).
 #
 # The gradient is not 0. The derivative of $e^{x-c}$ at $x = c$ is 1, so the ratio has the same slope as the log-prob, and the gradient is
@@ -90,9 +90,9 @@ torch.testing.assert_close(gradient, policy_gradient, rtol=1e-3, atol=1e-5)
 print(f"loss of lesson 02: {simple.item():.4f}; the same gradient")
 
 # %% [markdown]
-# **So a loss of 0 does not mean that nothing is learnt.** Watch the reward, and the length of the gradient (`grad_norm`). If *that* is 0,
-# look for a forgotten `detach`: `exp(x - x)` is 1 too, but its gradient is 0. The next cell shows it, and then the right gradient, with
-# respect to each log-prob; with its sign turned round, it is the push:
+# **So a loss of 0 does not mean that nothing is learnt.** Watch the reward, and the norm of the gradient (`grad_norm`). If
+# *that* is 0, look for a forgotten `detach`: `exp(x - x)` is 1 too, but its gradient is 0. The next cell shows it. Then it
+# takes the right gradient with respect to each log-prob, and minus that is the push:
 
 # %%
 forgotten = -mg.aggregate(torch.exp(logprobs - logprobs) * advantages, mask, "grpo")
@@ -110,10 +110,10 @@ torch.testing.assert_close(push.sum(1), advantages.squeeze(1) / 4)
 #
 # ## One step, and what it changes
 #
-# Sampling is the slow part, so you want more than one update from the same answers. But after the first one the policy has changed, and
-# the answers are draws from an older policy: they are **off-policy**. The ratio repairs that: old probability times (new over old) is new
-# probability. So an average over old draws, each weighed by its ratio, stands for the new policy. This is **importance sampling**. First
-# comes one update:
+# Sampling is the slow part, so you want more than one update from the same answers. But after the first one the policy has
+# changed, and the answers are draws from an older policy: they are **off-policy**. The ratio repairs that: old probability
+# times (new over old) is new probability. So an average over old draws, each weighed by its ratio, stands for the new policy.
+# This is **importance sampling**. First one update:
 
 # %%
 student = copy.deepcopy(policy)
@@ -123,7 +123,8 @@ ratio = torch.exp(scored(student) - old_logprobs)
 optimizer.step()
 
 # %% [markdown]
-# Say that only a `6` is paid. The expected reward of the new policy should then be the sum of old probability times ratio times reward:
+# Say that `6` earns 1 and everything else 0. The expected reward of the new policy should then be the sum of old probability
+# times ratio times reward:
 
 # %%
 with torch.no_grad():
@@ -132,24 +133,26 @@ with torch.no_grad():
     ratio = mg.importance_ratio(scored(student), old_logprobs, mask)  # exp of the difference; 1 on padding
 earns = (torch.arange(len(old_p)) == tokenizer.encode("6")[0]).double()  # (V,)
 torch.testing.assert_close((old_p * (new_p / old_p) * earns).sum(), (new_p * earns).sum())
-mg.plot_tokens(mg.completion_tokens(tokenizer, rollout), ratio.log(), label="log-ratio after one update")
+ax = mg.plot_tokens(mg.completion_tokens(tokenizer, rollout), ratio.log(), label="log of the ratio")
+ax.set_title("after one update only the first tokens have moved", fontsize=10)
 plt.show()
 assert (ratio[:, 0] - 1).abs().min() > 0.02 and (ratio[:, 1:] - 1).abs().max() < 0.01
 
 # %% [markdown]
-# The figure shows the log of each ratio. The first tokens have moved and the rest has hardly changed, because the decision is made at the
-# first. `old_logprobs` must stay what they were when the tokens were drawn. If you recompute them before every update, the ratio is always
-# 1, and the clip, which comes next, never acts.
+# The first tokens have moved, because the decision is made there.
+#
+# **Keep `old_logprobs` as they were when the tokens were drawn.** If you recompute them before every update, the ratio is
+# always 1, and the clip, which comes next, never acts.
 #
 # ## The clip
 #
-# Importance sampling is right on average over many draws. With four answers you must not move far from the policy that drew them. So PPO,
-# and GRPO after it, maximises a **surrogate**, something to be maximised in place of the expected reward. It stops growing once a token's
+# Importance sampling is right on average over many draws. With four answers you must not move far from the policy that drew
+# them. So PPO, and GRPO after it, maximises a **surrogate** in place of the expected reward. It stops growing once a token's
 # ratio has moved far enough:
 #
 # $$\min\big(r A,\; \mathrm{clip}(r,\, 1-\epsilon,\, 1+\epsilon)\, A\big), \qquad \epsilon = 0.2.$$
 #
-# Here clip holds $r$ in the band from $1-\epsilon$ to $1+\epsilon$: what lies outside becomes the nearer end of the band.
+# Here clip holds $r$ in the **band** from $1-\epsilon$ to $1+\epsilon$: what lies outside becomes the nearer end.
 #
 # ### You write it
 #
@@ -168,7 +171,7 @@ found = mg.check(clipped_objective)
 found
 
 # %% [markdown]
-# Stuck? `mg.hint("03.1")` helps, and says more each time you call it.
+# Stuck? Run `mg.hint("03.1")`. It says more each time.
 #
 # <details><summary>Solution</summary>
 #
@@ -201,14 +204,16 @@ for advantage in (+1.0, -1.0):
 
 # %%
 axes = mg.plot_clipping(epsilon=0.2)
+axes[0].set_title("advantage +1: no push above 1.2", fontsize=10)
+axes[1].set_title("advantage −1: no push below 0.8", fontsize=10)
 axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# The minimum makes each curve flat on *one* side: where a push would move the ratio still further in the direction in which it has gone
-# far already. Corrections stay. A token with a positive advantage that has become rarer (ratio 0.5) is still pulled back up, and one with a
-# negative advantage that has become likelier is pushed down with 1.5 times the force. With the clip alone, without the minimum, they would
-# be lost:
+# The minimum makes each curve flat on *one* side only, where the ratio has already gone far in the direction of the push.
+# Corrections stay. A token with a positive advantage that has become rarer (ratio 0.5) is still pulled back up, and one with a
+# negative advantage that has become likelier is pushed down with 1.5 times the force. With the clip alone, without the
+# minimum, they would be lost:
 
 # %%
 logprob = torch.tensor(0.5).log().requires_grad_()
@@ -218,9 +223,9 @@ assert logprob.grad == 0  # advantage +1, half as likely as before, and nothing 
 # %% [markdown]
 # ## What the clip saves
 #
-# Now make sixty updates on one group of four answers, and nothing else. This was [recorded](runs/clip/groups.json) for five groups, with
-# the clip and without, at the learning rate used above. Now and then the model was tested on the 500 held-out problems. **Write down**
-# your guess: it starts with about 0.2 right. Where does it end with the clip, and where without?
+# Now make sixty updates on one group of four answers, and nothing else. This was [recorded](runs/clip/groups.json) for five
+# groups, with the clip and without, at the learning rate used above. Now and then the model was tested on the 500 held-out
+# problems. **Write down:** it starts with about 0.2 right. Where does it end with the clip, and where without?
 #
 # On the left are the ratios of the four first tokens in the group that you know (below 0.001 they are drawn at the edge); the grey band is
 # 0.8 to 1.2. On the right is the accuracy for all five groups, with the one from the left in blue.
@@ -230,6 +235,8 @@ study = read_clip_study()
 _, axes = plt.subplots(2, 2, figsize=(8.5, 5.8), layout="constrained")
 plot_clip_study(study, clip=False, axes=axes[0])
 plot_clip_study(study, clip=True, axes=axes[1])
+axes[0, 1].set_title("without the clip: the four draws decide", fontsize=10)
+axes[1, 1].set_title("with the clip: no group gets far", fontsize=10)
 plt.show()
 
 # %%
@@ -246,12 +253,16 @@ ends = [group["free"]["accuracy"]["60"] for group in study["groups"]]
 assert max(ends) > 0.6 and sorted(ends)[-2] < group["free"]["accuracy"]["0"]
 
 # %% [markdown]
-# Without the clip, one right answer takes nearly all of the probability on its problem, and the others fall below a thousandth of what they
-# had. Twice an answer that thinks and a lucky guess were both right. Each token of the guess is pushed harder, and the guess wins. Once the
-# only right answer was one that thinks. Then the model came to think on other problems as well: guesses are right one time in five, so to be
-# right on 0.65 it must think on more than half of them. The other four times it learnt nothing of use. **So without the clip, four draws
-# decide what becomes of the model.** With it, all five end within 0.02 of where they began. That is as it should be: take a small step
-# from four answers, then draw new ones.
+# **Without the clip, four draws decide what becomes of the model.** One right answer takes nearly all of the probability on
+# its problem, and others fall below a thousandth of what they had.
+#
+# - In four groups that answer is a guess, and the model learns nothing of use. In two of the four an answer that thinks was
+#   right as well, but each token of the guess is pushed harder.
+# - In one group the only right answer thinks. Then the model comes to think on other problems as well: guesses are right one
+#   time in five, so to be right on 0.65 it must think on more than half of them.
+#
+# With the clip, all five end within 0.02 of where they began. That is as it should be: take a **small** step from four
+# answers, then draw new ones.
 #
 # Try it: switch the clip on and off, drag the number of updates, choose a group.
 
@@ -273,9 +284,9 @@ try_the_clip(study)
 #
 # ## Who weighs how much?
 #
-# We have one number per token, (B, C), and need a single one. Papers differ in how they average. You can compare them without their
-# formulas: the weight of a token in a mean is the *gradient* of the mean with respect to that token, and autograd computes it. The columns
-# are for our four completions, of which one has 13 tokens and three have 2.
+# We have one number per token, (B, C), and need a single one. Papers differ in how they average. Compare the weight of a token
+# in each mean: it is the mean's *gradient* with respect to that token. Of our four completions one has 13 tokens and three
+# have 2.
 
 
 # %%
@@ -317,9 +328,9 @@ def my_grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.
 
 
 # %% [markdown]
-# **Claim: it equals [`grpo_loss`](../minigrpo/loss.py), and TRL's, in value and gradient.** For a hard test no ratio may be 1 and no KL 0
-# throughout. So we change the first tokens' log-probs, some of them beyond the band on either side, and take a reference that is neither
-# the policy nor the sampler.
+# **Claim: it equals [`grpo_loss`](../minigrpo/loss.py), and TRL's, in value and gradient.** For a hard test, ratios must
+# differ from 1 and the KL from 0. So we change the first tokens' log-probs, some of them beyond the band on either side, and
+# take a reference that is neither the policy nor the sampler.
 
 # %%
 noise = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)).double()
@@ -346,8 +357,8 @@ torch.testing.assert_close(one, value_and_gradient(ours), rtol=1e-9, atol=1e-12)
 print(f"my_grpo_loss {one[0].item():+.6f}, the package's {ours(current).item():+.6f}; gradients equal")
 
 # %% [markdown]
-# [TRL](https://huggingface.co/docs/trl/grpo_trainer) is Hugging Face's library for training large models with GRPO. Its loss is a method
-# of a trainer, so we build a trainer and put our log-probs in the place of the model's. You need not follow how: you may skip to the last
+# [TRL](https://huggingface.co/docs/trl/grpo_trainer) is Hugging Face's library for training large models with GRPO. Its loss
+# is a method of a trainer, so we build a trainer and put our log-probs in the place of the model's. You may skip to the last
 # output.
 
 # %%
