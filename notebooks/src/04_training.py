@@ -6,8 +6,9 @@
 #
 # **You need** lessons [01](01_logprobs.ipynb) to [03](03_loss.ipynb). **Time** 40 minutes, with the function that you write.
 #
-# **Worth the trip:** when this model always takes its likeliest token, it gets 15 of 100 problems right. After training it gets more than
-# 95, on problems that it was not trained on, and the training shows it no solution. The functions that do it may be yours.
+# **Worth the trip:** when this model always takes its likeliest token, it gets 15 of 100 problems right. After training it
+# gets more than 95, on problems that it was not trained on, and no solution was shown to it. The functions that do it may be
+# yours.
 
 # %%
 import copy
@@ -29,7 +30,7 @@ disable_progress_bar()  # transformers would show one for each checkpoint
 runs = [mg.read_metrics(f"runs/seed-{seed}.jsonl") for seed in range(5)]  # 150 steps each
 
 # %% [markdown]
-# One step is this picture, from left to right. Training repeats it, each time with other problems:
+# One step is this picture, from left to right. Training repeats it with other problems:
 
 # %%
 mg.plot_group(mg.worked_example())
@@ -40,19 +41,19 @@ plt.show()
 #
 # ## The loop in miniature
 #
-# Take the smallest policy there is: one row of logits $z$, one per possible first token. A step draws G tokens, gets G rewards, and changes
-# the logits:
+# Take the smallest policy there is: one logit per possible first token, $z$. A step draws G tokens, gets G rewards, and
+# changes the logits:
 #
 # $$A_i = \frac{R_i - \bar R}{s + 10^{-4}}, \qquad L = -\frac{1}{G}\sum_i A_i \log \pi(y_i), \qquad z \leftarrow z - \eta\, \nabla_z L$$
 #
-# That is GRPO with one update per rollout and without the KL penalty: the ratio is 1, so by lesson 03 minus advantage times log-prob has the
-# right gradient.
+# That is GRPO with one update per rollout and no KL penalty: by lesson 03, minus advantage times log-prob then has the right
+# gradient.
 #
 # ### You write it
 #
-# `logits` is (V,), `tokens` (G,) holds their ids, `rewards` is (G,), and `learning_rate` is the number $\eta$. Return the new logits (V,), and
-# leave the tensor that you were given unchanged. $s$ is the sample standard deviation, torch's default. By hand: logits (0, 0), tokens (0, 1),
-# rewards (1, 0) and $\eta = 1$ give advantages $\pm 0.707$ and new logits $(0.3535, -0.3535)$.
+# `logits` is (V,), `tokens` (G,) holds their ids, `rewards` is (G,), and `learning_rate` is the number $\eta$. Return new
+# logits (V,), and leave the tensor `logits` as it was. $s$ is the sample standard deviation, torch's default. By hand: logits
+# (0, 0), tokens (0, 1), rewards (1, 0) and $\eta = 1$ give advantages $\pm 0.707$ and new logits $(0.3535, -0.3535)$.
 
 
 # %%
@@ -66,7 +67,7 @@ answer = mg.check(grpo_step)
 answer
 
 # %% [markdown]
-# Stuck? `mg.hint("04.1")` helps, and says more each time you call it.
+# Stuck? Run `mg.hint("04.1")`. It says more each time.
 #
 # <details><summary>Solution</summary>
 #
@@ -81,9 +82,9 @@ answer
 #
 # </details>
 #
-# Now the loop. Token 0 stands for `<`: say that it leads to the right answer 97 times in 100. Tokens 1 to 10 are guesses, and each problem
-# draws the digit that is right. At first `<` comes 6 times in 100. **Write down** what you expect `P(<)` to do: rise steadily, rise in the
-# shape of an S, or not at all?
+# Now the loop. Token 0 stands for `<`, which is right 97 times in 100. Tokens 1 to 10 are guesses, and each problem draws the
+# digit that is right. At first `<` comes 6 times in 100. **Write down:** will `P(<)` rise steadily, rise in the shape of an S,
+# or not at all?
 
 # %%
 from minigrpo.grading.lesson04 import QUESTIONS
@@ -109,10 +110,10 @@ def miniature(seed, steps=120):
 curves = torch.tensor([miniature(seed) for seed in range(3)])
 _, axes = plt.subplots(1, 2, figsize=(8.5, 2.8), layout="constrained", sharey=True)
 axes[0].plot(curves.T, color="#0072B2", alpha=0.6)
-axes[0].set(title="miniature: P(<), three seeds", xlabel="step", ylim=(0, 1))
+axes[0].set(title="miniature, three seeds: P(<) rises as an S", xlabel="step", ylim=(0, 1))
 for rows in runs:
     axes[1].plot(moving_mean([row["thinking"] for row in rows]), color="#0072B2", alpha=0.6)
-axes[1].set(title="GPT-2, five seeds: share that thinks", xlabel="step")
+axes[1].set(title="GPT-2, five seeds: so does thinking", xlabel="step")
 plt.show()
 
 # %%
@@ -121,9 +122,9 @@ print(f"half of the answers think from steps {halfway} on; at the end {curves[:,
 assert curves[:, -1].min() > 0.9
 
 # %% [markdown]
-# An S, both times. A digit that is right on one problem is wrong on most others, so its pushes up and down largely cancel. A thought is right
-# nearly every time, so its pushes add up. And growth is slow at first, because only a thought that is drawn can be rewarded. The rest of this
-# lesson is the same loop around a network of 270,000 weights.
+# An S, both times. A digit that is right on one problem is wrong on most others, so its pushes largely cancel. A thought is
+# right nearly every time, so its pushes add up. Growth is slow at first, because only a thought that is drawn can be rewarded.
+# The rest of this lesson is the same loop around a network of 270,000 weights.
 #
 # ## A step, part by part
 #
@@ -191,8 +192,8 @@ print(f"thinks first {before['thinking']:.2f}, mean length {before['mean_length'
 assert before["accuracy"] < 0.3 and before["accuracy_greedy"] < 0.25
 
 # %% [markdown]
-# The next cell fetches what you wrote in lessons 01 to 03, from the notebooks as you have saved them. What passes its check is used in
-# training; the package's functions stand in for the rest.
+# **Save your notebooks of lessons 01 to 03**, then run the next cell: it fetches your functions from them. Those that pass
+# their check are used in training; the package's stand in for the rest.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -215,8 +216,8 @@ functions["advantages_fn"] = lambda rewards, group_ids, **_: advantages_of(rewar
 
 
 # %% [markdown]
-# Ninety steps, about fifteen seconds. Every fifteen steps the model answers our old problem four times, always with the same random
-# numbers: an answer changes only when the probabilities have.
+# Ninety steps, about fifteen seconds. Each dot is a step, and the line is a moving mean. Every fifteen steps the model answers
+# our old problem four times, always with the same random numbers, so an answer changes only when the probabilities have.
 
 
 # %%
@@ -247,13 +248,13 @@ for name in ("accuracy", "accuracy_greedy", "thinking", "mean_length"):
 assert after["accuracy"] > 0.85 and after["accuracy_greedy"] > 0.9 and after["thinking"] > 0.85
 
 # %% [markdown]
-# Look at `accuracy_greedy`, which always takes the likeliest token. It was 0.15 before training, so a low temperature would not have helped: GRPO
-# has changed what is *likeliest*. In this plot and the next, each dot is a step, and the line is a moving mean.
+# Look at `accuracy_greedy`, which always takes the likeliest token. It was 0.15 before training, so a low temperature would
+# not have helped: GRPO has changed what is *likeliest*.
 #
 # ## Five seeds, six panels
 #
-# One run may be lucky. Blue: five recorded runs of the package, seeds 0 to 4, their mean and the range from lowest to highest. Orange: the run that
-# you have just made. It has seed 0 too, so it begins with the same draws.
+# One run may be lucky. Blue: five recorded runs, their mean and the range from lowest to highest. Orange: the run that you
+# have just made. It has seed 0 too, so it begins with the same draws.
 
 # %%
 panels = ["reward", "kl", "completions/mean_length", "thinking", "entropy", "frac_reward_zero_std"]
@@ -269,9 +270,10 @@ assert sum(gaps) / len(gaps) < 0.08  # the same draws; rounding tells two runs a
 # - **KL** starts at 0, because the policy *is* the reference. It rises while the policy comes to prefer thinking, and settles.
 # - **Length** and **thinking** say *how* the reward is earned. Length that rises while reward does not is a warning.
 # - **Entropy** falls as the policy makes up its mind. It should not get to 0 before the reward is high.
-# - **Groups that agree** (*silent* groups) have advantage 0 and teach nothing. At 1 there is nothing left to learn, whatever `max_steps` says.
+# - **Groups that agree** (*silent* groups) have advantage 0 and teach nothing. At 1 nothing more is learnt, whatever
+#   `max_steps` says.
 #
-# How much of a curve is the method, and how much is luck? **Write down:** what is the largest gap between the mean rewards of two seeds, at any step?
+# How much of a curve is luck? **Write down:** what is the largest gap between the rewards of two seeds, at any step?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -286,7 +288,7 @@ assert spread.max() > 0.15 and spread[-1] < 0.05
 # %% [markdown]
 # So if you compare two methods with one run each and find a gap of that size, it may be nothing but the seeds.
 #
-# ## Your turn at the wheel
+# ## Change a setting
 #
 # **Write down:** the learning rate is 2e-4. What happens in forty steps at 1e-3, five times as much?
 
@@ -298,8 +300,11 @@ reward, kl = (sum(row[name] for row in fast[-10:]) / 10 for name in ("reward", "
 assert reward > 0.7 and kl > max(sum(row["kl"] for row in rows[30:40]) / 10 for rows in runs)
 
 # %% [markdown]
-# It learns faster here, and its KL is far above the band. But there is a limit: at 2e-3 and at 5e-3 the run breaks, as lesson
-# [05](05_failures.ipynb) shows. Choose settings of your own and press *run 40 steps* (some ten seconds). Try G = 2, and beta = 5.
+# It learns faster, and its KL is far above the band. But there is a limit: at 2e-3 and at 5e-3 the run breaks, as lesson
+# [05](05_failures.ipynb) shows.
+#
+# Now choose settings of your own and press *run 40 steps* (some ten seconds). With beta = 5 the KL penalty holds the reward
+# near 0.25. With G = 2 (32 problems, 2 answers to each) it learns as fast as with 8.
 
 # %%
 try_settings(runs)
@@ -307,9 +312,9 @@ try_settings(runs)
 # %% [markdown]
 # ## One rollout, several updates: `num_iterations`
 #
-# With `num_iterations=4` each rollout is used for four updates. From the second on the policy is no longer the one that sampled, the ratio leaves 1, and
-# the clip can act. `clip_ratio` is the share of tokens that it keeps from being pushed further. A "step" in the metrics is always an
-# update, so eight steps are two rollouts, here of 32 answers each.
+# With `num_iterations=4` each rollout is used for four updates. From the second on the ratio leaves 1, and the clip can act.
+# `clip_ratio` is the share of tokens whose push it stops. A "step" in the metrics is always an update, so eight steps are two
+# rollouts, here of 32 answers each.
 
 # %%
 several = mg.GRPOConfig(num_iterations=4, max_steps=8, generation_batch_size=32, learning_rate=1e-3)
@@ -353,8 +358,7 @@ print("a fork with another learning rate:       ", same(whole, go_on(other, 6, l
 assert same(whole, resumed) and same(whole, twin) and not same(whole, other)
 
 # %% [markdown]
-# A fork that changes nothing stays equal to the original. So if your fork differs, that is due to what you changed, and not to other random
-# numbers. On the command line:
+# So if your fork differs, that is due to what you changed, and not to other random numbers. In a terminal:
 #
 #     minigrpo train --output-dir runs/mine                                  # metrics, samples, checkpoints
 #     minigrpo train --resume --output-dir runs/mine                         # after Ctrl-C or a crash
@@ -363,10 +367,10 @@ assert same(whole, resumed) and same(whole, twin) and not same(whole, other)
 #
 # ## In the words of the field
 #
-# Sampling and scoring a batch of answers is a **rollout**; training on what the current policy has just drawn is **on-policy**. Which of a
-# completion's tokens earned the reward is the **credit assignment** problem; GRPO answers "all of them, equally". Taking the likeliest token each
-# time is **greedy decoding**. The chance that at least one of k sampled answers is right is **pass@k**; `mg.evaluate` estimates it when it draws
-# several answers per problem.
+# A batch of sampled answers is a **rollout**, and so is the sampling; training on what the current policy has just drawn is
+# **on-policy**. Which of a completion's tokens earned the reward is the **credit assignment** problem; GRPO answers "all of
+# them, equally". Taking the likeliest token each time is **greedy decoding**. The chance that at least one of k sampled
+# answers is right is **pass@k**; `mg.evaluate` estimates it when it draws several answers per problem.
 #
 # ## Questions
 #
