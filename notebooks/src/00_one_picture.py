@@ -10,7 +10,6 @@
 # place, and in a few seconds a GPT-2 that hardly ever thinks before it answers does so nearly always.
 
 # %%
-
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -34,7 +33,7 @@ plt.show()
 assert sum(example.before[digit] for digit in "13579") < 0.001  # after *4 only even digits can be right
 
 # %% [markdown]
-# You will know every part of this picture by lesson 03, and each lesson opens with it, one part lit. For now, read it from left to right:
+# You will know every part of this picture by lesson 03. For now, read it from left to right:
 #
 # - **Completions.** One row per answer, one square per token; ⏎ is the end. The first answer **thinks**: it shows its working,
 #   in `<...>`, before its digit. The other three guess at once. (The small numbers are lesson 01.)
@@ -43,8 +42,8 @@ assert sum(example.before[digit] for digit in "13579") < 0.001  # after *4 only 
 # - **Push.** How hard each token is made likelier (up) or less likely (down). The tokens of an answer share its push, so each
 #   token of a long answer gets less.
 # - **First token.** The chance of each first token before the step and after it. `6` and `<` have become likelier, `4` and `8`
-#   less likely. (`2` and `0` were not drawn; they gain a share of what `4` and `8` lose. Odd digits are missing because the
-#   problem ends in `*4`, and the model has learnt what that means.)
+#   less likely. (`2` and `0` were not drawn; they gain a share of what `4` and `8` lose. The model has learnt that after `*4`
+#   no odd digit is right.)
 #
 # On this one problem the guess `6` gains more than thinking does. Over many problems it is the other way round, as you will
 # see.
@@ -95,7 +94,7 @@ assert right.now["6"] > 0.9 and thinks.now["<"] > 0.9
 # answer, not the method.** Thinking is right as well and earns the same, but `6` is three times as frequent as `<` at the
 # start, so it wins.
 #
-# (All eight wrong? Then all are equally good, there is nothing to compare, and nothing moves.)
+# (All eight wrong? Then there is nothing to compare, and nothing moves.)
 #
 # On other problems `6` is mostly wrong. How often is the best single guess right, over many problems?
 
