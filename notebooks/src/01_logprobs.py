@@ -156,8 +156,8 @@ assert scored[0, 1:].exp().min() > 0.99
 # ## The mask: what counts
 #
 # **A token counts up to and including the first EOS.** What follows is padding. A token that does not count is not trained, so
-# without EOS a model gets no gradient that tells it *when* to stop. (Ours knows that already: lesson [05](05_failures.ipynb)
-# trains it without EOS, and you hardly see a difference.)
+# without EOS a model gets no gradient that tells it *when* to stop. (Ours knows that already, as lesson
+# [05](05_failures.ipynb) shows.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -176,8 +176,8 @@ assert torch.allclose(right[1] / diluted[1], torch.tensor(13 / 2))
 # ## The temperature belongs to the policy
 #
 # If you sample at temperature T, your policy is softmax(logits / T). **So score at the temperature at which you sampled.**
-# First see what T does. **Write down:** at T = 0.5, does the share of `<` rise or fall? (At T = 1 it is 6 %, and five digits
-# have between 16 and 23 % each. Grey is T = 1; the entropy in the title comes in the next section.)
+# First see what T does. **Write down:** at T = 0.5, does the share of `<` rise or fall? (At T = 1, in grey, it is 6 %, and
+# five digits have between 16 and 23 % each. The entropy in the title comes in the next section.)
 
 # %%
 first_logits = mg.policy_logits(policy, rollout).detach()
