@@ -278,9 +278,9 @@ try_the_clip(study)
 #
 # ## The KL penalty, in one line
 #
-# The clip limits a single rollout. To limit the whole run, GRPO adds to each token's loss a penalty for moving away from the model that
-# training began with, the **reference**: `beta * kl`. Lesson [06](06_kl.ipynb) is about that line; until then take it as it is. At the
-# very start, where policy and reference are the same, its value and its gradient are 0.
+# The clip limits a single rollout. To limit the whole run, GRPO adds to each token's loss a penalty for moving away from the
+# model that training began with, the **reference**: `beta * kl`. Lesson [06](06_kl.ipynb) is about it. At the very start,
+# where policy and reference are the same, its value and gradient are 0.
 #
 # ## Who weighs how much?
 #
