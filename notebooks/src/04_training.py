@@ -37,7 +37,7 @@ mg.plot_group(mg.worked_example())
 plt.show()
 
 # %% [markdown]
-# This step makes thinking likelier, and the lucky `6` as well. Lesson 02 measured that on average `<` wins. Now let us watch it win.
+# This step makes thinking likelier, and the lucky `6` as well. Lesson 02 measured that on average `<` wins. Now watch it win.
 #
 # ## The loop in miniature
 #
@@ -326,8 +326,8 @@ assert share[0] == share[4] == 0 < max(share[1:4])
 # %% [markdown]
 # ## Stop, resume, fork
 #
-# Long runs get interrupted. **Claim: saved and resumed, a run ends with the same weights, to the last bit.** For that a checkpoint also holds the
-# state of the optimizer and the number of the step. The random draws need not be saved: they depend on the seed and the step alone.
+# **Claim: saved and resumed, a run ends with the same weights, to the last bit.** For that a checkpoint also holds the state
+# of the optimizer and the number of the step. The random draws depend on the seed and the step alone.
 #
 # Resuming goes on with the same settings. A **fork** goes on from the same step with other settings, and leaves the original as it is.
 
