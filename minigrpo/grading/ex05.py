@@ -69,7 +69,7 @@ def _group_cases(generator):
         case("three prompts of four completions", _normal(generator, 12), 4),
         case("two prompts of two completions, one easy and one hard", torch.tensor([0.9, 1.0, 0.0, 0.1]).double(), 2),
         case("a single prompt", _normal(generator, 5), 5),
-        case("the example by hand", torch.tensor([1.0, 1.0, 0.0, 0.0]).double(), 2),
+        case("the example by hand", torch.tensor([2.0, 0.0, 1.0]).double(), 3),
     ]
 
 
@@ -91,7 +91,7 @@ def _position_cases(generator):
         case("prompts that are all shorter than the batch is wide", [2, 4, 3]),
         case("one prompt, without padding", [width]),
         case("a prompt of a single token", [1]),
-        Case("the example by hand", {"prompt_mask": torch.tensor([[False, False, True, True, True]])}),
+        Case("the example by hand", {"prompt_mask": torch.ones(1, 2, dtype=torch.bool)}),
     ]
 
 
@@ -100,7 +100,7 @@ def _best_cases(generator):
         args = {"weights": _normal(generator, 3), "updates": _normal(generator, len(accuracies), 3)}
         return Case(about, args | {"accuracies": torch.tensor(accuracies).double()})
 
-    by_hand = {"weights": torch.tensor([0.0]), "updates": torch.tensor([[1.0], [1.0]]), "accuracies": torch.tensor([0.9, 0.5])}
+    by_hand = {"weights": torch.tensor([0.0]), "updates": torch.tensor([[1.0], [2.0]]), "accuracies": torch.tensor([0.5, 0.9])}
     return [
         case("the best step lies in the middle", [0.2, 0.4, 0.7, 0.3, 0.5]),
         case("the first step is the best", [0.8, 0.1, 0.3]),
@@ -126,7 +126,9 @@ def _clip_cases(generator):
         ("ratios on both sides of the band, advantages of both signs", drawn, signs * sizes, 0.15),
         ("fresh completions: every ratio is 1", torch.ones_like(drawn), signs * sizes, 0.2),
     )
-    return [Case(about, {"ratio": r, "advantages": a, "epsilon": e}, gradient=("ratio",)) for about, r, a, e in cases]
+    by_hand = {"ratio": torch.tensor([[0.9]]), "advantages": torch.tensor([[2.0]]), "epsilon": 0.2}
+    several = [Case(about, {"ratio": r, "advantages": a, "epsilon": e}, gradient=("ratio",)) for about, r, a, e in cases]
+    return [*several, Case("the example by hand", by_hand, gradient=("ratio",))]
 
 
 def _pair(change):
@@ -154,6 +156,7 @@ def _mask_cases(generator):
         case("padding with EOS; one completion is nothing but an EOS", (2, 0, 4), eos),
         case("padding with EOS; a completion that was cut off", (1, 5, 3), eos),
         case("padding with a token of its own, which one completion wrote itself", (1, 4, 3), other),
+        Case("the example by hand", {"completion_ids": torch.tensor([[3, 6, 0, 0]]), "eos_token_id": 6, "pad_token_id": 0}),
     ]
 
 
@@ -179,7 +182,8 @@ def _ratio_cases(generator):
         logprobs = rollouts.repeat_interleave(num_iterations, 0)[:updates]
         drift = _normal(generator, *logprobs.shape, spread=0.2).exp()  # what the updates did
         cases.append(Case(about, {"logprobs": logprobs * drift, "num_iterations": num_iterations}, gradient=("logprobs",)))
-    return cases
+    by_hand = {"logprobs": torch.tensor([-1.0, -1.1]).reshape(2, 1, 1), "num_iterations": 2}
+    return [*cases, Case("the example by hand", by_hand, gradient=("logprobs",))]
 
 
 def _against(old_update, *, detach=True):

@@ -26,7 +26,8 @@ from minigrpo import check, hint
 #
 # `diagnose_run(reward, accuracy, kl, entropy)`: four times (T,) -> an integer
 #
-# By hand: look at the last quarter of each curve, and compare its mean with that of the first ten steps.
+# By hand: look at the last quarter of each curve, and compare its mean with that of the first ten steps. Every run is clearly
+# one of the five, so leave some slack for the noise.
 #
 # Read: [notebook 05](../notebooks/05_failures.ipynb).
 
@@ -55,11 +56,13 @@ check(diagnose_run)
 # Each of the six functions below has a bug of a kind that really was shipped, in code that people use. None of them crashes, and
 # with each of them a model trains, only worse. You are asked for two things each time:
 #
-# * **Show it** (1 point): write a function without arguments that returns a tuple, **the arguments on which the bug shows**: the
-#   function as it was shipped gives another result, or another gradient, than the right one. The arguments must be such as a
-#   training run could bring. A handful of numbers is enough; `torch.tensor([[0.5]])` has the shape (1, 1). The shipped
-#   function stands in a cell, so try it: whoever can show a bug has understood it, and has the test that keeps it away.
-# * **Repair it** (1 point): write the function as it should be.
+# * **Show it** (1 point): write a function without arguments that returns **the arguments on which the bug shows** (a tuple,
+#   if there are several): the function as it was shipped gives another result, or another gradient, than the right one. They
+#   must be such as a training run could bring. A handful of numbers is enough; `torch.tensor([[0.5]])` has the shape (1, 1).
+#   The shipped function stands in a cell, so try it: whoever can show a bug has understood it, and has the test that keeps it
+#   away.
+# * **Repair it** (1 point): write the function as it should be. The number by hand is one that the shipped function gets right,
+#   so that it does not show the bug for you; yours must go on getting it right.
 #
 # B completions, C tokens, V tokens to choose from; log-probs in nats.
 
@@ -103,7 +106,7 @@ check(shows_groups)
 # `fixed_groups(rewards, num_generations)`: (B,), an integer -> (B,), each reward less the mean of the num_generations rewards of
 # its own prompt
 #
-# By hand: the rewards 1, 1, 0, 0 of two prompts with two completions each should give 0, 0, 0, 0.
+# By hand: the rewards 2, 0, 1 of one prompt with three completions give 1, -1, 0.
 #
 # Read: [notebook 02](../notebooks/02_policy_gradient.ipynb).
 
@@ -164,7 +167,7 @@ check(shows_clip)
 # `fixed_clip(ratio, advantages, epsilon)`: (B, C), (B, 1), a number -> (B, C), one loss per token, lower is better; the gradient
 # with respect to `ratio` is checked too
 #
-# By hand, with epsilon 0.2: ratio 1.5 and advantage 1 should give -1.2. Ratio 1.5 and advantage -1 should give 1.5.
+# By hand, with epsilon 0.2: ratio 0.9 and advantage 2 give -1.8.
 #
 # Read: [notebook 03](../notebooks/03_loss.ipynb), "The clip".
 
@@ -222,7 +225,7 @@ check(shows_positions)
 #
 # `fixed_positions(prompt_mask)`: (P, L) bool -> (P, L) integers
 #
-# By hand: padding, padding, and three tokens should give 0, 0, 0, 1, 2.
+# By hand: a prompt of two tokens without padding gives 0, 1.
 #
 # Read: [notebook 01](../notebooks/01_logprobs.ipynb).
 
@@ -285,7 +288,7 @@ check(shows_mask)
 #
 # `fixed_mask(completion_ids, eos_token_id, pad_token_id)`: (B, C) integers, two integers -> (B, C) bool
 #
-# By hand, with EOS 6 and pad 6: the mask of 3, 1, 6, 6 should be True, True, True, False.
+# By hand, with EOS 6 and pad 0: the mask of 3, 6, 0, 0 is True, True, False, False.
 #
 # Read: [notebook 05](../notebooks/05_failures.ipynb), "EOS is not trained"; [notebook 01](../notebooks/01_logprobs.ipynb), "The
 # mask: what counts".
@@ -352,7 +355,7 @@ check(shows_best)
 # `fixed_best(weights, updates, accuracies)`: (N,), (S, N), (S,) -> (N,), the weights after the step of the highest accuracy, of
 # several equal ones the first; the arguments stay as they are
 #
-# By hand: the weight 0, two updates of 1, the accuracies 0.9 and 0.5 should give 1.
+# By hand: the weight 0, the updates 1 and 2, the accuracies 0.5 and 0.9 give 3.
 #
 # Read: [notebook 04](../notebooks/04_training.ipynb).
 
@@ -423,8 +426,7 @@ check(shows_ratio)
 # `fixed_ratio(logprobs, num_iterations)`: (U, B, C), an integer -> (U, B, C); the gradient with respect to `logprobs` is checked
 # too
 #
-# By hand, one token and two updates per rollout: the log-probs -2, -1.9, then -1, -1.1 should give the ratios 1, 1.1052, then 1,
-# 0.9048.
+# By hand: one token and a rollout of two updates, with the log-probs -1 and -1.1: the ratios are 1 and exp(-0.1) = 0.9048.
 #
 # Read: [notebook 04](../notebooks/04_training.ipynb), "One rollout, several updates: `num_iterations`"; [notebook
 # 03](../notebooks/03_loss.ipynb), "One step, and what it changes", for the opposite mistake.
