@@ -233,7 +233,7 @@ def _checked(outcome: Outcome, args: dict) -> list[float]:
     if len(values) not in (1, count) or rewards.shape != (count,):
         said = f"wanted is one reward per completion, the shape ({count},), got {tuple(rewards.shape)}"
     elif rewards.is_complex() or not (rewards.double().abs() <= LARGEST).all():
-        said = f"a reward is no number between -{LARGEST:g} and {LARGEST:g}; give every completion one"
+        said = f"one of the rewards is not a number from -{LARGEST:g} to {LARGEST:g}; give every completion such a number"
     else:
         return rewards.double().tolist()
     raise _NoRewards(Outcome(values, args={**args, "said": said}))

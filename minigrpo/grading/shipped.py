@@ -183,7 +183,7 @@ def _only_padding_behind(completion_ids, eos_token_id, pad_token_id):
 
 def _whole_groups(rewards, num_generations):
     if len(rewards) % num_generations:
-        return f"rewards holds {len(rewards)}, which are no whole groups of num_generations = {num_generations}"
+        return f"rewards holds {len(rewards)}, which is no multiple of num_generations = {num_generations}"
     return None
 
 

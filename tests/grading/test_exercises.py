@@ -136,7 +136,7 @@ NOTHING_SHOWS = [
     ("ratio", (UPDATES[:1].expand(4, 2, 3), 2), "whose log-probs are others"),
 ]
 NO_INPUT = [
-    ("groups", (torch.ones(5), 2), "which are no whole groups of num_generations = 2"),
+    ("groups", (torch.ones(5), 2), "which is no multiple of num_generations = 2"),
     ("groups", (torch.ones(4), 2.5), "num_generations holds 2.5"),
     ("groups", (torch.ones(2, 2), 2), "rewards has the shape (2, 2), wanted is (B)"),
     ("groups", (ROW[0] * torch.nan, 3), "rewards holds nan"),
@@ -301,8 +301,8 @@ def test_rewards_that_agree_share_a_run(monkeypatch):
     [
         ([1.0], "wanted is one reward per completion, the shape (32,), got (1,)"),
         ([[1.0]] * 32, "the shape (32,), got (32, 1)"),
-        ([math.nan] * 32, "a reward is no number between"),
-        ([1e300] * 32, "a reward is no number between"),
+        ([math.nan] * 32, "one of the rewards is not a number from"),
+        ([1e300] * 32, "one of the rewards is not a number from"),
         (None, "is a return missing?"),
     ],
 )
