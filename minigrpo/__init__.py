@@ -3,3 +3,4 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__.remove("to_trl")  # minigrpo.to_trl works; ``from minigrpo import *`` does without TRL

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Every name but to_trl, which wants the extra [scale] and says so.
-NAMES = "import minigrpo; print(len([getattr(minigrpo, n) for n in minigrpo.__all__ if n != 'to_trl']), 'names')"
+NAMES = "from minigrpo import *; print(len(dir()), 'names')"
 NO_TRL = (
     "import importlib.util, minigrpo\ntry: minigrpo.to_trl\n"
     "except minigrpo.BadInput as error: print(error)\nelse: print(importlib.util.find_spec('trl'), '[scale]')"
