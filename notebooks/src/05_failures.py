@@ -24,11 +24,21 @@ clinic = read_clinic()  # each run three times, seeds 0, 1 and 2, 120 steps
 # ## Six patients
 #
 # Each patient is a run like those of lesson 04 with **one or two settings changed**, or none. You see the mean and the range of three seeds
-# (orange) beside three healthy runs (blue), and below them ten completions of the last rollout of seed 0 with their rewards.
+# (orange) beside three healthy runs (blue), and below them ten completions of the last rollout of seed 0. *Groups that agree* are groups
+# whose **rewards** are all equal; their answers may differ.
 #
-# Do it in this order. Look at the reward. Ask *how* it was earned: length, completions. Ask whether there is anything left to learn from: groups
-# that agree. Then say **what you would test next**, and only then what is wrong. Write down a guess for each patient before you unfold anything.
+# **Write down a guess for each patient before you unfold anything:**
 #
+# 1. How was the reward earned? Look at the length and the completions.
+# 2. Is anything left to learn from? Look at the groups that agree.
+# 3. What would you test next? Only then: what is wrong?
+#
+# Here you can choose a patient, look at further tests, and check your guess. The same patients follow, one by one, without the buttons.
+
+# %%
+open_clinic(clinic)
+
+# %% [markdown]
 # ### Patient A
 
 # %%
@@ -46,8 +56,8 @@ print(ten_completions(clinic, "A"))
 #
 # **The reward has a leak.** It pays 1 if the right digit occurs *anywhere* in the completion, and completions end after 10 tokens. So the model
 # writes steps until it is cut off. One of them is the digit that it is paid for, and it never answers. No number made from the reward can show
-# this. An accuracy measured by another rule can, and so can reading ten completions. **Cure:** parse strictly, pay nothing for what cannot be
-# parsed, and give a thought the thirteen tokens that it takes.
+# this. An accuracy measured by another rule can, and so can ten completions. **Cure:** pay only for an answer in the right place, and give a
+# thought the thirteen tokens that it takes.
 #
 # </details>
 #
@@ -61,14 +71,14 @@ print(ten_completions(clinic, "B"))
 # %% [markdown]
 # <details><summary>A test, if you want one</summary>
 #
-# A reward of 0 throughout has two possible causes: the answers are all wrong, or they are not recognised. Is any of the ten right? Work out `2*1-6-1-4+1=` from left to right.
+# Either the answers are all wrong, or they are not recognised. Is any of the ten right? Work out `2*1-6-1-4+1=` from left to right.
 #
 # </details>
 # <details><summary>What is wrong</summary>
 #
 # **Right answers are not paid.** The reward's parser looks for `\boxed{6}`, and this model writes `6`. Every reward is 0, every group agrees, and
-# every advantage is 0. So there is no gradient at all, and the policy is the same at step 120 as at step 1. **Cure:** a parser that knows the form
-# in which the model answers, or a prompt that asks for the form that the parser knows. Print the rewards of ten right answers *before* you train.
+# every advantage is 0. So there is no gradient, and the policy is the same at step 120 as at step 1. **Cure:** a parser that knows the model's
+# form, or a prompt that asks for the parser's form. Print the rewards of ten right answers *before* you train.
 #
 # </details>
 #
@@ -83,7 +93,7 @@ print(ten_completions(clinic, "C"))
 # <details><summary>What is wrong</summary>
 #
 # **Nothing.** These are the healthy runs themselves. Nearly all groups agree at the end, and with a high reward that means that the problems are
-# learnt. **With a low reward, the same number means that the run is dead.** You have seen it in B.
+# learnt. **With a low reward, as in B, the same number means that the run is dead.**
 #
 # </details>
 #
@@ -103,9 +113,9 @@ print(ten_completions(clinic, "D"))
 # <details><summary>What is wrong</summary>
 #
 # **The learning rate is too high**: 0.002, ten times the usual one. At first the reward rises, on two seeds faster than in any healthy run. Then
-# the updates become too large for what one rollout can tell, and they damage the skill itself: two seeds go on thinking, but in steps that are
-# wrong, and the third stops thinking. The warning is a **KL that climbs while the reward falls**. **Cure:** a lower rate, from
-# an earlier checkpoint. How much earlier, you will see below.
+# the updates, too large for what one rollout can tell, damage the skill itself: two seeds go on thinking, but in wrong steps, and the third
+# stops thinking. The warning is a **KL that climbs while the reward falls**. **Cure:** a lower rate, from an earlier checkpoint. How much
+# earlier, you will see below.
 #
 # </details>
 #
@@ -124,9 +134,9 @@ print(ten_completions(clinic, "E"))
 # </details>
 # <details><summary>What is wrong</summary>
 #
-# **The good answers are cut off.** A thought has thirteen tokens, and `max_completion_length` is 8. At first one completion in twenty is cut
-# off, which does not look like much. But these were the thoughts, and every one of them earned 0. So the model *learnt not to think*, and the share that is cut
-# off **falls**, as if the trouble were going away. **Cure:** a longer limit.
+# **The good answers are cut off.** A thought has thirteen tokens, and `max_completion_length` is 8. At first only one completion in twenty is
+# cut off. But these were the thoughts, and every one of them earned 0. So the model *learnt not to think*, and the share that is cut off
+# **falls**, as if the trouble were going away. **Cure:** a longer limit.
 #
 # </details>
 #
@@ -146,16 +156,9 @@ print(ten_completions(clinic, "F"))
 #
 # </details>
 #
-# Here you can choose a patient, look at further tests, and check your guess:
-
-# %%
-open_clinic(clinic)
-
-# %% [markdown]
 # ## The answers, three seeds each
 #
-# (Do not scroll down before you have guessed.) Means of the last ten steps, the lowest and the highest of three seeds. *accuracy* is measured by
-# the strict rule, whatever the patient was paid for.
+# Means of the last ten steps, the lowest and the highest of three seeds. *accuracy* is the reward of lesson 04, whatever the patient was paid for.
 
 
 # %%
@@ -183,11 +186,11 @@ print("patients:", PATIENTS)
 table(PATIENTS.values(), ["reward", "accuracy", "kl", "frac_reward_zero_std"])
 assert end("leaky", "reward")[0] > 0.9 and end("leaky", "accuracy")[1] < 0.1
 assert all(end(name, "accuracy")[1] < 0.4 for name in PATIENTS.values() if name != "healthy")
-assert end("healthy", "accuracy")[0] > 0.9  # and this is the cure of every other one
+assert end("healthy", "accuracy")[0] > 0.9
 
 # %% [markdown]
-# The cure of each patient is the setting of the healthy run: a limit of 16 tokens, the strict reward, a learning rate of 2e-4. Its three seeds are the
-# row *healthy*. And here is what the panels of D, E and F did not show, seed by seed:
+# The row *healthy* shows what the cure does: a limit of 16 tokens, the reward of lesson 04, a learning rate of 2e-4. And here is what the
+# panels of D, E and F did not show, a number for each seed:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -209,9 +212,9 @@ assert sorted(early)[1] > max(healthy) and min(first) > max(last)  # on two of t
 # %% [markdown]
 # ## Silent groups
 #
-# B never learns and F has stopped, because their groups agree. `reward_std` in a log, the standard deviation over the whole rollout, need not show
-# it. **Write down:** two groups of four, one all wrong, one all right. What is the standard deviation of the eight rewards, and what are the eight
-# advantages?
+# B never learns and F has stopped, because their groups agree: they are **silent**. The `reward_std` of a log, taken over the whole rollout,
+# need not show it. **Write down:** two groups of four, one all wrong, one all right. What are the standard deviation of the eight rewards and
+# the eight advantages?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -222,13 +225,15 @@ print(f"reward_std {rewards.std():.2f}, advantages {advantages.tolist()}")
 assert not advantages.any()
 
 # %% [markdown]
-# The standard deviation is as large as it can be, and there is no gradient at all. So you need another number:
+# The standard deviation is as large as it can be, and there is no gradient. So you need another number:
 #
 # ### You write it
 #
-# `rewards` is (B,), `group_ids` (B,). Return the share of *groups* whose rewards are all equal. Groups may differ in size, and their rows come in any
-# order. By hand: the eight rewards above give 1; if one of the wrong answers were right, 0.5. One trap: the standard deviation of equal floats need
-# not be exactly 0, so compare the rewards themselves.
+# Both arguments are (B,). Return the share of *groups* whose rewards are all equal.
+#
+# - Groups may differ in size, their rows come in any order, and their ids may be any numbers.
+# - The standard deviation of equal floats need not be exactly 0, so compare the rewards themselves.
+# - By hand: the eight rewards above give 1; if one of the wrong answers were right, 0.5.
 
 
 # %%
@@ -254,7 +259,8 @@ answer
 #
 # </details>
 #
-# In a log it is called `frac_reward_zero_std`. Lesson 02 expected $p^G + (1-p)^G$, if each answer is right with probability $p$. Drawn and counted, with 500 groups each:
+# A log calls it `frac_reward_zero_std`. Lesson 02 expected $p^G + (1-p)^G$, if each answer is right with probability $p$. Drawn and counted,
+# with 500 groups each:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -276,8 +282,8 @@ for chance in (0.02, 0.22, 0.98):
 #
 # ## `minigrpo diagnose`
 #
-# You need not do this alone. `mg.diagnose` reads the metrics of a run, of this package or of TRL, and says what it sees, what that means and what to
-# do. First it gets what a trainer logs, without the strict accuracy; in the last line it gets the accuracy of A as well:
+# `mg.diagnose` reads the metrics of a run, of this package or of TRL, and says what it sees, what that means and what to do. First it gets what
+# a trainer logs, without the accuracy; in the last line it gets the accuracy of A as well:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -291,9 +297,8 @@ print("A, its accuracy logged too:", told)
 assert told == "The reward rises and the true score falls."
 
 # %% [markdown]
-# From the curves alone it names the fault of D and F, says of A and B where to look, and leaves C alone. E it only suspects: it cannot read what was
-# cut off. It knows more if you log a true score as well, as the last line shows. It also lists what looks alarming and is normal, such as a loss
-# of 0, or a `clip_ratio` of 0 with one update per rollout.
+# From the curves alone it names the fault of D and F, says of A and B where to look, and leaves C alone. E it only suspects: it cannot read what
+# was cut off. **It knows more if you log a true score as well**, as the last line shows.
 #
 # The whole finding of patient D. In brackets: how sure it is, and whether something is wrong or the log alone cannot tell.
 
@@ -303,8 +308,8 @@ print(mg.diagnose(clinic.runs["high-rate"][0]).text)
 # %% [markdown]
 # ## Too late to cure?
 #
-# Patient D breaks after step 15 or so. **Write down:** you notice at step 40, lower the learning rate to the healthy value and go on from there. Does
-# it recover? And what if you go back to step 10? Both are forks of the run. Both were made, with three seeds and up to step 80:
+# Patient D breaks after step 15 or so. **Write down:** you notice at step 40, lower the learning rate to the healthy value and go on from there.
+# Does it recover? And if you go back to step 10? Both forks were made, with three seeds and up to step 80:
 
 # %%
 groups = {"as it was": "high-rate", "fork at step 10": "fork-at-10", "fork at step 40": "fork-at-40"}
@@ -321,9 +326,9 @@ assert recovered == [True, True, False] and end("fork-at-40", "accuracy")[1] < 0
 assert [rows[4]["kl"] > 1 for rows in clinic.runs["high-rate"]] == [False, False, True]
 
 # %% [markdown]
-# From step 40 none recovers: in most groups all answers are wrong, so there is next to nothing left to learn from. From step 10 two seeds recover
-# completely. The third has not by step 80, and its KL suggests why: it was above 1 nat per token at step 5 already. **So go back to before the KL
-# climbs, not just to before the reward falls.**
+# From step 40 none recovers: in most groups all answers are wrong, so next to nothing is left to learn from. From step 10 two seeds recover.
+# The third has not by step 80, and its KL suggests why: at step 5 it was above 1 nat per token already. **So go back to before the KL climbs,
+# not just to before the reward falls.**
 #
 # With a run of your own, in a terminal (a minute in all):
 #
@@ -335,8 +340,8 @@ assert [rows[4]["kl"] > 1 for rows in clinic.runs["high-rate"]] == [False, False
 #
 # ## Mistakes that no curve shows
 #
-# The next mistakes raise no error. In the first one the mask leaves out the EOS, so it gets no gradient. Three seeds were trained like that for 80
-# steps. **Write down** what you expect of the length and of the share that is cut off, beside the same run done right.
+# Three mistakes that raise no error follow. Take the first: the mask leaves out the EOS, so it gets no gradient. Three seeds were trained like
+# that for 80 steps. **Write down** what you expect of the length and of the share that is cut off, beside the same run done right.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -346,15 +351,15 @@ table(["all right", "eos-masked-out"], columns)
 assert end("eos-masked-out", columns[2])[1] < 0.05 and end("eos-masked-out", columns[1])[1] < 13
 
 # %% [markdown]
-# The lengths are nearly the same, hardly anything is cut off, and the accuracy is a few hundredths lower, for which you would hardly blame a mask.
-# This model knew when to stop before GRPO began. A model that does not know would get no gradient to learn it from.
+# The lengths are nearly the same, hardly anything is cut off, and the accuracy is only a few hundredths lower. This model knew when to stop
+# before GRPO began. A model that does not know would get no gradient to learn it from.
 #
-# So do not look for such mistakes in curves. Test for them, on one small batch, before you train.
+# **So do not look for such mistakes in curves. Test for them, on one small batch, before you train.**
 #
 # ### EOS is not trained
 #
-# Many tokenizers pad with EOS, and a mask made by `ids != pad` then drops the EOS as well. The test: the mask's sums must be the lengths *with* EOS.
-# (The answers are drawn at temperature 0.7, for the third test.)
+# Many tokenizers pad with EOS, and a mask made by `ids != pad` then drops the EOS as well. **The test:** the mask's sums must be the lengths
+# *with* EOS. (The answers are drawn at temperature 0.7, for the third test.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -371,7 +376,8 @@ assert torch.equal(mg.completion_mask(padded, tokenizer.eos_token_id), counts)
 # %% [markdown]
 # ### Padding in the mean
 #
-# If padding counts, the gradient of a completion depends on how long its neighbours are. The test: append ten columns of padding; the loss must not change.
+# If padding counts, the gradient of a completion depends on how long its neighbours are. **The test:** append ten columns of padding; the loss
+# must not change.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -387,7 +393,7 @@ assert package[0] == package[1]
 # %% [markdown]
 # ### The temperature is missing from the log-probs
 #
-# The answers above were sampled at temperature 0.7. Before any update, the ratio of every token must be 1:
+# The answers above were sampled at temperature 0.7. **The test:** before any update, the ratio of every token must be 1.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -401,8 +407,8 @@ for temperature in (1.0, 0.7):
     )
 
 # %% [markdown]
-# Scored at 1, the *mean* is nearly right all the same: over draws from q, the mean of p/q is 1 for any p. So the test compares the sampler's log-probs
-# with the scored ones **token by token**.
+# Scored at 1, the *mean* is nearly right all the same: over draws from q, the mean of p/q is 1 for any p. So compare the sampler's log-probs with
+# the scored ones **token by token**.
 #
 # Exercise [ex05](../exercises/ex05_diagnosis.ipynb) has six mistakes of this kind that were shipped in code that people use.
 #

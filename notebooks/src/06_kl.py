@@ -29,9 +29,9 @@ plt.show()
 #
 # ## A policy that has moved
 #
-# The reward moves a policy towards whatever the reward function likes, its mistakes included; lesson [05](05_failures.ipynb) showed where
-# that ends. So GRPO adds a second force, which holds the policy near a **reference**: a frozen copy from before training. To see what that
-# force has to hold, train for 40 steps without it (β = 0), at 2.5 times the usual learning rate:
+# The reward moves a policy towards whatever the reward function likes, mistakes of the function included (lesson [05](05_failures.ipynb)).
+# So GRPO adds a second force, which holds the policy near a **reference**: a frozen copy from before training. First train for 40 steps
+# without it (β = 0), at 2.5 times the usual learning rate:
 
 # %%
 reference, tokenizer = mg.load_policy("tiny")
@@ -68,8 +68,8 @@ plt.show()
 assert kl[0, 0] > kl[0, 1:].max()
 
 # %% [markdown]
-# At the first one, where the policy decides whether to think: that is the decision that training changed. All four rows agree in the first
-# column, because a KL belongs to a *position*. It compares two distributions over the whole vocabulary, whichever token was then drawn.
+# At the first one, where the policy decides whether to think: that decision is what training changed. All four rows agree in the first
+# column, because a KL belongs to a *position*: it compares two distributions over the whole vocabulary, whichever token was then drawn.
 #
 # ## Two KLs
 #
@@ -88,7 +88,7 @@ torch.testing.assert_close(torch.nn.functional.kl_div(p.log(), q, reduction="sum
 # (Mind the last line: PyTorch's `kl_div(log p, q)` is KL(q ‖ p).) So which of the two should hold a policy?
 #
 # **Write down:** a reference writes A 60 %, B 39 % and C 1 % of the time. One policy writes C half of the time. Another has given up B.
-# Which KL is large for the first, and which for the second?
+# Which KL is large for the first, and which for the second? (Look at the left and middle panels. The right ones come at the end of the lesson.)
 
 # %%
 _, axes = plt.subplots(2, 3, figsize=(10, 5.4), layout="constrained", width_ratios=(1, 1, 1.5))
@@ -99,9 +99,9 @@ axes[1, 0].set_title("gives up one of its habits", fontsize=9, loc="left")
 plt.show()
 
 # %% [markdown]
-# Look at the two middle panels; the right ones come later. **KL(policy ‖ reference) is large where the policy writes what the reference
-# hardly ever would. KL(reference ‖ policy) is large where the policy has given up what the reference does.** Drag the policy yourself (three
-# weights, scaled to a sum of 1) and try to make one KL small and the other large:
+# **KL(policy ‖ reference) is large where the policy writes what the reference hardly ever would. KL(reference ‖ policy) is large where the
+# policy has given up what the reference does.** Drag the policy yourself (three weights, scaled to a sum of 1) and try to make one KL small
+# and the other large:
 
 # %%
 mg.drag_policy()
@@ -164,19 +164,17 @@ for b in (0.04, 0.2, 0.4, 1.0):
     ax.plot(spent[i], reward[i], "o", color="#D55E00")
     ax.annotate(f"β = {b}", (spent[i], reward[i]), xytext=(6, -10), textcoords="offset points")
 ax.set(xlabel="KL spent (nats)", ylabel="mean reward", xlim=(0, 3.4))
+ax.set_title("A smaller β buys more reward, for more KL", loc="left", fontsize=10)
 plt.show()
+
+# %% [markdown]
+# Each point is the best policy for its β, and **β is the slope of the curve there: you spend KL as long as one more nat buys more than β of
+# reward.** (The assert on `slope` checks it.) At DeepSeekMath's β of 0.04 the best policy always thinks. Five recorded runs with this β paid
+# that price:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 print(f"always to think costs log(1 / 0.06) = {math.log(1 / 0.06):.2f} nats")
-
-# %% [markdown]
-# Each point is the best policy for its β, and the last assert says what β is: **the slope of this curve. You spend KL as long as one more
-# nat buys more than β of reward.** At DeepSeekMath's β of 0.04 the best policy always thinks, for 2.8 nats. Five recorded runs with
-# this β paid that price:
-
-# %%
-# NBVAL_CHECK_OUTPUT
 runs = [mg.read_metrics(f"runs/seed-{seed}.jsonl")[-40:] for seed in range(5)]
 nats = [sum(row["kl"] * row["completions/mean_length"] for row in run) / 40 for run in runs]
 print("nats per completion, last 40 steps of each run:", [round(x, 1) for x in nats])
@@ -188,8 +186,8 @@ assert all(abs(x - math.log(1 / 0.06)) < 0.4 for x in nats)
 # ## One token is enough for an estimate
 #
 # `kl_exact` sums over 258 tokens. With a vocabulary of 150,000 you would rather not keep all those logits twice. But an average can be
-# estimated from draws, and the log-probs of the drawn tokens are there anyway. With $r = \pi_{ref}/\pi$ for the drawn token, not the ratio
-# of lesson 03 (Schulman 2020):
+# estimated from draws, and the log-probs of the drawn tokens are there anyway. With $r = \pi_{ref}/\pi$ for the drawn token (*not* the ratio
+# of lesson 03), Schulman (2020) has:
 #
 # $$k_1 = -\log r \qquad k_2 = \tfrac12 (\log r)^2 \qquad k_3 = r - 1 - \log r$$
 #
@@ -199,7 +197,7 @@ assert all(abs(x - math.log(1 / 0.06)) < 0.4 for x in nats)
 #
 # ### You write it
 #
-# `k3` is the one in the GRPO paper. Both arguments are (B, C) log-probs. By hand: policy 0.5 and reference 0.25 give r = 0.5 and
+# `k3` is the one in the GRPO paper. Both arguments are (B, C) **log**-probs. By hand: policy 0.5 and reference 0.25 give r = 0.5 and
 # k3 = 0.1931; exchanged, r = 2 and k3 = 0.3069.
 
 
@@ -262,6 +260,7 @@ for (name, batch), marker, color in zip(
 ):
     ax.plot(range(1, 17), batch, marker, color=color, label=name, markersize=7)
 ax.set(xlabel="batch of 64 completions", ylabel="nats per completion", ylim=(0, None))
+ax.set_title("Here k1 is steady", loc="left", fontsize=10)
 ax.legend(ncols=3)
 plt.show()
 assert batches["k1"].std() < batches["k3"].std() / 3
@@ -269,8 +268,9 @@ assert batches["k3"].median() < batches["exact"].mean() - 0.1 and batches["k3"].
 
 # %% [markdown]
 # k3 is too low in most batches and far too high in a few. The policy nearly always thinks now, and for such a frequent choice k3 says too
-# little. The rest of the KL is in the guesses, which the policy has given up: they are hardly ever drawn, and then they count enormously. k1
-# is steady here. (Near the reference it is the other way round, and k3 is steady.) **minigrpo logs k1.** TRL logs k3, times the ratio that comes next.
+# little. The rest of the KL is in the guesses: they are hardly ever drawn now, and then they count enormously. (Near the reference it is the
+# other way round, and k3 is steady.) **minigrpo logs k1, but does not train with it**; you will see why. TRL logs k3, times the ratio that
+# comes next.
 #
 # ## A right value is not a right gradient
 #
@@ -280,8 +280,8 @@ assert batches["k3"].median() < batches["exact"].mean() - 0.1 and batches["k3"].
 #
 # **Write down:** the mean of k1 is right, and in the loss k1 does nothing. Why? (The reason is in lesson 02.)
 #
-# You need no samples if you go through everything that can be written. Take completions of two tokens from a vocabulary of three: there are
-# nine. Row 0 of `theta` holds the logits of the first token. Each of the other rows holds those of the second token, after one of the three.
+# You need no samples if you go through everything that can be written. Completions of two tokens from a vocabulary of three: there are
+# nine. Row 0 of `theta` holds the logits of the first token, and each other row those of the second token, after one of the three.
 
 # %%
 theta = torch.randn(4, 3, generator=mg.seeded(17), dtype=torch.float64).requires_grad_()
@@ -297,9 +297,13 @@ def gradient(score):
 
 
 # %% [markdown]
-# What should the gradient be? There are **two yardsticks**. The first is the KL of *whole completions*, as in the objective. A policy can
-# lower it in two ways: by what it writes after a given beginning, and by which beginnings it writes. The second yardstick is the KL of the
-# *next token*. It counts only the first way, and takes the beginnings as they were drawn (`detach`).
+# What should the gradient be? There are **two yardsticks**:
+#
+# - The KL of *whole completions*, as in the objective. A policy can lower it by what it writes after a given beginning, and by which
+#   beginnings it writes.
+# - The KL of the *next token*. It counts only what is written next, and takes the beginnings as they were drawn (`detach`).
+#
+# In the table below, the first column says what you may log, and the other three what you may train with.
 
 # %%
 ref = mg.token_logprobs(ref_theta[rows], ids)
@@ -359,8 +363,8 @@ other_way = gradient(lambda logp, prob: prob.detach() * mg.kl_exact(ref_theta[ro
 torch.testing.assert_close(in_loss("k3"), other_way)  # KL(reference || policy)
 
 # %% [markdown]
-# Why? The mean over draws depends on the policy in two ways: through the estimate at each token, and through *how often each token is
-# drawn*. Differentiating the estimate sees only the first.
+# **Train with k3_ratio: its value and its gradient are both right.** Why do the others fail? The mean over draws depends on the policy in two
+# ways: through the estimate at each token, and through *how often each token is drawn*. Differentiating the estimate sees only the first.
 #
 # - **k1** in the loss has the gradient of log π, whose mean over the policy's draws is 0: it is the baseline of lesson 02 again. In the
 #   reward k1 is exactly right, for whole completions. (There k3_ratio is just k3, since the ratio is 1.)
@@ -368,7 +372,6 @@ torch.testing.assert_close(in_loss("k3"), other_way)  # KL(reference || policy)
 #   towards B, which was given up. (k1 has no bars, because it does not pull.)
 # - **k3_ratio** in the loss has the missing part, by the gradient of its ratio. It comes from DeepSeek-V3.2
 #   ([arXiv:2512.02556](https://arxiv.org/abs/2512.02556), 3.1), and is the default here and in TRL (`use_bias_correction_kl`).
-#   **Train with k3_ratio.**
 # - **k2** in the loss has the same gradient, as long as the policy is the one that drew the tokens. Its value is wrong.
 #
 # In the loss no estimator gets the KL of whole completions right: each token answers for its own position, and not for where it leads. If you
@@ -377,8 +380,8 @@ torch.testing.assert_close(in_loss("k3"), other_way)  # KL(reference || policy)
 #
 # ### What the wrong gradient costs
 #
-# One decision with six answers, two of them right. We follow the expected gradient for 2,000 steps at β = 0.5, and compare with the known
-# optimum:
+# One decision with six answers, 0 to 5, of which 3 and 5 are right. We follow the expected gradient for 2,000 steps at β = 0.5, and compare
+# with the known optimum:
 
 # %%
 six = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04]).double().log()
@@ -408,9 +411,9 @@ torch.testing.assert_close(mg.kl_exact(near, six), mg.kl_exact(six, near), rtol=
 table
 
 # %% [markdown]
-# With k1 in the loss the policy ends in a corner, at 2.3 nats, as if there were no penalty. With `k3_ratio` it ends on the optimum, and with
-# k3 beside it, at a third more KL. Near the reference the two KLs hardly differ (the last assert), and DeepSeekMath was trained with k3. But
-# `k3_ratio` costs no more, and it pulls the right way further out too.
+# With k1 in the loss the policy ends in a corner, as if there were no penalty. With `k3_ratio` it ends on the optimum, and with k3 beside it, at
+# a third more KL. Near the reference the two KLs hardly differ (the last assert), and DeepSeekMath was trained with k3. But `k3_ratio` costs
+# no more, and pulls the right way further out too.
 #
 # ## In the words of the field
 #

@@ -47,7 +47,7 @@ pd.DataFrame(records[shown])[["prompt", "response", "reward"]]
 # ## The snippet that trains nothing
 #
 # This course began with a few lines for such records, here in our words. They are meant to maximise
-# $\mathbb{E}[R - \beta\,KL(\pi\,\|\,\pi_{ref})]$. They run, and they print a loss. **Write down:** what will they learn?
+# $\mathbb{E}[R - \beta\,KL(\pi\,\|\,\pi_{ref})]$. They run, and they print a loss. **Write down:** why do they learn nothing?
 
 # %%
 reference, tokenizer = mg.load_policy("tiny")
@@ -64,8 +64,11 @@ def snippet(model, batch, beta=0.4):
 
 
 # %% [markdown]
-# Do not look at the loss. **Ask what its gradient depends on.** Three tests: is there a gradient at the start? Does it change if all rewards
-# change their sign? And if the responses change places?
+# Do not look at the loss. **Ask what its gradient depends on**, with three tests:
+#
+# 1. Is there a gradient at the start?
+# 2. Does it change if all rewards change their sign?
+# 3. Does it change if the responses change places?
 
 # %%
 moved = copy.deepcopy(reference)  # at the start the KL has no gradient, so test a little away from it
@@ -101,7 +104,7 @@ assert found == {"gradient at start": 0.0, "sees rewards": False, "sees response
 found
 
 # %% [markdown]
-# Three times no. The reward is a plain number: no path leads from it to a weight. The response is never read. Only the KL has a gradient. It
+# Three times no. The reward is a plain number that depends on no parameter. The response is never read. Only the KL has a gradient, but it
 # starts at its minimum, it is the wrong one of the two (KL(reference ‖ policy), lesson 06), and it is averaged over length *and vocabulary*,
 # which makes β hundreds of times too weak.
 #
@@ -149,8 +152,8 @@ assert table["sees rewards"].tolist() == table["sees responses"].tolist() == [Fa
 table
 
 # %% [markdown]
-# Does it learn? The same plain loop takes the snippet and its repair. The score is the share of full and right equations on 80 questions
-# that no record asks.
+# Does it learn? The same plain loop takes the snippet and its repair. We measure the share of full and right equations on 80 questions that no
+# record asks.
 
 # %%
 task = mg.sums_task()
@@ -197,10 +200,11 @@ print(f"the ratio of a whole response: from {ratios.min():.0e} to {ratios.max():
 assert ratios.min() < 1e-6 and ratios.max() > 2
 
 # %% [markdown]
-# Some records the policy would hardly write any longer; others count several times. So in practice the ratio is taken per token, and clipped
-# as in lesson 03, with the *writer* in the place of the sampler. **That is repair 5.** It needs the probability that the writer gave to each
-# token. Here you know it, because the reference wrote the records (`triples_writer="reference"`). Mostly you do not. Then the ratio compares
-# with the policy as it was when the current pass over the file began, and so it is 1 again at the start of each pass.
+# Some records the policy would hardly write any longer; others count several times.
+#
+# **Repair 5: take the ratio to the writer per token, and clip it** as in lesson 03. For this you must know the probability that the writer gave
+# to each token. Here you do, because the reference wrote the records (`triples_writer="reference"`). If you do not (*writer unknown*), the
+# ratio can only compare with the policy at the start of the current pass over the file, and each new pass begins at a ratio of 1.
 #
 # Both were recorded at two values of β, 200 steps each, one seed, everything else equal. A *right answer* in the left panel is a full and
 # right equation.
@@ -230,13 +234,12 @@ assert (table["KL at the end"].iloc[[0, 2]] > 3 * table["KL at the end"].iloc[[1
 table
 
 # %% [markdown]
-# Without the ratio to the writer, more answers are right at first, and the policy moves several times as far. Then it loses again: 0.06 at
-# β = 0.4, and 0.26 at β = 0.04, most of what it had gained. One reason: a bad answer stays in the file, and each pass pushes it down once
-# more, though the policy hardly writes it any longer.
+# **Without the ratio to the writer, the policy goes far and falls back.** It loses 0.06 at β = 0.4, and 0.26 at β = 0.04, most of what it had
+# gained. One reason: a bad answer stays in the file, and each pass pushes it down once more, though the policy hardly writes it any longer.
 #
-# With the ratio the policy stays close and loses less, 0.01 and 0.05. But the clip that makes it safe also stops it early: a token that has
-# become 1.2 times as likely as its writer made it is pushed no further, and good answers should become far more likely than that. At β = 0.4
-# the safe run even ends *below* the other one.
+# **With the ratio, it stays close, loses less, and stops early.** A token that has become 1.2 times as likely as its writer made it is pushed
+# no further, and good answers should become far more likely than that. At β = 0.4 the safe run even ends *below* the other one. So neither
+# is good enough.
 #
 # ## The optimum is known, so go there
 #
@@ -250,7 +253,8 @@ table
 #
 # ### You write it
 #
-# The weights $w$, with a mean of 1. Rewards may be large: R/β = 1000 must not overflow. By hand: rewards 5 and 3 at β = 2 give 1.4621 and 0.5379.
+# Return the weights $w$, with a mean of 1. Rewards may be large: R/β = 1000 must not overflow. By hand: rewards 5 and 3 at β = 2 give 1.4621
+# and 0.5379.
 
 
 # %%
@@ -303,8 +307,8 @@ last = [run[-1]["accuracy"] for (run,) in same_beta.values()]
 assert last[2] > last[3] > last[0] + 0.2 > last[1] + 0.2
 
 # %% [markdown]
-# *Weighted* is the best by far. Mind the *sum* over tokens: the log-prob of a response is a sum, and with a mean each of the two tokens of `2⏎`
-# would weigh five times as much as each of the ten of an equation.
+# The weighted loss is the best by far. Mind the *sum* over tokens: the log-prob of a response is a sum, and with a mean each of the two tokens
+# of `2⏎` would weigh five times as much as each of the ten of an equation.
 #
 # At β = 0.4 the optimum is nearly all full equations. A larger β keeps more of the old mixture of *full*, *bare* and *rest*, and the formula
 # says how much. With 4,096 records and β = 2, recorded:
@@ -320,8 +324,8 @@ plt.show()
 assert all(abs(bars["after"][kind] - bars["predicted optimum"][kind]) < 0.05 for kind in bars["after"])
 
 # %% [markdown]
-# **The price of offline data:** no record shows what the policy would say *now*. If somebody else wrote the records, you move towards *their*
-# manner. And from a few hundred records the policy can also learn by heart which question got which answers.
+# **The price of offline data:** no record shows what the policy would say *now*, and if somebody else wrote the records, you move towards
+# *their* manner. From a few hundred records the policy can also learn by heart which question got which answers.
 #
 # ## Chats, and scores from people
 #
@@ -340,8 +344,8 @@ row = mg.logged_rollout(tokenizer, pair[:1], longest=256)
 print("counts:", repr(tokenizer.decode(row.completion_ids[0][row.completion_mask[0]])))
 
 # %% [markdown]
-# Score ten answers yourself: buttons, or the keys 1 to 5. Each score is on disk before the next answer appears, and the file goes straight
-# into `load_triples` or `minigrpo train --triples FILE`.
+# Score ten answers yourself, with the buttons or the keys 1 to 5. Each score is on disk before the next answer appears, and the file goes
+# straight into `load_triples` or `minigrpo train --triples FILE`.
 
 # %%
 mg.rate(records.select(range(10)), tempfile.mkdtemp() + "/mine.jsonl")
@@ -349,8 +353,8 @@ mg.rate(records.select(range(10)), tempfile.mkdtemp() + "/mine.jsonl")
 # %% [markdown]
 # ## Scores from a model
 #
-# People are slow. A **reward model** learns their scores. It is the same GPT-2, with one number in the place of the vocabulary, fitted to the
-# scores (*regression*, as here) or to which of two answers is better (*Bradley-Terry*).
+# People are slow, so a **reward model** learns their scores. It is the same GPT-2 with one number in the place of the vocabulary, fitted to
+# the scores (*regression*, as here) or to which of two answers is better (*Bradley-Terry*).
 
 # %%
 from minigrpo.reward_model import split_by_prompt
@@ -365,14 +369,15 @@ print(f"pairs of unseen prompts in the right order: {untrained:.2f} -> {trained:
 assert trained > 0.8
 
 # %% [markdown]
-# Is that good enough to be the reward of a run in which the policy writes again, as in lesson 04? **Write down** what the true score will do
-# while the policy climbs the model's score. Recorded, three seeds, each with a reward model of its own:
+# Now let this model be the reward of a run in which the policy writes again, as in lesson 04. **Write down** what the true score will do while
+# the model's score rises. Recorded, three seeds, each with a reward model of its own:
 
 # %%
 hacked = [mg.read_metrics(f"runs/hacking-{seed}.jsonl") for seed in range(3)]
 ax = mg.plot_metric(hacked, "learnt", label="the reward model's score")
 mg.plot_metric(hacked, "true", ax=ax, label="the true score", color="#D55E00", linestyle="--")
 ax.set(xlabel="step (optimizer updates)", ylabel="mean score of a batch")
+ax.set_title("The model's score rises on, the true one falls", loc="left", fontsize=10)
 ax.legend()
 plt.show()
 
@@ -392,15 +397,15 @@ examples = [(seed, *row) for seed, run in enumerate(hacked) for row in run[-1]["
 pd.DataFrame(examples, columns=["seed", "prompt", "completion", "model's score", "true score"])
 
 # %% [markdown]
-# Each has the form of a good answer and the wrong sum, and the reward model gives it about 5. That is **reward hacking**. The model ordered the
-# answers of the *old* policy correctly, and the new policy goes where the model is wrong. What helps: let people check a few answers along
-# the way, and stop where this true score is best; train the reward model again on what the policy writes now; raise β.
+# Each has the form of a good answer and the wrong sum, and the reward model gives it about 5. That is **reward hacking**. The model ordered
+# the *old* policy's answers correctly, and the new policy goes where the model is wrong. What helps: let people score a few answers along the
+# way and stop where this true score is best; train the reward model again on what the policy writes now; raise β.
 #
 # ## In the words of the field
 #
 # - **Off-policy**: learning from what another policy, the **behaviour policy**, wrote. **Offline**: from a fixed file. **Importance sampling**:
 #   the ratio that corrects for it. **Surrogate**: an objective with the right gradient at one point only.
-# - *Weighted* is known as **reward-weighted regression**, or advantage-weighted (AWR); with weights of 0 and 1 it is **rejection sampling** and
+# - The weighted loss is known as **reward-weighted regression**, or advantage-weighted (AWR); with weights of 0 and 1 it is **rejection sampling** and
 #   SFT. It minimises a *forward* KL, from the optimum to the policy. **DPO** starts from the same optimum, with pairs in the place of scores.
 # - **RLHF**: people's scores, a reward model (often **Bradley-Terry**), then PPO or GRPO with a KL penalty. **Reward hacking**,
 #   **over-optimisation**, **Goodhart's law**: the learnt score rises and the true one falls.
@@ -409,7 +414,7 @@ pd.DataFrame(examples, columns=["seed", "prompt", "completion", "model's score",
 #
 # 1. A loss goes down for 1,000 steps and the model does not get better. What do you test first?
 #    <details><summary>Answer</summary>What the gradient depends on: change the sign of the rewards, swap the responses. If nothing changes, nothing can be learnt from them.</details>
-# 2. You double all scores. What must you change to get the same policy from <i>weighted</i>?
+# 2. You double all scores. What must you change to get the same policy from the weighted loss?
 #    <details><summary>Answer</summary>Double β: only R / β enters.</details>
 # 3. Our reward model orders nine of ten pairs correctly. Why does that not protect you?
 #    <details><summary>Answer</summary>Nine of ten holds for answers like those it was trained on. Training moves the policy to where the model's score is highest, and that is where its mistakes are.</details>

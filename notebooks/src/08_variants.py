@@ -115,7 +115,7 @@ for name, advantages in {"plain": plain, "filtered": plain * ended, "punished": 
 # %% [markdown]
 # Filtering silences one row and leaves the others alone. Punishment pushes the cut-off answer down harder, and *changes the push on the whole group*: the wrong answer that did end is now blamed less than a third as hard.
 #
-# How many more prompts would dynamic sampling draw? We read the recorded runs of this lesson, and ask those of GRPO:
+# How many more prompts would dynamic sampling draw? The recorded GRPO runs tell:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -201,9 +201,10 @@ for r in (0.5, 1.5, 10.0):
 # $$\bar d \pm 2.78 \cdot \frac{\text{std}(d_1, \ldots, d_5)}{\sqrt 5}$$
 #
 # That is for one comparison. **If you test four methods that are in truth no better than GRPO, there is a chance of up to 19 % that at least one looks different** (1 - 0.95⁴, if the tests were independent). The simplest repair shares the 5 % among the four (Bonferroni), and the factor becomes 4.31.
-# The plot below is called a *forest plot*: a dot for each seed, the mean, the plain interval as a thick line and the wider, shared one as a thin line. A row is grey where chance alone could explain it.
 #
-# **Write down** which three you expect above zero, and why.
+# The plot below is a *forest plot*: a dot for each seed, the mean, the plain interval as a thick line and the wider, shared one as a thin line. **A row is grey where chance alone could explain it.**
+#
+# **Write down** which of the four you expect above zero, and why.
 
 # %%
 score = {
@@ -225,7 +226,8 @@ for name, differences in four.items():
 
 # %%
 LABEL = "mean reward minus GRPO's (five seeds)"
-mg.plot_forest(four, comparisons=4, label=LABEL)
+ax = mg.plot_forest(four, comparisons=4, label=LABEL)
+ax.set_title("Three of four learn faster than GRPO", loc="left", fontsize=10)
 plt.show()
 
 # %% [markdown]
@@ -282,7 +284,7 @@ plt.show()
 # **A larger learning rate does as much as the best change of formula**, though all its runs end below GRPO's mean. So if you compare two methods, tune the learning rate of both. With that same rate, CISPO's mean over all updates still looks harmless, but three of its five runs end below 0.7.
 # A mean over seeds hides that, so look at each.
 #
-# A named method seldom changes one thing only. Without the standard deviation, advantages are smaller: in a group that is split in half, about half as large (squares that add up to 2 against 7, above). Next to them the KL of `dr_grpo` weighs twice as much.
+# A named method seldom changes one thing only. Without the standard deviation, the advantages of a group that is split in half are about half as large (see above), so the KL of `dr_grpo` weighs twice as much beside them.
 #
 # ## When every step is scored: process supervision
 #
