@@ -5,10 +5,12 @@ import hashlib
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import sysconfig
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from minigrpo.config import BadInput
 from minigrpo.grading import sandbox, submission
 from minigrpo.grading.check import questions
 from minigrpo.grading.compare import run
+from minigrpo.grading.exam import Exam
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(sysconfig.get_path("purelib"))
@@ -143,12 +146,12 @@ def arena(how, tmp_path, monkeypatch):
     def stop(*_):
         raise Hung("grade_file hangs")
 
-    def grade(path, seed=3, longest=LONGEST):
+    def grade(path, seed=3, longest=LONGEST, exam=None):
         before = [snapshot(folder) for folder in (tmp_path, ROOT / "minigrpo" / "grading", ROOT / "solutions")]
         former = signal.signal(signal.SIGALRM, stop)
         signal.alarm(longest)
         try:
-            report = submission.grade_file(path, "mallory", how, seed)
+            report = submission.grade_file(path, "mallory", how, seed, exam=exam)
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, former)
@@ -429,15 +432,61 @@ tempered_ratio = Odd()
 RUINS = {"torch's comparisons patched": {"ex01.1", "ex01.3"}, "Tensor.abs gives zero, item gives the answer": set()}
 
 
-@pytest.mark.parametrize("name", ATTEMPTS)
-def test_an_attempt_earns_nothing(arena, tmp_path, name):
+# Those that change nothing but their own answers share a worker, which takes as long to start as all of them to run.
+TOGETHER = {
+    "answers": (
+        "objects equal to everything",
+        "tensor subclasses",
+        "a result far too large",
+        "an error that no file can hold",
+        "an error that is hostile itself",
+        "names that are no functions",
+        "recursion",  # the last: it lifts Python's limit
+    ),
+    "forged": (
+        "the same, forged on the channel",
+        "right values and a gradient of another shape",
+        "not a number",
+        "answers of the wrong kind",
+        "nested as deep as JSON can be read",
+    ),
+    "cells": (
+        "a gigabyte of output",
+        "files written everywhere",
+        "magics and shell escapes",
+        "cells that are no Python",
+        "daemons",
+    ),
+}
+
+
+def cells_of(name, folder):
+    """An attempt between two honest answers."""
     attempt = ATTEMPTS[name]
     if isinstance(attempt, str):
         attempt = [(ZEROS if "def token_entropies" not in attempt else "import torch\n") + attempt]
-    cells = [SHIFT, *(cell.replace("FOLDER", str(tmp_path)) for cell in attempt), MASK]
-    got = earned(arena(write_notebook(tmp_path, cells)))
+    return [SHIFT, *(cell.replace("FOLDER", str(folder)) for cell in attempt), MASK]
+
+
+@pytest.mark.parametrize("name", [name for name in ATTEMPTS if name not in sum(TOGETHER.values(), ())])
+def test_an_attempt_earns_nothing(arena, tmp_path, name):
+    got = earned(arena(write_notebook(tmp_path, cells_of(name, tmp_path))))
     assert got <= {"ex01.1", "ex01.3"}
     assert got >= {"ex01.1", "ex01.3"} - RUINS.get(name, set())
+
+
+@pytest.mark.parametrize("bundle", TOGETHER)
+def test_attempts_in_one_worker_earn_nothing(arena, tmp_path, monkeypatch, bundle):
+    """Each has the exercise's questions for itself, under names of its own, its honest answers among them."""
+    monkeypatch.setattr(submission, "SECONDS", 60.0)
+    sources, asked = [CHANNEL] if bundle == "forged" else [], []  # its patch of json.dumps would call itself in a second copy
+    own = r"\b(" + "|".join(question.name for question in questions("ex01")) + r")\b"
+    for number, name in enumerate(TOGETHER[bundle]):
+        cells = (cell.replace(CHANNEL, "") for cell in cells_of(name, tmp_path))
+        sources += [re.sub(own, rf"\1_{number}", cell) for cell in cells]
+        asked += [replace(q, id=f"{q.id}, {name}", name=f"{q.name}_{number}") for q in questions("ex01")]
+    report = arena(write_notebook(tmp_path, sources), exam=Exam("ex01", asked, b""))
+    assert earned(report) == {f"{honest}, {name}" for name in TOGETHER[bundle] for honest in ("ex01.1", "ex01.3")}
 
 
 def test_random_numbers_patched(arena, tmp_path):
@@ -528,33 +577,26 @@ def token_entropies(*a): raise RuntimeError(f"made{' too many' if made > 100 els
     assert "made few" in says(report, 4) or "a statement was left out" in says(report, 4)
 
 
-@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
-def test_files_are_limited(arena, tmp_path, folder):
-    """300 MB at most are tried: files of less than the largest allowed, many of them."""
-    fill = f"""
-import os
-made = 0
-try:
-    for number in range(300):
-        with open(f"{folder}/{{number}}", "wb") as file: file.write(b"x" * 999_000)
-        made += 1
-except OSError: pass
-def token_entropies(*a): raise RuntimeError(f"made{{' too many' if made > 250 else ' few'}}: {{made}}")
-"""
-    report = arena(write_notebook(tmp_path, [fill, MASK]))
-    assert earned(report) == {"ex01.3"}
-    assert "made few" in says(report, 4)
-
-
-def test_one_file_is_limited(arena, tmp_path):
+def test_files_are_limited(arena, tmp_path):
+    """One file; then 300 MB at most in each folder are tried: files of less than the largest allowed, many of them."""
     fill = """
-size = 0
-with open("/tmp/x", "wb") as file: size = file.write(b"x" * 5_000_000)
-def token_entropies(*a): raise RuntimeError(f"{size} bytes")
+import os
+size, made = 0, {}
+try:
+    with open("/tmp/x", "wb") as file: size = file.write(b"x" * 5_000_000)
+except OSError: os.remove("/tmp/x")
+for folder in ("/tmp", "/dev/shm"):
+    made[folder] = "few"
+    try:
+        for number in range(300):
+            with open(f"{folder}/{number}", "wb") as file: file.write(b"x" * 999_000)
+            if number >= 250: made[folder] = "too many"
+    except OSError: pass
+def token_entropies(*a): raise RuntimeError(f"{size} bytes, then {made}")
 """
     report = arena(write_notebook(tmp_path, [fill, MASK]))
     assert earned(report) == {"ex01.3"}
-    assert "RuntimeError: 0 bytes" in says(report, 4)
+    assert "0 bytes, then {'/tmp': 'few', '/dev/shm': 'few'}" in says(report, 4)
 
 
 # The first process in the sandbox is bubblewrap, of the same user: make it forget that it should die with the grader.
@@ -589,8 +631,9 @@ def test_the_sandbox_own_process_cannot_be_turned(arena, tmp_path):
     assert earned(arena(write_notebook(tmp_path, [TAMPER, MASK]))) == {"ex01.3"}
 
 
-def test_a_worker_that_does_not_listen(arena, tmp_path):
+def test_a_worker_that_does_not_listen(arena, tmp_path, monkeypatch):
     """It answers for its first cell by itself and sleeps; the next cell is more than the pipe holds."""
+    monkeypatch.setattr(submission, "MOST_STARTS", 3)  # one for each of the other cells and one for the first question
     deaf = CHANNEL + "import time\nsay(json.dumps({'id': asked(), 'error': None}))\ntime.sleep(1000)"
     assert earned(arena(write_notebook(tmp_path, [deaf, "# " + "x" * 200_000, MASK]), longest=40)) == set()
 
@@ -614,15 +657,6 @@ def test_cells_deleted_or_emptied(arena, tmp_path):
     assert says(report, 1) == "No function shift_logits is defined."
 
 
-def test_an_operator_at_the_start_of_a_line_is_no_magic(arena, tmp_path):
-    """Formatters break lines before an operator."""
-    mask = (
-        "def completion_mask(completion_ids, eos_token_id):\n    is_eos = completion_ids == eos_token_id\n"
-        "    return ~(\n        is_eos.cumsum(1) - is_eos.long()\n        != 0\n    )\n"
-    )
-    assert earned(arena(write_notebook(tmp_path, [mask]))) == {"ex01.3"}
-
-
 # --- files that are no notebooks -----------------------------------------------------------------------------------------
 
 CODE = {"cell_type": "code", "source": MASK}
@@ -643,9 +677,9 @@ FILES = {
     "cells that are no list": b'{"cells": {"cell_type": "code"}}',
     "odd worksheets": b'{"worksheets": [[]]}',
     "odder worksheets": b'{"worksheets": {"0": 1}}',
-    "odd cells": b'{"cells": [1, null, [], {}, {"cell_type": []}, {"cell_type": "markdown", "source": "def f"}]}',
-    "odd sources": b'{"cells": [{"cell_type": "code", "source": {}, "metadata": []}, {"cell_type": "code", "source": [1]}]}',
-    "odd tags": b'{"cells": [{"cell_type": "code", "source": "1", "metadata": {"tags": {"demonstration": 1}}}]}',
+    "odd cells": b'{"cells": [1, null, [], {}, {"cell_type": []}, {"cell_type": "markdown", "source": "def f"}, '
+    b'{"cell_type": "code", "source": {}, "metadata": []}, {"cell_type": "code", "source": [1]}, '
+    b'{"cell_type": "code", "source": "1", "metadata": {"tags": {"demonstration": 1}}}]}',
 }
 
 
@@ -675,10 +709,17 @@ def test_a_source_nested_at_every_depth(how, tmp_path, monkeypatch):
         assert submission.grade_file(path, "mallory", how, 0).points == 0
 
 
-@pytest.mark.parametrize("name", ["BOM", "nbformat 3", "source as lines"])
-def test_an_unusual_notebook_that_is_honest(arena, tmp_path, name):
-    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": MASK.splitlines(True)}]}], "nbformat": 3}
-    lines = {"cells": [{"cell_type": "code", "source": MASK.splitlines(True)}]}
-    text = json.dumps(old if name == "nbformat 3" else lines)
-    (tmp_path / "ex01_x.ipynb").write_text(text, encoding="utf-8-sig" if name == "BOM" else "utf-8")
+# Formatters break lines before an operator, which is no magic.
+OPERATOR_FIRST = MASK.replace(
+    "return is_eos.cumsum(1) - is_eos.long() == 0", "return ~(\n        is_eos.cumsum(1) - is_eos.long()\n        != 0\n    )"
+)
+
+
+@pytest.mark.parametrize("form", [3, 4])
+def test_an_unusual_notebook_that_is_honest(arena, tmp_path, form):
+    """With a BOM, its sources as lines, one of an old format, an operator at the start of a line."""
+    lines = OPERATOR_FIRST.splitlines(True)
+    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": lines}]}], "nbformat": 3}
+    text = json.dumps(old if form == 3 else {"cells": [{"cell_type": "code", "source": lines}]})
+    (tmp_path / "ex01_x.ipynb").write_text(text, encoding="utf-8-sig")
     assert earned(arena(tmp_path / "ex01_x.ipynb")) == {"ex01.3"}
