@@ -99,6 +99,12 @@ QUESTIONS = (
                 "misses silent groups: compare within each group.",
                 _of_the_batch,
             ),
+            Mistake(
+                "a standard deviation of exactly 0",
+                "a group of equal rewards was not counted: rounding gives it a standard deviation of 1e-17, which is not 0. "
+                "Compare the rewards themselves.",
+                _by_group(lambda rewards: rewards.std() == 0),
+            ),
             Mistake("a number, not a share", "this is how many groups are silent. Divide by the number of groups.", _number),
         ),
     ),

@@ -36,6 +36,12 @@ QUESTIONS = (
                 lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).exp() - 1 - (ref_logprobs - logprobs),
             ),
             Mistake(
+                "log-probs divided",
+                "one log-prob was divided by the other. The ratio is of probabilities, so its logarithm is the difference of "
+                "the log-probs.",
+                lambda logprobs, ref_logprobs: ref_logprobs / logprobs - 1 - (ref_logprobs / logprobs).log(),
+            ),
+            Mistake(
                 "no minus one",
                 "the 1 is missing, so k3 is 1 where policy and reference agree, and must be 0.",
                 lambda logprobs, ref_logprobs: (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs),
