@@ -11,9 +11,10 @@ from minigrpo.protocol import Extras, RewardFunction
 from minigrpo.rewards import combine, reward_names, score, score_all
 from minigrpo.sampling import Rollout, sample_completions
 from minigrpo.tasks import Task
-from minigrpo.threads import on_suited_threads
+from minigrpo.threads import is_small, on_suited_threads
 
 ROWS_AT_ONCE = 1024
+ROWS_OF_A_LARGE_MODEL = 64  # as many as a rollout has by default: the scores must not take more memory than the training
 
 
 @on_suited_threads
@@ -89,7 +90,7 @@ def example_completions(
 def _sample(model, tokenizer, task: Task, num_generations, temperature, max_completion_length, seed) -> list[Rollout]:
     generator = torch.Generator(model.device).manual_seed(seed)
     prompts = task.held_out["prompt"]
-    size = max(1, ROWS_AT_ONCE // num_generations)
+    size = max(1, (ROWS_AT_ONCE if is_small(model) else ROWS_OF_A_LARGE_MODEL) // num_generations)
     return [
         sample_completions(
             model,

@@ -31,6 +31,19 @@ def test_every_sample_is_scored_with_the_answer_of_its_own_held_out_problem(tiny
     assert "thinking" not in result
 
 
+def test_a_large_model_reads_no_more_rows_at_once_than_in_a_rollout(tiny, monkeypatch):
+    seen = []
+
+    def watched(model, tokenizer, prompts, *, num_generations, **settings):
+        seen.append(len(prompts) * num_generations)
+        return sample_completions(model, tokenizer, prompts, num_generations=num_generations, **settings)
+
+    monkeypatch.setattr(evaluation, "sample_completions", watched)
+    monkeypatch.setattr(evaluation, "is_small", lambda model: False)
+    evaluate(*tiny, task(lambda prompts, completions, answer: [1.0] * len(prompts)), num_generations=32)
+    assert seen == [64, 32, 3]  # sampled: two problems and the third; then each once, greedily
+
+
 def test_greedy_accuracy_is_that_of_the_likeliest_completion(tiny):
     likeliest = sample_completions(*tiny, PROMPTS, num_generations=1, max_completion_length=16, temperature=0.0)
     texts = dict(zip(PROMPTS, likeliest.completions, strict=True))
