@@ -248,12 +248,12 @@ class GRPOConfig:
         """What one field asks of another."""
         triples, dataset = self.triples is not None, self.dataset_name is not None
         check(not (triples and dataset), "dataset_name", "left out with triples, which bring prompts of their own")
-        wanted = "clock, sums or addition, without a dataset_name"
-        wanted = "left out with dataset_name, which brings the problems" if dataset else wanted
+        bundled = "clock, sums or addition"
+        wanted = "left out with dataset_name, which brings the problems" if dataset else f"{bundled}, without a dataset_name"
         check((self.task == "dataset") == dataset, "task", wanted)
         for name, default in (("dataset_config", None), ("dataset_split", "train"), ("prompt_column", "prompt")):
             check(dataset or getattr(self, name) == default, name, "left out without a dataset_name")
-        check(self.task != "records" or triples, "task", "clock, sums or addition, unless there are records (triples)")
+        check(self.task != "records" or triples, "task", f"{bundled}, unless there are records (triples)")
         for name in ("reward_funcs", "reward_weights", "reward_model") if triples else ():
             check(getattr(self, name) is None, name, "left out with triples, whose rewards stand in the records")
         for name in ("chat", "system_prompt") if triples else ():

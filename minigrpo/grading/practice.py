@@ -1,6 +1,6 @@
 """The bundled model in training on somebody's reward: what ex08 judges a reward by.
 
-It trains here, in the grader. Whoever wrote the reward is only asked for its numbers, of which nothing is believed.
+It trains here, in the grader. The submission is only asked for rewards, and the grader finds out itself what they lead to.
 """
 
 import copy

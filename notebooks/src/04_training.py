@@ -97,7 +97,7 @@ step = grpo_step if right else QUESTIONS[0].reference  # yours, once it passes
 def miniature(seed, steps=120):
     generator, thinks = torch.Generator().manual_seed(seed), []
     logits = torch.tensor([0.06] + [0.094] * 10).log()
-    for _ in range(steps * 8):  # eight problems a step, here with an update after each
+    for _ in range(steps * 8):  # eight problems per step, here with an update after each
         tokens = torch.multinomial(logits.softmax(0), 8, replacement=True, generator=generator)
         luck, digit = torch.rand(8, generator=generator), torch.randint(1, 11, (), generator=generator)
         rewards = torch.where(tokens == 0, luck < 0.97, tokens == digit).float()
