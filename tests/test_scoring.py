@@ -17,9 +17,10 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from minigrpo import scoring
+from minigrpo import head, scoring
+from minigrpo.head import ChunkedHead
 from minigrpo.logprobs import completion_mask, shift_logits, token_entropies, token_logprobs
-from minigrpo.scoring import ChunkedHead, completion_logits, completion_logprobs
+from minigrpo.scoring import completion_logits, completion_logprobs
 
 pytestmark = pytest.mark.quick
 
@@ -56,7 +57,7 @@ def gradient(model, total):
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("cells", [2**24, 257 * 3])
 def test_fast_is_plain_in_value_and_gradient(random_model, batch, temperature, cells, monkeypatch):
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", cells)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", cells)
     model, (*inputs, ids, mask) = random_model.double(), batch
     logits = completion_logits(model, *inputs, ids)
     plain = torch.where(mask, token_logprobs(logits, ids, temperature), 0.0)
@@ -72,7 +73,7 @@ def test_fast_is_plain_in_value_and_gradient(random_model, batch, temperature, c
 def test_what_is_left_out(random_model, batch):
     """Repeated rows, padding beyond twice a completion's length, and the head on padding."""
     *_, mask = batch
-    scoring.head_is_all(random_model), scoring.cache_has_rows(random_model)  # each reads a text of its own, once
+    head.head_is_all(random_model), scoring.cache_has_rows(random_model)  # each reads a text of its own, once
     read, scored = [], []
 
     def note(module, args, inputs):
@@ -103,10 +104,10 @@ def test_the_chunked_head_has_the_gradient_that_finite_differences_have():
 
 
 def test_it_holds_one_chunk_of_logits_at_a_time(monkeypatch):
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 50)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 50)
     sizes = []
-    original = scoring._logits
-    monkeypatch.setattr(scoring, "_logits", lambda *args: sizes.append(original(*args).numel()) or original(*args))
+    original = head._logits
+    monkeypatch.setattr(head, "_logits", lambda *args: sizes.append(original(*args).numel()) or original(*args))
     hidden, weight = torch.randn(23, 4, requires_grad=True), torch.randn(11, 4)
     ChunkedHead.apply(hidden, weight, None, torch.zeros(23, dtype=torch.long), 1.0)[0].sum().backward()
     assert max(sizes) <= 50

@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from minigrpo.advantages import compute_advantages
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.head import head_is_all
 from minigrpo.kl import estimate_kl, kl_exact
 from minigrpo.logprobs import token_logprobs
 from minigrpo.loss import grpo_loss
@@ -14,7 +15,7 @@ from minigrpo.metrics import METRICS
 from minigrpo.policy import load_policy
 from minigrpo.run.checkpoints import load_checkpoint, save_checkpoint
 from minigrpo.run.folders import checkpoints
-from minigrpo.scoring import head_is_all, policy_logits
+from minigrpo.scoring import policy_logits
 from minigrpo.tasks import clock_task, exact_answer
 from minigrpo.training import step_prompts, train
 from minigrpo.triples import load_triples, prepare

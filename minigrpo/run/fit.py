@@ -117,7 +117,7 @@ def _update(shape: Shape, config: GRPOConfig, part: int, prompt_length: int, tex
     layers = shape.layers * layer
     if config.gradient_checkpointing:  # what goes into each layer, keys and values, which stay, and one layer that runs again
         layers = shape.layers * (read * shape.width + 3 * part * text * 2 * shape.keys) + layer
-    logits = 3 * min(2**24, tokens * shape.vocabulary)  # scoring.LOGITS_AT_ONCE
+    logits = 3 * min(2**24, tokens * shape.vocabulary)  # head.LOGITS_AT_ONCE
     return FLOAT * (layers + logits + shape.vocabulary * shape.width)
 
 

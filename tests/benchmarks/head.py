@@ -38,7 +38,7 @@ def plain(hidden, weight, ids):
 
 
 def ours(hidden, weight, ids):
-    from minigrpo.scoring import ChunkedHead
+    from minigrpo.head import ChunkedHead
 
     return ChunkedHead.apply(hidden, weight, None, ids, TEMPERATURE)
 

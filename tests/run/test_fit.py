@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import minigrpo
-from minigrpo import scoring
+from minigrpo import head, scoring
 from minigrpo.config import BadInput
 from minigrpo.policy import fuse_gelu
 from minigrpo.recompute import recomputed_layers
@@ -48,7 +48,7 @@ def peak_of_an_update(model, prompts, prompt_length, rows, columns, again):
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_update_takes_what_the_formula_says(kind, tmp_path, monkeypatch):
     """Short prompts and long ones, layers run again or not."""
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 2**16)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 2**16)
     model = saved(MODELS[kind], tmp_path)
     for prompts, prompt_length, columns in ((2, 64, 24), (1, 8, 48)):
         for again in (False, True):
