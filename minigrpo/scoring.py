@@ -15,6 +15,7 @@ from minigrpo.head import ChunkedHead, head_is_all
 from minigrpo.logprobs import token_entropies, token_logprobs
 from minigrpo.threads import on_suited_threads
 
+WORTH_A_PASS = 16  # tokens; a pass costs time of its own, however short it is
 _cache_has_rows: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
@@ -54,14 +55,31 @@ def read_prompts(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor
     Args:
         prompt_ids: (P, L), padded on the left. prompt_mask: (P, L) bool, False on padding.
     """
-    mask = prompt_mask.long()
+    mask, cache = prompt_mask.long(), None
     # Padding on the left moves a prompt's tokens to the right; absolute positions must not move with them.
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = None
-    if prompt_ids.shape[1] > 1:
-        outputs = read(model.base_model, prompt_ids[:, :-1], mask[:, :-1], positions[:, :-1])
+    shared = shared_beginning(model, prompt_ids, prompt_mask)
+    if shared:  # then padding stands behind it: positions stay, columns do not
+        first = prompt_ids[:1][prompt_mask[:1]][None, :shared]
+        outputs = read(model.base_model, first, torch.ones_like(first), torch.arange(shared, device=mask.device)[None])
+        cache = select_rows(getattr(outputs, cache_name(model.base_model)), mask.new_zeros(len(mask)), 1)
+        mask = torch.cat([mask.new_ones(len(mask), shared), (mask.cumsum(1) > shared)[:, shared:].long()], dim=1)
+    if prompt_ids.shape[1] > shared + 1:
+        outputs = read(model.base_model, prompt_ids[:, shared:-1], mask[:, :-1], positions[:, shared:-1], cache)
         cache = getattr(outputs, cache_name(model.base_model), None)
     return Prompts(cache, prompt_ids[:, -1:], mask, positions[:, -1:])
+
+
+def shared_beginning(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor) -> int:
+    """How many tokens, such as those of a chat template, all prompts begin with, if that is worth a pass of its own; else 0."""
+    config = model.config.get_text_config()
+    windows = any(getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size"))
+    if len(prompt_ids) == 1 or windows or "position_ids" not in parameters(type(model)):  # these count columns
+        return 0
+    shortest = int(prompt_mask.sum(1).min()) - 1  # the last token is read with the completion
+    beginnings = torch.stack([ids[counts][:shortest] for ids, counts in zip(prompt_ids, prompt_mask, strict=True)])
+    shared = int((beginnings == beginnings[0]).all(0).cumprod(0).sum())
+    return shared if shared >= WORTH_A_PASS else 0
 
 
 def read_after(model: PreTrainedModel, prompts: Prompts, group_ids: Tensor, completion_ids: Tensor):

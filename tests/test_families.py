@@ -15,6 +15,7 @@ from minigrpo.scoring import policy_logprobs
 
 README = Path(__file__).parents[1] / "minigrpo" / "README.md"
 PROMPTS = ["7*3+5=", "1", "2*"]
+ALIKE = ["A beginning of 26 tokens: " + prompt for prompt in PROMPTS]
 SIZES = {
     "vocab_size": 258,
     "hidden_size": 16,
@@ -114,16 +115,17 @@ def alone(model, rollout, row: int):
     return torch.log_softmax(logits, -1).gather(1, rollout.completion_ids[row][:, None])[:, 0]
 
 
+@pytest.mark.parametrize("prompts", [PROMPTS, ALIKE], ids=["different", "alike"])
 @pytest.mark.parametrize("family", SHARED | PLAIN)
-def test_it_is_sampled_and_scored_as_one_text_at_a_time_would_be(tokenizer, family):
+def test_it_is_sampled_and_scored_as_one_text_at_a_time_would_be(tokenizer, family, prompts):
     model = build(*(SHARED | PLAIN)[family])
     check_reading(model, family)
     assert scoring.cache_has_rows(model) == (family in SHARED)
     assert context_length(model) >= 40
-    settings = {"num_generations": 3, "max_completion_length": 9, "generator": torch.Generator().manual_seed(0)}
-    rollout = sample_completions(model, tokenizer, PROMPTS, **settings)
+    settings = {"num_generations": 3, "max_completion_length": 8, "generator": torch.Generator().manual_seed(0)}
+    rollout = sample_completions(model, tokenizer, prompts, **settings)
     mask = rollout.completion_mask
-    assert mask.sum(1).max() == 9
+    assert mask.sum(1).max() == 8
     with torch.no_grad():
         plain = torch.stack([alone(model, rollout, row) for row in range(len(mask))])
     torch.testing.assert_close(rollout.logprobs[mask], plain[mask], rtol=1e-4, atol=1e-4)

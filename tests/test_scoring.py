@@ -93,6 +93,28 @@ def test_what_is_left_out(random_model, batch):
     assert scored == [int(mask.sum()) - 2]  # without those of the row that is there twice
 
 
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(random_model, batch, monkeypatch):
+    """Behind it stands the padding of the shorter prompts."""
+    model, (prompt_ids, prompt_mask, *completions) = random_model.double(), batch
+    beginning = torch.arange(30, 47)
+    texts = [torch.cat([beginning, ids[counts]]) for ids, counts in zip(prompt_ids, prompt_mask, strict=True)]
+    pads = [len(texts[0]) - len(text) for text in texts]
+    prompt_ids = torch.stack([torch.cat([text.new_zeros(pad), text]) for pad, text in zip(pads, texts, strict=True)])
+    prompt_mask = torch.arange(prompt_ids.shape[1]) >= torch.tensor(pads)[:, None]
+    head.head_is_all(model), scoring.cache_has_rows(model)
+    read, found = [], []
+    hook = model.base_model.register_forward_pre_hook(lambda module, args: read.append(tuple(args[0].shape)))
+    for worth in (17, 18):
+        monkeypatch.setattr(scoring, "WORTH_A_PASS", worth)
+        logprobs, _ = completion_logprobs(model, prompt_ids, prompt_mask, *completions)
+        weights = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        found.append((logprobs, gradient(model, (logprobs * weights).sum())))
+    hook.remove()
+    assert read[:2] == [(1, 17), (3, 4)]  # the beginning once, and the rest but for the last token
+    assert read[len(read) // 2 + 1] == (3, 21)
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-12)
+
+
 def test_the_chunked_head_has_the_gradient_that_finite_differences_have():
     generator = torch.Generator().manual_seed(0)
     shapes = (7, 4), (11, 4), (11,)
