@@ -121,6 +121,8 @@ def test_every_command_of_ours_can_be_copied_as_it_stands(name, tmp_path, monkey
     for words in commands:
         if words[0] == "train":
             flags.train_config(words[1:])
+        elif words[0] == "fit":  # takes those flags too, and only computes
+            cli.main(words)
         else:
             with pytest.raises(Parsed):
                 cli.main(words)
@@ -154,5 +156,7 @@ def test_the_python_of_the_guides_runs(capsys, tmp_path, monkeypatch):
     exec(loop.replace("max_steps=80", "max_steps=2"), {})
     assert capsys.readouterr().out.count("\n") == 2
     assert set(re.findall(r"^from minigrpo import (.*)$", loop, re.MULTILINE)[0].split(", ")) <= set(minigrpo.__all__)
-    rating = re.findall(r"```python\n(.*?)```", GUIDES["minigrpo/README.md"], re.DOTALL)[1]
+    conversations, rating = re.findall(r"```python\n(.*?)```", GUIDES["minigrpo/README.md"], re.DOTALL)[1:3]
+    exec(conversations.replace("max_steps=60", "max_steps=2"), {})
+    assert (tmp_path / "my-model" / "model.safetensors").exists()
     exec(rating, {})
