@@ -8,10 +8,12 @@ from .tasks import (
     addition_task as addition_task,
     clock_task as clock_task,
     exact_answer as exact_answer,
+    exact_words as exact_words,
     last_number as last_number,
     sum_rubric as sum_rubric,
     sums_task as sums_task,
     thinks_first as thinks_first,
+    words_task as words_task,
 )
 from .prompts import (
     own_task as own_task,

@@ -61,7 +61,7 @@ class GRPOConfig:
     """
 
     model: str = _start("tiny", "The policy: 'tiny' (bundled), 'smollm2', a name on the hub, a folder, or a .gguf file.")
-    task: Literal["clock", "sums", "addition", "records", "dataset"] = _start(
+    task: Literal["clock", "sums", "addition", "words", "records", "dataset"] = _start(
         "clock",
         "The problems to train on and to be scored on, see tasks.py; records and dataset: a file's own prompts (--triples, "
         "--dataset-name).",
@@ -248,7 +248,7 @@ class GRPOConfig:
         """What one field asks of another."""
         triples, dataset = self.triples is not None, self.dataset_name is not None
         check(not (triples and dataset), "dataset_name", "left out with triples, which bring prompts of their own")
-        bundled = "clock, sums or addition"
+        bundled = "clock, sums, addition or words"
         wanted = "left out with dataset_name, which brings the problems" if dataset else f"{bundled}, without a dataset_name"
         check((self.task == "dataset") == dataset, "task", wanted)
         for name, default in (("dataset_config", None), ("dataset_split", "train"), ("prompt_column", "prompt")):

@@ -3,7 +3,7 @@
 
 def task_defaults(task: str) -> dict:
     """What ``train --task`` sets differently from ``train``."""
-    if task != "addition":
+    if task not in ("addition", "words"):
         return {}
     return {
         "model": "smollm2",

@@ -8,6 +8,8 @@ answer, you reward thinking.
 *sums*: questions such as ``1 + 1 = ?`` and ``1 + 1等于几?``, scored 5, 3 or 1 for the manner of the answer.
 
 *addition*: ``What is 14 + 17?`` to a chat model, such as smollm2; right if the last number in the answer is.
+
+*words*: ``Describe the sea in exactly three words.`` to a chat model, with two to five words; right if they are as many.
 """
 
 import random
@@ -26,6 +28,15 @@ NUM_OPERATIONS = 5
 SUM_QUESTIONS = ("{a} + {b} = ?", "{a} + {b}等于几?", "What is {a} + {b}?", "{a} plus {b}?")
 LARGEST_SUMMAND = 12
 ADDITION_SUMMANDS = range(1, 21)
+WORD_NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
+WORD_TOPICS = re.split(
+    r",\s+",
+    """the sea, winter, a dog, a cat, music, bread, a garden, friendship, a train, the moon, a river, the rain, a book,
+a mountain, summer, a horse, the wind, a city, coffee, a forest, the sun, a teacher, an apple, a storm, autumn,
+a bird, a lake, honey, a market, the night, a bridge, a child, snow, a song, an island, the desert, a clock, spring,
+a farmer, a dream, chocolate, a school, the sky, a flower, fire, a ship, a kitchen, silence, a tiger, the morning,
+a road, a letter, a circus, football, a doctor, the future, a castle, a bicycle, tea, a museum""",
+)
 
 
 # --- clock arithmetic ---------------------------------------------------------------------------------------------
@@ -109,6 +120,19 @@ def last_number(prompts: list, completions: list, answer: list[str], **_) -> lis
     """
     found = [re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text) for text in _texts(completions)]
     return [float(bool(numbers) and numbers[-1] == str(right)) for numbers, right in zip(found, answer, strict=True)]
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def exact_words(prompts: list, completions: list, answer: list[str], **_) -> list[float]:
+    """1.0 where the completion has as many words as ``answer`` says, and none twice, else 0.0.
+
+    >>> exact_words(["Describe the sea in exactly two words."] * 3, ["Deep, blue.", "Deep and blue", "Deep deep"], ["2"] * 3)
+    [1.0, 0.0, 0.0]
+    """
+    words = [re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text.casefold()) for text in _texts(completions)]
+    return [float(len(found) == len(set(found)) == int(number)) for found, number in zip(words, answer, strict=True)]
 
 
 def _texts(completions: list) -> list[str]:
@@ -199,9 +223,23 @@ def addition_task() -> Task:
     return Task("addition", Dataset.from_list(rows[False]), Dataset.from_list(rows[True]), reward=last_number)
 
 
+def words_task() -> Task:
+    """Sixty topics with each number of words, asked of a chat model: the prompts are conversations of one user turn."""
+    rows: dict[bool, list[dict]] = {False: [], True: []}
+    for topic, (number, count) in product(WORD_TOPICS, WORD_NUMBERS.items()):
+        question = f"Describe {topic} in exactly {number} words."
+        rows[is_held_out(question)].append({"prompt": [{"role": "user", "content": question}], "answer": str(count)})
+    return Task("words", Dataset.from_list(rows[False]), Dataset.from_list(rows[True]), reward=exact_words)
+
+
 def load_task(name: str, seed: int = 0) -> Task:
-    """The task of that name, "clock", "sums" or "addition"."""
-    tasks = {"clock": clock_task, "sums": sums_task, "addition": lambda seed: addition_task()}
+    """The task of that name, "clock", "sums", "addition" or "words"."""
+    tasks = {
+        "clock": clock_task,
+        "sums": sums_task,
+        "addition": lambda seed: addition_task(),
+        "words": lambda seed: words_task(),
+    }
     if name not in tasks:
         raise BadInput(f"There is no task {name!r}; wanted is one of {', '.join(tasks)}.")
     return tasks[name](seed)

@@ -243,7 +243,7 @@ def test_a_few_records_are_learnt_from_too_in_a_smaller_batch(tmp_path, capsys):
         (["--triples", "--beta", "0"], "beta must be above 0 for the weighted estimator"),
         (["--triples", "--reward-funcs", "a.b"], "reward_funcs must be left out with triples"),
         (["--triples", "--reward-model", "x"], "reward_model must be left out with triples"),
-        (["--task", "records"], "task must be clock, sums or addition, unless there are records"),
+        (["--task", "records"], "task must be clock, sums, addition or words, unless there are records"),
         (["--reward-model", "nowhere"], "There is no folder 'nowhere'"),
     ],
 )

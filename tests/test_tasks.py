@@ -11,12 +11,14 @@ from minigrpo.tasks import (
     clock_task,
     clock_thought,
     exact_answer,
+    exact_words,
     is_held_out,
     last_number,
     load_task,
     sum_rubric,
     sums_task,
     thinks_first,
+    words_task,
 )
 
 pytestmark = pytest.mark.quick
@@ -136,7 +138,35 @@ def test_no_held_out_sum_is_trained_on_in_either_order():
     assert task.held_out[0] == {"prompt": [{"role": "user", "content": "What is 1 + 2?"}], "answer": "3"}
 
 
-@pytest.mark.parametrize("reward", [exact_answer, last_number, sum_rubric])
+@pytest.mark.parametrize(
+    ("completion", "right"),
+    [
+        ("Cold, wet, grey.", True),
+        ("Cold, wet, grey, wide.", False),
+        ("Cold, wet.", False),
+        ("Cold, cold, wet.", False),  # else one word said three times would do
+        ("COLD, cold, wet.", False),
+        ("Ever-changing, l’eau, don't", True),
+        ("Cold 3 wet - grey!", True),  # numbers and dashes are no words
+        ("冷, 湿, 灰", True),
+        ("", False),
+        ([{"role": "assistant", "content": "Cold, wet, grey."}], True),
+    ],
+)
+def test_as_many_words_as_were_asked_for(completion, right):
+    assert exact_words(["?"], [completion], ["3"]) == [float(right)]
+
+
+def test_always_as_many_words_are_right_a_quarter_of_the_time():
+    task = words_task()
+    assert (len(task.train), len(task.held_out)) == (212, 28)
+    assert not {turns[0]["content"] for turns in task.train["prompt"]} & {
+        turns[0]["content"] for turns in task.held_out["prompt"]
+    }
+    assert sorted(task.held_out["answer"]) == sorted("2345" * 7)
+
+
+@pytest.mark.parametrize("reward", [exact_answer, exact_words, last_number, sum_rubric])
 @pytest.mark.parametrize("completions", [[None], [[]], [[{"role": "assistant"}]], [["5"]], "5"])
 def test_completions_that_are_no_texts_are_refused_in_a_sentence(reward, completions):
     with pytest.raises(BadInput, match="completions must be a list of texts"):
@@ -153,5 +183,5 @@ def test_a_lone_surrogate_is_held_out_or_not_like_any_prompt():
 
 
 def test_an_unknown_task_is_refused_in_a_sentence():
-    with pytest.raises(BadInput, match="no task 'chess'; wanted is one of clock, sums, addition"):
+    with pytest.raises(BadInput, match="no task 'chess'; wanted is one of clock, sums, addition, words"):
         load_task("chess")

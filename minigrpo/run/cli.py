@@ -158,7 +158,7 @@ def _generate(argv: list[str]) -> None:
 
 def _evaluate(argv: list[str]) -> None:
     parser = new_parser("evaluate")
-    parser.add_argument("--task", choices=("clock", "sums", "addition"), help="(default clock)")
+    parser.add_argument("--task", choices=("clock", "sums", "addition", "words"), help="(default clock)")
     add_flag(parser, "reward_funcs", nargs="+", help="what to score by, as for train")
     add_flag(parser, "reward_weights", nargs="+", type=float, help="one per reward function (default: all 1)")
     add_flag(parser, "reward_model", help="a folder of minigrpo reward-model")

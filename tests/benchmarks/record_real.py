@@ -30,7 +30,7 @@ from tests.benchmarks.vs_trl import alone
 HERE = FOLDER / "real"
 INDEX = HERE / "index.json"
 EVALUATE_EVERY, SAMPLES_EVERY, GROUPS = 20, 5, 2
-RUNS = {f"{task}-{seed}": GRPOConfig.for_task(task, seed=seed) for task in ("addition",) for seed in range(3)}
+RUNS = {f"{task}-{seed}": GRPOConfig.for_task(task, seed=seed) for task in ("addition", "words") for seed in range(3)}
 
 
 # --- one run ------------------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_texts_are_turns_with_chat_and_rewards_see_messages(here, capsys):
         (["--dataset-name", "sums.jsonl", "--task", "clock"], "task must be left out with dataset_name"),
         (["--dataset-name", "sums.jsonl", "--triples"], "dataset_name must be left out with triples"),
         (["--prompt-column", "q"], "prompt_column must be left out without a dataset_name"),
-        (["--task", "dataset"], "task must be clock, sums or addition, without a dataset_name"),
+        (["--task", "dataset"], "task must be clock, sums, addition or words, without a dataset_name"),
         (["--triples", "--chat"], "chat must be left out with triples"),
         (["--eval-steps", "0"], "eval_steps must be at least 1"),
         (["--system-prompt", " ", "--chat"], "system_prompt must be a text that is not empty"),
