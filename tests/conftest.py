@@ -35,8 +35,10 @@ def pytest_ignore_collect(collection_path, config):
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items):
-    """The algebra first: what is wrong there makes everything else fail, too. Doctests are quick."""
+def pytest_collection_modifyitems(config, items):
+    """The algebra first: what is wrong there makes everything else fail, too. Doctests are quick, and slow tests are not."""
+    if config.getoption("markexpr") == "quick":
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     order = {f"test_{name}": number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:

@@ -183,6 +183,7 @@ def test_the_chats_of_the_corpus_are_what_the_chat_template_writes():
     assert [label != -100 for label in labels] == [bool(m) for m in encoded["assistant_masks"]][:-1]
 
 
+@pytest.mark.slow
 def test_pretraining_learns_and_is_the_same_twice():
     losses = [[row["loss"] for row in pretrain(steps=5, rare_steps=10)] for _ in range(2)]
     assert losses[0] == losses[1]
@@ -190,6 +191,7 @@ def test_pretraining_learns_and_is_the_same_twice():
     assert len(losses[0]) == 15
 
 
+@pytest.mark.slow
 def test_pretraining_never_sees_a_held_out_problem(tokenizer):
     from minigrpo.tasks import clock_task, is_held_out, sums_task
 
@@ -220,6 +222,7 @@ def test_gelu_in_one_operation_is_gelu(folder):
     assert (folder / "again" / "config.json").read_text() == (folder / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_pretraining_command_writes_a_model_with_its_card(tmp_path, monkeypatch):
     few = {name: replace(task := load_task(name), held_out=task.held_out.select(range(20))) for name in ("clock", "sums")}
     monkeypatch.setattr(tool, "load_task", few.get)

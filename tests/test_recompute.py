@@ -87,6 +87,7 @@ def test_a_model_without_such_layers_is_refused():
         layers_to_run_again(torch.nn.Linear(1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"bf16": True}, {"kl_estimator": "exact", "per_device_train_batch_size": 4}])
 def test_a_run_is_the_same_to_rounding(tiny, changes):
     model, tokenizer = tiny
@@ -140,6 +141,7 @@ def peak_of_an_update(model, tokenizer, rollout, **changes):
     return peak.most
 
 
+@pytest.mark.slow
 def test_micro_batches_and_recomputed_layers_take_less_memory(tokenizer):
     """Eight layers and no vocabulary to speak of, so that what is kept for the backward pass is what counts."""
     model = LlamaForCausalLM(LlamaConfig(**SIZES | {"hidden_size": 32, "num_hidden_layers": 8}, num_attention_heads=2)).eval()

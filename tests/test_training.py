@@ -47,6 +47,7 @@ def weights(model):
 # --- it learns, by the right quantities -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reward_thinking_and_length_rise_within_fifty_steps():
     rows = run(GRPOConfig(max_steps=50, learning_rate=2e-4))[1]
     early, late = ([r["reward"] for r in part] for part in (rows[:10], rows[-10:]))
@@ -185,6 +186,7 @@ def test_a_long_gradient_is_scaled_down_and_logged_as_it_was():
     assert rows[0]["grad_norm"] > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "holds"), [("k1", False), ("k2", True), ("k3", True), ("k3_ratio", True), ("exact", True)]
 )
@@ -222,6 +224,7 @@ def test_a_penalty_in_the_reward_is_charged_before_advantages_and_left_out_of_th
     assert rows[-1]["reward"] == pytest.approx(batch.rewards.mean().item())  # logged without the penalty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["k1", "k3_ratio", "exact"])
 def test_the_logged_kl_is_the_mean_of_k1_at_a_rollouts_own_draws(estimator):
     """Whatever the loss weighs: unbiased for the exact KL, and of later updates on a rollout that of the first."""
@@ -492,6 +495,7 @@ def test_matrices_decay_and_biases_and_norms_do_not():
 # --- going on exactly -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 4])
 @pytest.mark.parametrize(
     "changes",
@@ -585,6 +589,7 @@ def test_nothing_in_a_checkpoint_is_unpickled(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("triples", [None, "bundled"])
 def test_in_bf16_products_are_bfloat16_and_weights_float32(triples):
     settings = GRPOConfig.for_triples(bf16=True, max_steps=1) if triples else config(bf16=True)

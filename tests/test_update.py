@@ -189,6 +189,7 @@ def test_the_reference_is_read_in_parts(state):
     assert max(read) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"num_iterations": 2, "kl_in_reward": True, "scale_rewards": "none"}])
 def test_a_whole_run_in_parts_is_the_run(tiny, changes):
     """Its gradients differ by rounding alone, which an epsilon of AdamW's keeps from being blown up; so would, with the KL in

@@ -17,8 +17,6 @@ from minigrpo.grading.mutations import derived, variants
 from minigrpo.grading.questions import Case
 from tests.tools.known_mistakes import judged, pair_of, remembered
 
-pytestmark = pytest.mark.quick
-
 ALL = every_question()
 WITH_MISTAKES = [question for question in ALL if question.mistakes]
 

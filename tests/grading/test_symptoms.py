@@ -65,6 +65,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", PLANTED)
 @given(shape=shapes, seed=st.integers(0, 2**31))
 @quick
@@ -148,6 +149,7 @@ numbers = st.floats(width=32) | st.sampled_from([0.0, 1.0, -1.0, np.nan, np.inf,
 kinds = st.sampled_from([torch.float64, torch.float32, torch.int64, torch.bool])
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=400, deadline=None)
 def test_whatever_comes_nothing_raises_and_what_is_said_is_true(data):
@@ -185,6 +187,7 @@ def test_where_rounding_and_what_is_wrong_are_alike_nothing_is_counted():
     assert "only at place 0" in symptom(Outcome([want]), Outcome([want + torch.tensor([-4e-4, 0.0, 0.0, 0.0])]))[1]
 
 
+@pytest.mark.slow
 def test_noise_is_no_known_mistake():
     """A wrong version with noise on it is not taken for what it is near to."""
     question = next(question for question in every_question() if question.name == "kl_k3")

@@ -248,6 +248,7 @@ FAILED = {  # of notebook 05, three seeds each
 UNLEARNS = {"records-unknown-writer-low-beta"}  # loses what it had learnt, and the course says so
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_recorded_runs_are_called_what_they_are(path):
     diagnosis = minigrpo.diagnose(path)
@@ -257,6 +258,7 @@ def test_recorded_runs_are_called_what_they_are(path):
         assert diagnosis.wrong == (path.stem in UNLEARNS), diagnosis.first.title
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", simulated_logs.KINDS)
 def test_simulated_runs_of_each_kind(kind):
     draw = random.Random(f"{kind}, 4")

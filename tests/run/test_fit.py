@@ -45,6 +45,7 @@ def peak_of_an_update(model, prompts, prompt_length, rows, columns, again):
     return peak.most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_update_takes_what_the_formula_says(kind, tmp_path, monkeypatch):
     """Short prompts and long ones, layers run again or not."""
