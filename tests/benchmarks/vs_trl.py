@@ -243,8 +243,8 @@ def status(name: str) -> float:
 def unavoidable(setting: Setting, begun: list[int], threads: int) -> float:
     """CPU seconds of the products with the weights alone, of a step at beta 0, see ``different_beginnings``.
 
-    Each prompt is read once to sample and once to learn, each beginning too, and each product of the update has two more in its
-    backward pass. The head is multiplied where a completion token is predicted. Attention is left out.
+    Each beginning of a prompt is read once to sample and once to learn, however many begin so, each beginning of a completion
+    too, and each product of the update has two more in its backward pass. The head is multiplied where a completion token is predicted. Attention is left out.
     """
     import torch
 
@@ -255,7 +255,7 @@ def unavoidable(setting: Setting, begun: list[int], threads: int) -> float:
     prompts = prompt_tokens(tokenizer, dataset["prompt"][: setting.num_prompts], sys.maxsize)
     matrices = [m.weight.T if isinstance(m, torch.nn.Linear) else m.weight for m in model.modules() if is_product(m)]
     *layers, head = [tuple(matrix.shape) for matrix in matrices]  # (in, out), in the order in which a text goes through them
-    head, read = [head], sum(len(ids) - 1 for ids in prompts)
+    head, read = [head], len({tuple(ids[:length]) for ids in prompts for length in range(1, len(ids))})
     products = [(read, shape) for shape in layers] + [(rows, shape) for rows in begun for shape in layers + head]
     products += 3 * ([(read + sum(begun), shape) for shape in layers] + [(sum(begun), shape) for shape in head])
     matrices = {shape: torch.randn(shape) for _, shape in products}
