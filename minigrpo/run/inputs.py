@@ -155,6 +155,15 @@ def checksums(config: GRPOConfig, loaded_from: str = "") -> dict[str, str]:
 
 def check_unchanged(folder: Path, now: dict[str, str]) -> None:
     """Raises BadInput if the run in ``folder`` was made from something else. Older runs have no checksums, and go on."""
+    if changed := changed_since(folder, now):
+        raise BadInput(
+            f"Since the run in {str(folder)!r} began, {' and '.join(changed)} changed, and it would go on as another run; "
+            f"bring back what was there, or delete {str(folder / NAME)!r} to go on with what is there now."
+        )
+
+
+def changed_since(folder: Path, now: dict[str, str]) -> list[str]:
+    """What the run in ``folder`` was made from and is another now. Raises BadInput if its checksums are damaged."""
     path = folder / NAME
     try:
         then = dict(folders.read_json(path)) if path.exists() else {}
@@ -162,12 +171,7 @@ def check_unchanged(folder: Path, now: dict[str, str]) -> None:
         raise BadInput(
             f"{str(path)!r}, the checksums of what the run was made from, is damaged; delete it to go on."
         ) from error
-    changed = [what for what, checksum in then.items() if now.get(what, checksum) != checksum]
-    if changed:
-        raise BadInput(
-            f"Since the run in {str(folder)!r} began, {' and '.join(changed)} changed, and it would go on as another run; "
-            f"bring back what was there, or delete {str(path)!r} to go on with what is there now."
-        )
+    return [what for what, checksum in then.items() if now.get(what, checksum) != checksum]
 
 
 def check_forkable(folder: Path, now: dict[str, str]) -> None:

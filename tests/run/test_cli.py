@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from minigrpo.config import GROUPS, BadInput, GRPOConfig
-from minigrpo.run import cli, flags, folders, runner, summary
+from minigrpo.run import asking, cli, flags, folders, runner, summary
 
 
 def refused(capsys, argv, *parts):
@@ -68,9 +68,9 @@ def test_a_prompt_that_begins_with_a_minus_is_told_where_to_stand(capsys, prompt
 
 
 def test_prompts_that_are_none_of_that_pass():
-    flags.check_prompts(["-3", "- 3 + 4", "1-1=", "--temperature", "-1", "--", "-3+4="])
+    asking.check_prompts(["-3", "- 3 + 4", "1-1=", "--temperature", "-1", "--", "-3+4="])
     with pytest.raises(BadInput, match="is not UTF-8"):
-        flags.check_prompts(["\udcff"])
+        asking.check_prompts(["\udcff"])
 
 
 def test_prompts_with_a_minus_and_several_prompts(capsys):
@@ -250,10 +250,7 @@ def test_the_command_to_try_is_one_that_a_shell_takes(tmp_path, prompt):
 
     command, *words = shlex.split(summary.command_to_try(tmp_path / "my run", prompt))[1:]
     assert command == "generate"
-    flags.check_prompts(words)
-    parser = flags.new_parser("generate")
-    parser.add_argument("prompts", nargs="+")
-    args = flags.sampling_args(parser, words, num_generations=1, max_completion_length=32)
+    args, _ = asking.generation_args(words)
     assert (args.model, args.prompts) == (str(tmp_path / "my run"), [prompt])
 
 
