@@ -14,6 +14,8 @@ def verdict(before: dict[str, float], after: dict[str, float], rows: list[dict],
     Args:
         before, after: what ``evaluate`` said. rows: the run's metrics. samples: how many completions an accuracy was made of.
     """
+    if _unrewarded(rows):
+        return "There was nothing to learn from: no completion got a reward; every reward function returned None."
     if "accuracy" in before:
         return _by_accuracy(before["accuracy"], after["accuracy"], rows, samples)
     if "reward" in before and "reward" in after:
@@ -52,6 +54,11 @@ def chance(numbers: dict[str, float], samples: int) -> str:
     if "reward" in numbers:
         return f"Chance explains ± {_noise_of_rewards(numbers, numbers, samples):.2g} between two such rewards."
     return ""
+
+
+def _unrewarded(rows: list[dict]) -> bool:
+    """Whether there were groups, and never a reward."""
+    return bool(_values(rows, "frac_reward_zero_std")) and not _values(rows, "reward")
 
 
 def _always_silent(rows: list[dict]) -> bool:

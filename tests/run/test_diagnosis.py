@@ -205,7 +205,7 @@ def test_a_log_that_shows_it_and_a_near_miss(name):
 def test_every_finding_has_such_a_pair():
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "minigrpo" / "run" / "diagnosis").glob("*.py"))
     said = set(re.findall(r'(?:Finding|return) ?\(\s*"([a-z_]+)",\s', source)) | {"shrinking", "growing"}
-    assert said - PAIRS.keys() == set()
+    assert said - PAIRS.keys() == {"unrewarded"}  # which a configuration shows, see below
 
 
 @pytest.mark.parametrize(
@@ -294,6 +294,16 @@ def test_a_configuration_says_what_cannot_be_seen():
     assert names(clipped)[0] == "stale_ratios"
     assert names(clipped, config={"importance_sampling_level": "sequence"}) == ["healthy"]  # GSPO clips many more
     assert "A clip ratio of 0 is normal" not in str(examine(made(LEARNS), config={"num_iterations": 4}))
+
+
+def test_a_run_whose_reward_functions_all_abstain_is_told_so():
+    none = made(SILENT, without=("reward", "reward_std", "kl"))
+    assert names(none, config={"num_generations": 8}) == ["unrewarded"]
+    assert names(none) == ["silent"]  # a log that may have left it out
+    assert "unrewarded" not in names(made(SILENT), config={"num_generations": 8})
+    assert "unrewarded" not in names(
+        [{"step": k, "loss": 0.1} for k in range(9)], config={"num_generations": 8, "triples": "x"}
+    )
 
 
 def test_causes_come_before_what_follows_from_them():
