@@ -131,7 +131,7 @@ def _generate(argv: list[str]) -> None:
 
     prompts = inputs.prompts_to_complete(args)
     model, tokenizer = load_policy(args.model)
-    if note := as_the_run or inputs.plain_text_note(args.model, tokenizer, prompts[0]):
+    if note := as_the_run or inputs.template_note(args.model, tokenizer, prompts[0]):
         print(f"minigrpo: {note}", file=sys.stderr)
     rollout = sample_completions(
         model,

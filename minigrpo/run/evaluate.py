@@ -36,7 +36,7 @@ def run(args: Namespace, config: GRPOConfig, own: Path | None) -> None:
         changed = inputs.changed_since(own, {what: checksum for what, checksum in now.items() if what != inputs.CONFIG})
         if changed:
             print(f"minigrpo: Since the run in {str(own)!r} began, {' and '.join(changed)} changed.", file=sys.stderr)
-    if note := inputs.plain_text_note(config.model, tokenizer, task.held_out[0]["prompt"]):
+    if note := inputs.template_note(config.model, tokenizer, task.held_out[0]["prompt"]):
         print(f"minigrpo: {note}", file=sys.stderr)
     print(_what(args, config, own, task))
     numbers = evaluate(model, tokenizer, task, **settings)

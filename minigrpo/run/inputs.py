@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from minigrpo.chat import Prompt, knows_conversations
+from minigrpo.chat import Prompt, knows_conversations, prompt_text
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.effective import weight_warning
 from minigrpo.prompts import Rows, in_conversations, own_task, prompts_of, read_prompts
@@ -109,16 +109,22 @@ def notes(config: GRPOConfig, asked: GRPOConfig, task: Task, tokenizer: PreTrain
             f"There are {task.train.num_rows} prompts to train on: a rollout takes all of them, {config.generation_batch_size} "
             f"completions and not {asked.generation_batch_size}."
         )
-    if config.triples is None:
-        found.append(plain_text_note(config.model, tokenizer, task.held_out[0]["prompt"]))
+    chats = [messages for messages in task.train["messages"] if messages] if config.triples is not None else []
+    prompt = chats[0] if chats else task.held_out[0]["prompt"]
+    if config.triples is None or chats:
+        found.append(template_note(config.model, tokenizer, prompt))
     if config.triples is not None and config.triples_estimator == "weighted":
         found.append(weight_warning(torch.tensor(task.train["reward"]), config.beta))
     return [note for note in found if note]
 
 
-def plain_text_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """What to say where a model of conversations is given a plain text; nothing elsewhere."""
-    if not isinstance(prompt, str) or not knows_conversations(tokenizer):
+def template_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """What to say where a model of conversations is given a plain text, or one without a chat template a conversation."""
+    if not isinstance(prompt, str):
+        lines = prompt_text(tokenizer, [{"role": "user", "content": "..."}], "a turn")
+        note = f"The tokenizer of {model!r} has no chat template, so each turn is written as a plain line: {lines!r}."
+        return "" if tokenizer.chat_template else note
+    if not knows_conversations(tokenizer):
         return ""
     return (
         f"The prompts are plain texts, and {model!r} has a chat template: it was trained on conversations. --chat makes each "

@@ -1,5 +1,6 @@
 """--dataset-name, --chat and --eval-steps through the whole command, and the 20 lines of minigrpo/README.md."""
 
+import copy
 import json
 import re
 import runpy
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minigrpo.config import BadInput, GRPOConfig
+from minigrpo.policy import save_policy
 from minigrpo.run import asking, cli, folders, inputs, summary
 from minigrpo.run.verdict import verdict
 
@@ -190,10 +192,27 @@ def test_what_cannot_be_is_refused_before_a_folder_is_made(here, flags, sentence
 
 def test_a_model_of_conversations_that_is_given_texts_is_noted(tiny):
     tokenizer = tiny[1]
-    assert inputs.plain_text_note("tiny", tokenizer, "1 + 1 = ?") == ""
+    assert inputs.template_note("tiny", tokenizer, "1 + 1 = ?") == ""
     tokenizer.chat_template = "{{ messages[0].content }}"
-    assert "--chat makes each text" in inputs.plain_text_note("some/chat", tokenizer, "1 + 1 = ?")
-    assert inputs.plain_text_note("some/chat", tokenizer, [{"role": "user", "content": "1"}]) == ""
+    assert "--chat makes each text" in inputs.template_note("some/chat", tokenizer, "1 + 1 = ?")
+    assert inputs.template_note("some/chat", tokenizer, [{"role": "user", "content": "1"}]) == ""
+
+
+def test_conversations_without_a_template_are_noted(tiny, here, capsys, tmp_path):
+    model, tokenizer = tiny
+    conversation = [{"role": "user", "content": "1"}]
+    assert inputs.template_note("tiny", tokenizer, conversation) == ""  # which knows the plain lines
+    without = copy.deepcopy(tokenizer)
+    without.chat_template = None
+    said = inputs.template_note("gpt2", without, conversation)
+    assert said.startswith("The tokenizer of 'gpt2' has no chat template, so each turn is written as a plain line: 'user: ...")
+    save_policy(model, without, tmp_path / "bare")
+    flags = ["--model", str(tmp_path / "bare"), "--chat"]
+    assert cli.main(["generate", *flags, "1 + 1 = ?"]) == 0
+    assert train(*flags, "--reward-funcs", "own_rewards.texts", "--max-steps", "1", "--dataset-name", "few.jsonl") == 0
+    said = capsys.readouterr()
+    assert "has no chat template" in said.out
+    assert "has no chat template" in said.err
 
 
 @pytest.mark.parametrize(
