@@ -363,6 +363,21 @@ def test_normal_is_said_to_be_normal():
     assert not examine(rows).wrong
 
 
+def test_a_spike_of_the_loss_is_told_apart_from_its_small_values():
+    rows = made(LEARNS, steps=81, loss=lambda t: 5.96 if t == 0.5 else 0.1 * math.sin(40 * t))
+    said = next(finding for finding in examine(rows).findings if finding.name == "small_loss")
+    assert re.fullmatch(r"Loss -0\.1 to 0\.(1|099\d) at 80 of 81 rows, and spikes up to 5\.96 \(step 41\)\.", said.seen)
+    said = next(f for f in examine(made(LEARNS, loss=lambda t: 0.1 * math.sin(40 * t))).findings if f.name == "small_loss")
+    assert "spike" not in said.seen
+
+
+def test_what_is_said_of_the_groups_is_said_of_the_end():
+    rows = made(LEARNS, reward=line(0.5, 0.99), frac_reward_zero_std=cliff(0.0, 0.9, 0.7))
+    first = examine(rows).first
+    assert "10% of the groups differ at the end" in first.seen
+    assert "Most groups agree that all is right" in first.means
+
+
 def test_a_spike_of_the_kl_is_normal():
     spiky = made(LEARNS, steps=101, kl=lambda t: 9.0 if 0.5 <= t <= 0.53 else 0.1)  # four updates on one rollout
     assert "kl_spikes" in {finding.name for finding in examine(spiky).findings}
