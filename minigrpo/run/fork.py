@@ -6,6 +6,7 @@ the settings. A fork's folder holds the lines up to that step too, and stands al
 
 import math
 import os
+import shlex
 import shutil
 import zipfile
 from itertools import combinations
@@ -118,6 +119,26 @@ def origin(folder: Path) -> Fork | None:
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{str(folder / NAME)!r} does not say where the run was forked: {error}.") from error
+
+
+def beside_its_run(folder: Path, after: dict[str, float]) -> str:
+    """What the run that a fork comes from reached, and the command that draws both; nothing for a run of its own.
+
+    Args:
+        after: what ``evaluate`` said of the fork at its end.
+    """
+    if (fork := origin(folder)) is None:
+        return ""
+    run = _relative(fork.run, Path.cwd())
+    try:
+        parent = folders.read_json(fork.run / "summary.json")
+        name = next(name for name in ("accuracy", "reward") if name in after and name in parent["after"])
+        reached = (
+            f"ended with {name} {parent['after'][name]:.3f} after {parent['steps']} steps, this fork with {after[name]:.3f}"
+        )
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):  # moved, stopped, or of records that nobody scores
+        reached = "says no score to compare with"
+    return f"The run that it comes from, {run}, {reached}. Both: {shlex.join(['minigrpo', 'plot', run, str(folder)])}"
 
 
 def parting(runs: list[Path]) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minigrpo.chat import Prompt, last_words
 from minigrpo.config import BadInput
-from minigrpo.run import folders
+from minigrpo.run import folders, fork
 from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.run.verdict import verdict
 from minigrpo.tasks import Task
@@ -40,7 +40,10 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     if "best" in summary:
         (_, step), (name, value) = summary["best"].items()
         print(f"Best on the held-out problems: step {step}, {name} {value:.3f}.")
-    print(f"\n{summary['verdict']}\n\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
+    print(f"\n{summary['verdict']}")
+    if compared := fork.beside_its_run(folder, after):
+        print(compared)
+    print(f"\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
 
 
 def _best(rows: list[dict]) -> dict[str, dict]:
