@@ -172,9 +172,10 @@ def _plot(argv: list[str]) -> None:
     if (parted := fork.parting([Path(run) for run in args.runs])) is not None:
         plot_forks_to(output, dict(zip(args.runs, rows, strict=True)), parted)
     else:
-        folders.check_same_task(args.runs)
+        for note in fork.what_a_mean_hides(dict(zip(args.runs, rows, strict=True))):
+            print(f"minigrpo: {note}", file=sys.stderr)
         plot_to(output, rows, name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest")
-    print(output)
+    print(output.resolve())
 
 
 def _report(argv: list[str]) -> None:
@@ -189,7 +190,7 @@ def _report(argv: list[str]) -> None:
     if args.output or folder.is_dir():
         folders.check_output(output)
     report.write_report(args.runs, output)
-    print(output)
+    print(output.resolve())
 
 
 def _diagnose(argv: list[str]) -> int:

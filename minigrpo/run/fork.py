@@ -21,6 +21,11 @@ FIXED = (
     *("model", "engine", "task", "triples"),
     *("dataset_name", "dataset_config", "dataset_split", "prompt_column", "chat", "system_prompt"),
 )
+OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
+CHANGES_NO_CURVE = (  # but for the seed: what a band is there to show
+    *("seed", "output_dir", "max_steps", "save_steps", "save_total_limit", "eval_steps", "report_to", "device"),
+    *("per_device_train_batch_size", "gradient_checkpointing"),
+)
 
 
 class Fork(NamedTuple):
@@ -159,3 +164,36 @@ def _lineage(folder: Path) -> dict[Path, float]:
         folder, step = fork.run, min(step, fork.step)
         found[folder] = step
     return found
+
+
+# --- runs that are drawn as their mean ---------------------------------------------------------------------------------
+
+
+def what_a_mean_hides(runs: dict[str, list[dict]]) -> list[str]:
+    """What a person should know of the mean of these runs, name -> rows: that they differ in more than the seed, and where
+    the shortest ends. A file of metrics alone does not say what it learnt by.
+
+    Raises:
+        BadInput: for folders of runs that learnt different things.
+    """
+    places = {run: Path(run) if Path(run).is_dir() else Path(run).parent for run in runs}
+    saved = [run for run, place in places.items() if len(runs) > 1 and (place / "config.json").is_file()]
+    known = {run: folders.saved_config(places[run]) for run in saved}
+    for name in OF_A_TASK:
+        if listed := _differing(name, known):
+            raise BadInput(f"The runs differ in {name} ({listed}), so their mean means nothing; plot them one by one.")
+    fields = dict.fromkeys(name for config in known.values() for name in config)
+    differ = [f"{name} ({listed})" for name in fields if name not in CHANGES_NO_CURVE and (listed := _differing(name, known))]
+    last = {run: rows[-1]["step"] for run, rows in runs.items()}
+    shortest, longest = min(last, key=last.get), max(last, key=last.get)
+    found = [f"The band shows more than chance, as these runs differ in {', '.join(differ)}."] if differ else []
+    if last[shortest] < last[longest]:
+        end = f"The curves end at step {last[shortest]}, where {shortest} ends"
+        found.append(f"{end}; {longest} goes on to step {last[longest]}, and is drawn whole by itself.")
+    return found
+
+
+def _differing(name: str, known: dict[str, dict]) -> str:
+    """Two of the values that a field has, and where; nothing if it has one."""
+    values = {repr(config[name]): run for run, config in known.items()}
+    return ", ".join(f"{value} in {run!r}" for value, run in list(values.items())[:2]) if len(values) > 1 else ""
