@@ -115,6 +115,8 @@ def notes(config: GRPOConfig, asked: GRPOConfig, task: Task, tokenizer: PreTrain
         found.append(template_note(config.model, tokenizer, prompt))
     if config.triples is not None and config.triples_estimator == "weighted":
         found.append(weight_warning(torch.tensor(task.train["reward"]), config.beta))
+    if config.beta and config.engine != "trl" and config.triples is None:
+        found.append("The kl beside the bar is estimated from the samples (k1): right on average, at first often below 0.")
     return [note for note in found if note]
 
 

@@ -40,7 +40,9 @@ class StepLog:
         if self.step == 1 or self.step % SAMPLES_EVERY == 0:
             folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
         shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
-        self.bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
+        self.bar.set_postfix(
+            {label: f"{metrics[name]:z.2f}" for label, name in shown.items() if name in metrics}
+        )  # z: no -0.00
         self.bar.update()
         self.rows.append(metrics)
         self._say_who_got_no_reward(samples["rewards"])
