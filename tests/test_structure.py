@@ -74,7 +74,9 @@ MAY_IMPORT = {
     "run/token_log": {"config", "scoring", "threads", "update", "view/tokens"},
     "run/report": {"config", "run/diagnosis/logs", "run/folders", "run/fork", "view/report"},
     "run/verdict": set(),
-    "run/summary": {"chat", "config", "tasks", "run/diagnosis/logs", "run/folders", "run/fork", "run/verdict", "view/plots"},
+    "run/summary": {
+        "chat", "config", "rewards", "tasks", "run/diagnosis/logs", "run/folders", "run/fork", "run/verdict", "view/plots",
+    },
     # The diagnosis: rows in, findings out; logs alone touches a file.
     "run/diagnosis/__init__": set(),
     "run/diagnosis/text": set(),

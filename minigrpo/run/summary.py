@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minigrpo.chat import Prompt, last_words
 from minigrpo.config import BadInput
+from minigrpo.rewards import score
 from minigrpo.run import folders, fork
 from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.run.verdict import verdict
@@ -43,7 +44,7 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     print(f"\n{summary['verdict']}")
     if compared := fork.beside_its_run(folder, after):
         print(compared)
-    print(f"\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
+    print(f"\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, worth_trying(task, examples))}")
 
 
 def _best(rows: list[dict]) -> dict[str, dict]:
@@ -53,6 +54,18 @@ def _best(rows: list[dict]) -> dict[str, dict]:
             best = max(scored, key=lambda row: row[name])
             return {"best": {"step": best["step"], name: best[name]}}
     return {}
+
+
+def worth_trying(task: Task, examples: list[dict]) -> Prompt:
+    """The prompt of the first example that training made right; where nobody can say, of the first that it changed."""
+    better = [example["before"] != example["after"] for example in examples]
+    if task.reward is not None:
+        columns = {name: task.held_out[name][: len(examples)] for name in task.held_out.column_names if name != "prompt"}
+        prompts = [example["prompt"] for example in examples]
+        sides = [[example[side] for example in examples] for side in ("before", "after")]
+        before, after = [score(task.reward, prompts, texts, columns) == task.full_score for texts in sides]
+        better = (after & ~before).tolist()
+    return examples[better.index(True) if True in better else 0]["prompt"]
 
 
 def command_to_try(folder: Path, prompt: Prompt) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from minigrpo.config import GROUPS, BadInput, GRPOConfig
 from minigrpo.run import asking, cli, flags, folders, runner, summary
+from minigrpo.tasks import sums_task
 
 
 def refused(capsys, argv, *parts):
@@ -252,6 +253,20 @@ def test_the_command_to_try_is_one_that_a_shell_takes(tmp_path, prompt):
     assert command == "generate"
     args, _ = asking.generation_args(words)
     assert (args.model, args.prompts) == (str(tmp_path / "my run"), [prompt])
+
+
+def test_what_is_worth_trying_is_what_training_made_right():
+    task = sums_task(0)
+    (wrong, right, too), answers = task.held_out["prompt"][:3], task.held_out["answer"][:3]
+    texts = [str(answer) for answer in answers]
+    examples = [
+        {"prompt": wrong, "before": texts[0], "after": texts[0]},  # right before
+        {"prompt": right, "before": "?", "after": "??"},
+        {"prompt": too, "before": "?", "after": texts[2]},
+    ]
+    assert summary.worth_trying(task, examples) == too
+    assert summary.worth_trying(task, examples[:2]) == wrong  # none: the first
+    assert summary.worth_trying(dataclasses.replace(task, reward=None), examples) == right  # nobody knows: the first changed
 
 
 def test_the_accuracy_is_not_said_twice(capsys):
