@@ -129,7 +129,8 @@ def _parse_train(argv: list[str], defaults: dict) -> tuple[GRPOConfig, argparse.
     """What the flags say over these defaults."""
     from transformers import HfArgumentParser
 
-    parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig, usage="minigrpo train [--FLAG VALUE ...]")
+    usage = "minigrpo train [--FLAG VALUE ...]"
+    parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig, usage=usage, epilog=_other_defaults())
     start = {"group": GROUPS[0]}
     add_flag(parser, "config", **start, help="A file of such settings (YAML or a run's config.json); flags have the last word.")
     add_flag(parser, "resume", **start, action="store_true", help="Go on with the run in --output_dir, as it was configured.")
@@ -139,6 +140,19 @@ def _parse_train(argv: list[str], defaults: dict) -> tuple[GRPOConfig, argparse.
     if unknown:
         parser.error(f"unknown: {' '.join(unknown)}")
     return config, flags
+
+
+def _other_defaults() -> str:
+    """What the last lines of the help say: which flags have another default for another task."""
+
+    def listed(defaults: dict) -> str:
+        return ", ".join(f"{name} {value}" for name, value in defaults.items() if name != "task")
+
+    return (
+        f"Other defaults come with --task addition and words ({listed(task_defaults('addition'))}), with --triples "
+        f"({listed(triples_defaults('bundled'))}), and with --dataset-name ({listed(dataset_defaults())}). With one of these, "
+        "--help shows them where they belong."
+    )
 
 
 def read_config(path: str) -> dict:

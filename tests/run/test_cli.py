@@ -11,6 +11,9 @@ from minigrpo.run import asking, cli, flags, folders, runner, summary
 from minigrpo.tasks import sums_task
 
 
+CHOICES = ("triples", "dataset_name")
+
+
 def refused(capsys, argv, *parts):
     assert cli.main(argv) == 2
     said = capsys.readouterr().err.strip()
@@ -147,6 +150,17 @@ def test_the_help_of_train_comes_in_three_groups_and_has_every_flag(capsys):
     for field in dataclasses.fields(GRPOConfig):
         place = said.index(f"\n  --{field.name.replace('_', '-')}")
         assert places[GROUPS.index(field.metadata["group"])] == max(p for p in places if p < place)
+
+
+@pytest.mark.parametrize("argv", [["--task", "addition"], ["--task", "words"], ["--triples"], ["--dataset-name", "q.jsonl"]])
+def test_the_help_of_train_says_what_a_task_changes(capsys, argv):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    end = said[said.index("Other defaults come with") :]
+    config, _ = flags.train_config([*argv, *(["--reward-funcs", "a.b"] if "q.jsonl" in argv else [])])
+    changed = {name: value for name, value in config.to_dict().items() if value != GRPOConfig().to_dict()[name]}
+    assert all(f"{name} {value}" in end for name, value in changed.items() if name not in ("task", "reward_funcs", *CHOICES))
 
 
 def written(tmp_path, text, name="run.yaml"):
