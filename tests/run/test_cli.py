@@ -10,7 +10,6 @@ from minigrpo.config import GROUPS, BadInput, GRPOConfig
 from minigrpo.run import asking, cli, flags, folders, runner, summary
 from minigrpo.tasks import sums_task
 
-
 CHOICES = ("triples", "dataset_name")
 
 
