@@ -66,6 +66,8 @@ def _command(argv: list[str]) -> Callable[[list[str]], int | None]:
     )
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
     parser.add_argument("--version", action="store_true", help="say which version this is, and exit")
+    if argv[:1] == ["resume"]:
+        raise BadInput("There is no command resume: minigrpo train --resume --output-dir RUN goes on with a run.")
     command = parser.parse_args(argv[:1] or ["--help"]).command
     return globals()[f"_{command.replace('-', '_')}"]
 

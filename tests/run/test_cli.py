@@ -36,6 +36,7 @@ def test_the_version_is_the_packages(capsys):
         (["train", "--learning_rat=1"], "for --learning_rat, is --learning_rate meant?"),
         (["generate", "--modle", "tiny"], "for --modle, is --model meant?"),
         (["generate", "--hepl"], "for --hepl, is --help meant?"),
+        (["resume", "runs/clock-0"], "minigrpo train --resume --output-dir RUN"),
         (["evaluate", "--tsak", "sums"], "for --tsak, is --task meant?"),
         (["plot", "run", "--ouput", "a.png"], "for --ouput, is --output meant?"),
         (["grade", "a.ipynb", "--min-scor", "3"], "for --min-scor, is --min-score meant?"),
