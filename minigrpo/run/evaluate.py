@@ -21,7 +21,8 @@ def run(args: Namespace, config: GRPOConfig, own: Path | None) -> None:
     """Args: what ``evaluation_args`` made of the command line. Raises BadInput for what is not there or does not fit."""
     try:
         rows = inputs.own_rows(config)
-        model, tokenizer = load_policy(config.model)
+        with inputs.where_folders_lie(config.model):
+            model, tokenizer = load_policy(config.model)
         task = inputs.load_problems(config, rows, tokenizer, context_length(model))
         reward_fns, config = inputs.reward_functions(config, task)
     except BadInput as error:

@@ -1,9 +1,12 @@
 """What a run learns from: its problems and its reward functions; and as checksums, so that a resumed run goes on with the same,
 or says what changed."""
 
+import difflib
 import hashlib
 import json
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +32,21 @@ NAME = "inputs.json"  # not in config.json, whose fields are GRPOConfig's
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 COMPLETED = 100  # prompts of a data set at most, by the command generate
 OF_A_MODEL = (".safetensors", ".json", ".txt", ".model", ".jinja")
+
+
+@contextmanager
+def where_folders_lie(model: str) -> Iterator[None]:
+    """A model that cannot be loaded, and looks like a misspelt folder, is told so first, and not what the hub says."""
+    try:
+        yield
+    except BadInput as error:
+        path = Path(model)
+        beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        if path.exists() or not (near or (path.parent.name and beside)):
+            raise
+        meant = f"is {str(path.parent / near[0])!r} meant?" if near else f"{str(path.parent)!r} has {', '.join(beside[:5])}."
+        raise BadInput(f"There is no folder {model!r}; {meant} As a name on the hub it cannot be loaded either.") from error
 
 
 # --- problems and rewards -----------------------------------------------------------------------------------------------
