@@ -54,6 +54,10 @@ MAY_IMPORT = {
     # run knows the front room and view.
     "run/__init__": set(),
     "run/flags": {"config", "defaults", "run/folders"},
+    "run/asking": {"config", "run/flags", "run/folders"},
+    "run/evaluate": {
+        "config", "evaluation", "policy", "tasks", "run/asking", "run/inputs", "run/summary", "run/verdict",
+    },
     "run/fork": {"config", "run/folders"},
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
@@ -70,7 +74,9 @@ MAY_IMPORT = {
     "run/token_log": {"config", "scoring", "threads", "update", "view/tokens"},
     "run/report": {"config", "run/diagnosis/logs", "run/folders", "run/fork", "view/report"},
     "run/verdict": set(),
-    "run/summary": {"chat", "config", "tasks", "run/diagnosis/logs", "run/folders", "run/verdict", "view/plots"},
+    "run/summary": {
+        "chat", "config", "rewards", "tasks", "run/diagnosis/logs", "run/folders", "run/fork", "run/verdict", "view/plots",
+    },
     # The diagnosis: rows in, findings out; logs alone touches a file.
     "run/diagnosis/__init__": set(),
     "run/diagnosis/text": set(),
@@ -109,9 +115,9 @@ MAY_IMPORT = {
     "run/reward_model": {"config", "policy", "reward_model", "triples", "run/checkpoints", "run/folders"},
     # These two alone know grading, which has its own table below.
     "run/cli": {
-        "chat", "config", "evaluation", "policy", "sampling", "run/diagnosis/doctor", "run/diagnosis/logs", "run/fit",
-        "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner", "run/selfcheck",
-        "run/summary", "run/grade", "grading",
+        "chat", "config", "policy", "sampling", "run/asking", "run/diagnosis/doctor", "run/diagnosis/logs", "run/evaluate",
+        "run/fit", "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner",
+        "run/selfcheck", "run/summary", "run/grade", "grading",
     },
     "run/grade": {"config", "run/flags", "run/folders", "grading"},
     # view draws what it is given, and calls the algebra.
@@ -230,7 +236,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_no_library_function_seeds_the_global_generator_prints_or_shows():
     """Randomness enters by generator or seed; only the command prints."""
-    for name in set(MODULES) - {"run/cli", "run/runner", "run/selfcheck", "run/summary"}:
+    for name in set(MODULES) - {"run/cli", "run/evaluate", "run/runner", "run/selfcheck", "run/summary"}:
         text = FILES[name].read_text(encoding="utf-8")
         assert "torch.manual_seed" not in text
         assert not re.search(r"^\s*print\(", text, re.MULTILINE)

@@ -11,16 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minigrpo.config import BadInput, first_line
+from minigrpo.run.asking import evaluation_args, generation_args
 from minigrpo.run.flags import (
     COMMANDS,
-    add_flag,
-    check_prompts,
-    evaluation_args,
     fit_args,
     fork_config,
     new_parser,
     reward_model_args,
-    sampling_args,
     train_config,
 )
 
@@ -69,6 +66,8 @@ def _command(argv: list[str]) -> Callable[[list[str]], int | None]:
     )
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
     parser.add_argument("--version", action="store_true", help="say which version this is, and exit")
+    if argv[:1] == ["resume"]:
+        raise BadInput("There is no command resume: minigrpo train --resume --output-dir RUN goes on with a run.")
     command = parser.parse_args(argv[:1] or ["--help"]).command
     return globals()[f"_{command.replace('-', '_')}"]
 
@@ -125,12 +124,7 @@ def _selfcheck(argv: list[str]) -> int:
 
 
 def _generate(argv: list[str]) -> None:
-    parser = new_parser("generate")
-    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="a text; or --dataset-name brings the prompts")
-    check_prompts(argv)
-    args = sampling_args(parser, argv, num_generations=1, max_completion_length=32)
-    if bool(args.prompts) == bool(args.dataset_name):
-        raise BadInput("Wanted is either a PROMPT (or several), or --dataset-name with a file of prompts.")
+    args, as_the_run = generation_args(argv)
     _quiet()
     from minigrpo.chat import last_words
     from minigrpo.policy import load_policy
@@ -138,8 +132,9 @@ def _generate(argv: list[str]) -> None:
     from minigrpo.sampling import sample_completions, seeded
 
     prompts = inputs.prompts_to_complete(args)
-    model, tokenizer = load_policy(args.model)
-    if note := inputs.plain_text_note(args.model, tokenizer, prompts[0]):
+    with inputs.where_folders_lie(args.model):
+        model, tokenizer = load_policy(args.model)
+    if note := as_the_run or inputs.template_note(args.model, tokenizer, prompts[0]):
         print(f"minigrpo: {note}", file=sys.stderr)
     rollout = sample_completions(
         model,
@@ -157,26 +152,11 @@ def _generate(argv: list[str]) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
-    parser = new_parser("evaluate")
-    parser.add_argument("--task", choices=("clock", "sums", "addition", "words"), help="(default clock)")
-    add_flag(parser, "reward_funcs", nargs="+", help="what to score by, as for train")
-    add_flag(parser, "reward_weights", nargs="+", type=float, help="one per reward function (default: all 1)")
-    add_flag(parser, "reward_model", help="a folder of minigrpo reward-model")
-    args, config = evaluation_args(parser, argv)
+    args, config, own = evaluation_args(argv)
     _quiet()
-    from minigrpo.evaluation import evaluate
-    from minigrpo.policy import context_length, load_policy
-    from minigrpo.run import inputs
-    from minigrpo.run.summary import print_table
+    from minigrpo.run import evaluate
 
-    rows = inputs.own_rows(config)
-    model, tokenizer = load_policy(config.model)
-    task = inputs.load_problems(config, rows, tokenizer, context_length(model))
-    reward_fns, config = inputs.reward_functions(config, task)
-    settings = {k: getattr(args, k) for k in ("num_generations", "temperature", "max_completion_length", "seed")}
-    if config.dataset_name or config.reward_funcs or config.reward_model:
-        settings |= {"reward_fns": reward_fns, "reward_weights": config.reward_weights}
-    print_table({"held out" if config.dataset_name else task.name: evaluate(model, tokenizer, task, **settings)})
+    evaluate.run(args, config, own)
 
 
 def _plot(argv: list[str]) -> None:
@@ -195,9 +175,10 @@ def _plot(argv: list[str]) -> None:
     if (parted := fork.parting([Path(run) for run in args.runs])) is not None:
         plot_forks_to(output, dict(zip(args.runs, rows, strict=True)), parted)
     else:
-        folders.check_same_task(args.runs)
+        for note in fork.what_a_mean_hides(dict(zip(args.runs, rows, strict=True))):
+            print(f"minigrpo: {note}", file=sys.stderr)
         plot_to(output, rows, name if len(rows) == 1 else f"{len(rows)} runs: mean, and band from lowest to highest")
-    print(output)
+    print(output.resolve())
 
 
 def _report(argv: list[str]) -> None:
@@ -212,7 +193,7 @@ def _report(argv: list[str]) -> None:
     if args.output or folder.is_dir():
         folders.check_output(output)
     report.write_report(args.runs, output)
-    print(output)
+    print(output.resolve())
 
 
 def _diagnose(argv: list[str]) -> int:

@@ -76,7 +76,11 @@ class Fit:
             "libraries": LIBRARIES,
             "at the peak of a step": self.total,
         }
-        return "\n".join(f"{size / GB:8.2f} GB  {name}" for name, size in lines.items())
+        return "\n".join(f"{_in_words(size):>11}  {name}" for name, size in lines.items())
+
+
+def _in_words(size: float) -> str:
+    return f"{size / GB:.2f} GB" if size >= 0.1 * GB or size == 0 else f"{size / 1e6:.2f} MB"
 
 
 def fit(model: str = "tiny", *, prompt_length: int = 64, config: GRPOConfig | None = None, **settings) -> Fit:

@@ -6,7 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
-from minigrpo.config import GROUPS, BadInput, GRPOConfig, check_temperature, first_line
+from minigrpo.config import GROUPS, BadInput, GRPOConfig, first_line
 from minigrpo.defaults import dataset_defaults, task_defaults, triples_defaults
 
 COMMANDS = {
@@ -129,7 +129,8 @@ def _parse_train(argv: list[str], defaults: dict) -> tuple[GRPOConfig, argparse.
     """What the flags say over these defaults."""
     from transformers import HfArgumentParser
 
-    parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig, usage="minigrpo train [--FLAG VALUE ...]")
+    usage = "minigrpo train [--FLAG VALUE ...]"
+    parser = new_parser("train", HfArgumentParser, dataclass_types=GRPOConfig, usage=usage, epilog=_other_defaults())
     start = {"group": GROUPS[0]}
     add_flag(parser, "config", **start, help="A file of such settings (YAML or a run's config.json); flags have the last word.")
     add_flag(parser, "resume", **start, action="store_true", help="Go on with the run in --output_dir, as it was configured.")
@@ -139,6 +140,19 @@ def _parse_train(argv: list[str], defaults: dict) -> tuple[GRPOConfig, argparse.
     if unknown:
         parser.error(f"unknown: {' '.join(unknown)}")
     return config, flags
+
+
+def _other_defaults() -> str:
+    """What the last lines of the help say: which flags have another default for another task."""
+
+    def listed(defaults: dict) -> str:
+        return ", ".join(f"{name} {value}" for name, value in defaults.items() if name != "task")
+
+    return (
+        f"Other defaults come with --task addition and words ({listed(task_defaults('addition'))}), with --triples "
+        f"({listed(triples_defaults('bundled'))}), and with --dataset-name ({listed(dataset_defaults())}). With one of these, "
+        "--help shows them where they belong."
+    )
 
 
 def read_config(path: str) -> dict:
@@ -198,56 +212,7 @@ def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:
     return saved, config, flags
 
 
-# --- generate and evaluate ----------------------------------------------------------------------------------------
-
-
-def sampling_args(
-    parser: argparse.ArgumentParser, argv: list[str], *, num_generations: int, max_completion_length: int | None
-) -> argparse.Namespace:
-    """The arguments of a command that samples. Raises BadInput for those out of range."""
-    parser.add_argument(
-        "--model", default="tiny", help="tiny, smollm2, a folder of a run or model, a .gguf file, or a hub name"
-    )
-    add_flag(parser, "dataset_name", help="prompts of a file, of a data set on the hub, or reasoning_gym:TASK")
-    add_flag(parser, "dataset_config", help="which part of a data set on the hub")
-    add_flag(parser, "dataset_split", default="train", help="which split of it (default %(default)s)")
-    add_flag(parser, "prompt_column", default="prompt", help="the column of the prompts (default %(default)s)")
-    parser.add_argument("--chat", action="store_true", help="make each plain text a user's turn in the chat template")
-    add_flag(parser, "system_prompt", help="a turn of the system in front of each conversation")
-    add_flag(parser, "num_generations", type=int, default=num_generations, help="completions per prompt (default %(default)s)")
-    add_flag(parser, "temperature", type=float, default=1.0, help="0 is greedy (default %(default)s)")
-    default = max_completion_length or "16, of a data set 64"
-    add_flag(parser, "max_completion_length", type=int, default=max_completion_length, help=f"tokens (default {default})")
-    add_flag(parser, "seed", type=seed, default=0, help="(default %(default)s)")
-    args = parser.parse_args(argv)
-    for name in ("num_generations", "max_completion_length"):
-        if getattr(args, name) is not None and not 1 <= getattr(args, name) < 2**31:
-            raise BadInput(f"{name} must be at least 1 and below 2147483648, got {getattr(args, name)}.")
-    check_temperature(args.temperature)
-    return args
-
-
-def evaluation_args(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, GRPOConfig]:
-    """The arguments of ``evaluate``, and as a configuration what says which problems are scored by what."""
-    args = sampling_args(parser, argv, num_generations=8, max_completion_length=None)
-    args.max_completion_length = args.max_completion_length or (64 if args.dataset_name else 16)
-    same = ("model", "dataset_name", "dataset_config", "dataset_split", "prompt_column", "chat", "system_prompt", "seed")
-    same += ("reward_funcs", "reward_weights", "reward_model", "max_completion_length")
-    task = args.task or ("dataset" if args.dataset_name else "clock")
-    return args, GRPOConfig(task=task, **{name: getattr(args, name) for name in same})
-
-
-def check_prompts(argv: list[str]) -> None:
-    """Raises BadInput for a prompt that would be taken for a flag, or that is no text."""
-    for word in argv[: argv.index("--") if "--" in argv else None]:
-        # As argparse sees it: a text with a space is no flag, and neither is a negative number.
-        if re.match(r"-(?!-?[a-zA-Z])", word) and not re.fullmatch(r"-+|-\d+|-\d*\.\d+|.* .*", word, re.DOTALL):
-            raise BadInput(f"{word!r} begins with a minus and would be a flag; put -- in front of the prompts.")
-    for word in argv:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise BadInput(f"{word!r} is not UTF-8; save or type it in that encoding.") from None
+# --- reward-model -------------------------------------------------------------------------------------------------
 
 
 def reward_model_args(argv: list[str]) -> argparse.Namespace:

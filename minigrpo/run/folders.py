@@ -21,7 +21,6 @@ OF_A_RUN = re.compile(
 )
 LINES = ("metrics.jsonl", "samples.jsonl", "tokens.jsonl")  # a line per step: cut back to the step that a run goes on from
 MAY_CHANGE_ON_RESUME = ("max_steps", "save_steps", "save_total_limit", "report_to", "output_dir")
-OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
 
 
 def new_run(config: GRPOConfig, *, overwrite: bool = False, default: Path | None = None) -> Path:
@@ -276,17 +275,6 @@ def read_lines(path: Path) -> list[dict]:
     if last.rstrip().endswith(b"}"):
         lines.append(last)
     return [_row(line, path, number) for number, line in enumerate(lines, 1)]
-
-
-def check_same_task(runs: list[str]) -> None:
-    """Raises BadInput for folders of runs that learnt different things; a file of metrics alone does not say what it learnt."""
-    folders = [Path(run) if Path(run).is_dir() else Path(run).parent for run in runs]
-    saved = {folder: saved_config(folder) for folder in folders if len(runs) > 1 and (folder / "config.json").is_file()}
-    for name in OF_A_TASK:
-        values = {repr(config[name]): folder for folder, config in saved.items()}
-        if len(values) > 1:
-            listed = ", ".join(f"{value} in {str(folder)!r}" for value, folder in list(values.items())[:2])
-            raise BadInput(f"The runs differ in {name} ({listed}), so their mean means nothing; plot them one by one.")
 
 
 def _row(line: bytes, path: Path, number: int) -> dict:

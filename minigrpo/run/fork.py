@@ -6,6 +6,7 @@ the settings. A fork's folder holds the lines up to that step too, and stands al
 
 import math
 import os
+import shlex
 import shutil
 import zipfile
 from itertools import combinations
@@ -19,6 +20,11 @@ NAME = "fork.json"
 FIXED = (
     *("model", "engine", "task", "triples"),
     *("dataset_name", "dataset_config", "dataset_split", "prompt_column", "chat", "system_prompt"),
+)
+OF_A_TASK = ("task", "dataset_name", "reward_funcs", "reward_model")  # runs that differ in these have no mean
+CHANGES_NO_CURVE = (  # but for the seed: what a band is there to show
+    *("seed", "output_dir", "max_steps", "save_steps", "save_total_limit", "eval_steps", "report_to", "device"),
+    *("per_device_train_batch_size", "gradient_checkpointing"),
 )
 
 
@@ -120,6 +126,26 @@ def origin(folder: Path) -> Fork | None:
         raise BadInput(f"{str(folder / NAME)!r} does not say where the run was forked: {error}.") from error
 
 
+def beside_its_run(folder: Path, after: dict[str, float]) -> str:
+    """What the run that a fork comes from reached, and the command that draws both; nothing for a run of its own.
+
+    Args:
+        after: what ``evaluate`` said of the fork at its end.
+    """
+    if (fork := origin(folder)) is None:
+        return ""
+    run = _relative(fork.run, Path.cwd())
+    try:
+        parent = folders.read_json(fork.run / "summary.json")
+        name = next(name for name in ("accuracy", "reward") if name in after and name in parent["after"])
+        reached = (
+            f"ended with {name} {parent['after'][name]:.3f} after {parent['steps']} steps, this fork with {after[name]:.3f}"
+        )
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):  # moved, stopped, or of records that nobody scores
+        reached = "says no score to compare with"
+    return f"The run that it comes from, {run}, {reached}. Both: {shlex.join(['minigrpo', 'plot', run, str(folder)])}"
+
+
 def parting(runs: list[Path]) -> int | None:
     """The last step that any two of these runs share, one being a fork of the other, or both of a third; None where two have
     nothing to do with each other, or there is one run alone."""
@@ -138,3 +164,36 @@ def _lineage(folder: Path) -> dict[Path, float]:
         folder, step = fork.run, min(step, fork.step)
         found[folder] = step
     return found
+
+
+# --- runs that are drawn as their mean ---------------------------------------------------------------------------------
+
+
+def what_a_mean_hides(runs: dict[str, list[dict]]) -> list[str]:
+    """What a person should know of the mean of these runs, name -> rows: that they differ in more than the seed, and where
+    the shortest ends. A file of metrics alone does not say what it learnt by.
+
+    Raises:
+        BadInput: for folders of runs that learnt different things.
+    """
+    places = {run: Path(run) if Path(run).is_dir() else Path(run).parent for run in runs}
+    saved = [run for run, place in places.items() if len(runs) > 1 and (place / "config.json").is_file()]
+    known = {run: folders.saved_config(places[run]) for run in saved}
+    for name in OF_A_TASK:
+        if listed := _differing(name, known):
+            raise BadInput(f"The runs differ in {name} ({listed}), so their mean means nothing; plot them one by one.")
+    fields = dict.fromkeys(name for config in known.values() for name in config)
+    differ = [f"{name} ({listed})" for name in fields if name not in CHANGES_NO_CURVE and (listed := _differing(name, known))]
+    last = {run: rows[-1]["step"] for run, rows in runs.items()}
+    shortest, longest = min(last, key=last.get), max(last, key=last.get)
+    found = [f"The band shows more than chance, as these runs differ in {', '.join(differ)}."] if differ else []
+    if last[shortest] < last[longest]:
+        end = f"The curves end at step {last[shortest]}, where {shortest} ends"
+        found.append(f"{end}; {longest} goes on to step {last[longest]}, and is drawn whole by itself.")
+    return found
+
+
+def _differing(name: str, known: dict[str, dict]) -> str:
+    """Two of the values that a field has, and where; nothing if it has one."""
+    values = {repr(config[name]): run for run, config in known.items()}
+    return ", ".join(f"{value} in {run!r}" for value, run in list(values.items())[:2]) if len(values) > 1 else ""

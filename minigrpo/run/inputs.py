@@ -1,9 +1,12 @@
 """What a run learns from: its problems and its reward functions; and as checksums, so that a resumed run goes on with the same,
 or says what changed."""
 
+import difflib
 import hashlib
 import json
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from minigrpo.chat import Prompt, knows_conversations
+from minigrpo.chat import Prompt, knows_conversations, prompt_text
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.effective import weight_warning
 from minigrpo.prompts import Rows, in_conversations, own_task, prompts_of, read_prompts
@@ -29,6 +32,21 @@ NAME = "inputs.json"  # not in config.json, whose fields are GRPOConfig's
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 COMPLETED = 100  # prompts of a data set at most, by the command generate
 OF_A_MODEL = (".safetensors", ".json", ".txt", ".model", ".jinja")
+
+
+@contextmanager
+def where_folders_lie(model: str) -> Iterator[None]:
+    """A model that cannot be loaded, and looks like a misspelt folder, is told so first, and not what the hub says."""
+    try:
+        yield
+    except BadInput as error:
+        path = Path(model)
+        beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        if path.exists() or not (near or (path.parent.name and beside)):
+            raise
+        meant = f"is {str(path.parent / near[0])!r} meant?" if near else f"{str(path.parent)!r} has {', '.join(beside[:5])}."
+        raise BadInput(f"There is no folder {model!r}; {meant} As a name on the hub it cannot be loaded either.") from error
 
 
 # --- problems and rewards -----------------------------------------------------------------------------------------------
@@ -109,16 +127,24 @@ def notes(config: GRPOConfig, asked: GRPOConfig, task: Task, tokenizer: PreTrain
             f"There are {task.train.num_rows} prompts to train on: a rollout takes all of them, {config.generation_batch_size} "
             f"completions and not {asked.generation_batch_size}."
         )
-    if config.triples is None:
-        found.append(plain_text_note(config.model, tokenizer, task.held_out[0]["prompt"]))
+    chats = [messages for messages in task.train["messages"] if messages] if config.triples is not None else []
+    prompt = chats[0] if chats else task.held_out[0]["prompt"]
+    if config.triples is None or chats:
+        found.append(template_note(config.model, tokenizer, prompt))
     if config.triples is not None and config.triples_estimator == "weighted":
         found.append(weight_warning(torch.tensor(task.train["reward"]), config.beta))
+    if config.beta and config.engine != "trl" and config.triples is None:
+        found.append("The kl beside the bar is estimated from the samples (k1): right on average, at first often below 0.")
     return [note for note in found if note]
 
 
-def plain_text_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """What to say where a model of conversations is given a plain text; nothing elsewhere."""
-    if not isinstance(prompt, str) or not knows_conversations(tokenizer):
+def template_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """What to say where a model of conversations is given a plain text, or one without a chat template a conversation."""
+    if not isinstance(prompt, str):
+        lines = prompt_text(tokenizer, [{"role": "user", "content": "..."}], "a turn")
+        note = f"The tokenizer of {model!r} has no chat template, so each turn is written as a plain line: {lines!r}."
+        return "" if tokenizer.chat_template else note
+    if not knows_conversations(tokenizer):
         return ""
     return (
         f"The prompts are plain texts, and {model!r} has a chat template: it was trained on conversations. --chat makes each "
@@ -155,6 +181,15 @@ def checksums(config: GRPOConfig, loaded_from: str = "") -> dict[str, str]:
 
 def check_unchanged(folder: Path, now: dict[str, str]) -> None:
     """Raises BadInput if the run in ``folder`` was made from something else. Older runs have no checksums, and go on."""
+    if changed := changed_since(folder, now):
+        raise BadInput(
+            f"Since the run in {str(folder)!r} began, {' and '.join(changed)} changed, and it would go on as another run; "
+            f"bring back what was there, or delete {str(folder / NAME)!r} to go on with what is there now."
+        )
+
+
+def changed_since(folder: Path, now: dict[str, str]) -> list[str]:
+    """What the run in ``folder`` was made from and is another now. Raises BadInput if its checksums are damaged."""
     path = folder / NAME
     try:
         then = dict(folders.read_json(path)) if path.exists() else {}
@@ -162,12 +197,7 @@ def check_unchanged(folder: Path, now: dict[str, str]) -> None:
         raise BadInput(
             f"{str(path)!r}, the checksums of what the run was made from, is damaged; delete it to go on."
         ) from error
-    changed = [what for what, checksum in then.items() if now.get(what, checksum) != checksum]
-    if changed:
-        raise BadInput(
-            f"Since the run in {str(folder)!r} began, {' and '.join(changed)} changed, and it would go on as another run; "
-            f"bring back what was there, or delete {str(path)!r} to go on with what is there now."
-        )
+    return [what for what, checksum in then.items() if now.get(what, checksum) != checksum]
 
 
 def check_forkable(folder: Path, now: dict[str, str]) -> None:

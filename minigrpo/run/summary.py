@@ -7,7 +7,8 @@ from pathlib import Path
 
 from minigrpo.chat import Prompt, last_words
 from minigrpo.config import BadInput
-from minigrpo.run import folders
+from minigrpo.rewards import score
+from minigrpo.run import folders, fork
 from minigrpo.run.diagnosis.logs import diagnose
 from minigrpo.run.verdict import verdict
 from minigrpo.tasks import Task
@@ -40,7 +41,10 @@ def finish(folder: Path, task: Task, summary: dict, samples: int) -> None:
     if "best" in summary:
         (_, step), (name, value) = summary["best"].items()
         print(f"Best on the held-out problems: step {step}, {name} {value:.3f}.")
-    print(f"\n{summary['verdict']}\n\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, examples[0]['prompt'])}")
+    print(f"\n{summary['verdict']}")
+    if compared := fork.beside_its_run(folder, after):
+        print(compared)
+    print(f"\n{diagnose(folder).text}\n\nTry it: {command_to_try(folder, worth_trying(task, examples))}")
 
 
 def _best(rows: list[dict]) -> dict[str, dict]:
@@ -50,6 +54,18 @@ def _best(rows: list[dict]) -> dict[str, dict]:
             best = max(scored, key=lambda row: row[name])
             return {"best": {"step": best["step"], name: best[name]}}
     return {}
+
+
+def worth_trying(task: Task, examples: list[dict]) -> Prompt:
+    """The prompt of the first example that training made right; where nobody can say, of the first that it changed."""
+    better = [example["before"] != example["after"] for example in examples]
+    if task.reward is not None:
+        columns = {name: task.held_out[name][: len(examples)] for name in task.held_out.column_names if name != "prompt"}
+        prompts = [example["prompt"] for example in examples]
+        sides = [[example[side] for example in examples] for side in ("before", "after")]
+        before, after = [score(task.reward, prompts, texts, columns) == task.full_score for texts in sides]
+        better = (after & ~before).tolist()
+    return examples[better.index(True) if True in better else 0]["prompt"]
 
 
 def command_to_try(folder: Path, prompt: Prompt) -> str:

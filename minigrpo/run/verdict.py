@@ -14,6 +14,8 @@ def verdict(before: dict[str, float], after: dict[str, float], rows: list[dict],
     Args:
         before, after: what ``evaluate`` said. rows: the run's metrics. samples: how many completions an accuracy was made of.
     """
+    if _unrewarded(rows):
+        return "There was nothing to learn from: no completion got a reward; every reward function returned None."
     if "accuracy" in before:
         return _by_accuracy(before["accuracy"], after["accuracy"], rows, samples)
     if "reward" in before and "reward" in after:
@@ -31,13 +33,32 @@ def verdict(before: dict[str, float], after: dict[str, float], rows: list[dict],
 
 def _by_reward(before: dict[str, float], after: dict[str, float], rows: list[dict], samples: int) -> str:
     """Of your own prompts, whose best reward nobody knows."""
-    noise = 2 * math.sqrt((before["reward_std"] ** 2 + after["reward_std"] ** 2) / samples)
+    noise = _noise_of_rewards(before, after, samples)
     went = f"the reward on held-out prompts went from {before['reward']:.3g} to {after['reward']:.3g}"
     if _always_silent(rows):
         return f"There was nothing to learn from: at every step the rewards of each group were all equal; {went}."
     change = after["reward"] - before["reward"]
     word = "It learnt" if change > noise else "It got worse" if -change > noise else "No change that the numbers show"
     return f"{word}: {went}; chance explains ± {noise:.2g}{_far(rows)}."
+
+
+def _noise_of_rewards(before: dict[str, float], after: dict[str, float], samples: int) -> float:
+    return 2 * math.sqrt((before["reward_std"] ** 2 + after["reward_std"] ** 2) / samples)
+
+
+def chance(numbers: dict[str, float], samples: int) -> str:
+    """How far what ``evaluate`` said may lie from another policy's by chance; nothing where nobody scored."""
+    if "accuracy" in numbers:
+        *_, noise = accuracies(numbers["accuracy"], numbers["accuracy"], samples)
+        return f"Chance explains ± {noise:.3f} between two such accuracies."
+    if "reward" in numbers:
+        return f"Chance explains ± {_noise_of_rewards(numbers, numbers, samples):.2g} between two such rewards."
+    return ""
+
+
+def _unrewarded(rows: list[dict]) -> bool:
+    """Whether there were groups, and never a reward."""
+    return bool(_values(rows, "frac_reward_zero_std")) and not _values(rows, "reward")
 
 
 def _always_silent(rows: list[dict]) -> bool:

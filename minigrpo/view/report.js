@@ -335,7 +335,8 @@ function show() {
   });
   const counted = views.flatMap(({ result }) => (result ? result.counted : []));
   $("color").disabled = !counted.length; // completions without log-probs show their advantage
-  const { label, of, end } = COLORINGS[counted.length ? chosen.color : "advantage"];
+  $("color").value = counted.length ? chosen.color : "advantage";
+  const { label, of, end } = COLORINGS[$("color").value];
   const limit = largest(counted.length ? counted.map(of) : views.flatMap(({ result }) => advantagesOf(result)));
   const ends = [end(-limit), end(0), end(limit)].map(short);
   $("scale").replaceChildren(`${label}: `, ends[0], el("span", { class: "bar" }), ends[2], ` (no colour: ${ends[1]})`);

@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from minigrpo.config import GROUPS, BadInput, GRPOConfig
-from minigrpo.run import cli, flags, folders, runner, summary
+from minigrpo.run import asking, cli, flags, folders, runner, summary
+from minigrpo.tasks import sums_task
+
+CHOICES = ("triples", "dataset_name")
 
 
 def refused(capsys, argv, *parts):
@@ -33,6 +36,7 @@ def test_the_version_is_the_packages(capsys):
         (["train", "--learning_rat=1"], "for --learning_rat, is --learning_rate meant?"),
         (["generate", "--modle", "tiny"], "for --modle, is --model meant?"),
         (["generate", "--hepl"], "for --hepl, is --help meant?"),
+        (["resume", "runs/clock-0"], "minigrpo train --resume --output-dir RUN"),
         (["evaluate", "--tsak", "sums"], "for --tsak, is --task meant?"),
         (["plot", "run", "--ouput", "a.png"], "for --ouput, is --output meant?"),
         (["grade", "a.ipynb", "--min-scor", "3"], "for --min-scor, is --min-score meant?"),
@@ -68,9 +72,9 @@ def test_a_prompt_that_begins_with_a_minus_is_told_where_to_stand(capsys, prompt
 
 
 def test_prompts_that_are_none_of_that_pass():
-    flags.check_prompts(["-3", "- 3 + 4", "1-1=", "--temperature", "-1", "--", "-3+4="])
+    asking.check_prompts(["-3", "- 3 + 4", "1-1=", "--temperature", "-1", "--", "-3+4="])
     with pytest.raises(BadInput, match="is not UTF-8"):
-        flags.check_prompts(["\udcff"])
+        asking.check_prompts(["\udcff"])
 
 
 def test_prompts_with_a_minus_and_several_prompts(capsys):
@@ -146,6 +150,17 @@ def test_the_help_of_train_comes_in_three_groups_and_has_every_flag(capsys):
     for field in dataclasses.fields(GRPOConfig):
         place = said.index(f"\n  --{field.name.replace('_', '-')}")
         assert places[GROUPS.index(field.metadata["group"])] == max(p for p in places if p < place)
+
+
+@pytest.mark.parametrize("argv", [["--task", "addition"], ["--task", "words"], ["--triples"], ["--dataset-name", "q.jsonl"]])
+def test_the_help_of_train_says_what_a_task_changes(capsys, argv):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    end = said[said.index("Other defaults come with") :]
+    config, _ = flags.train_config([*argv, *(["--reward-funcs", "a.b"] if "q.jsonl" in argv else [])])
+    changed = {name: value for name, value in config.to_dict().items() if value != GRPOConfig().to_dict()[name]}
+    assert all(f"{name} {value}" in end for name, value in changed.items() if name not in ("task", "reward_funcs", *CHOICES))
 
 
 def written(tmp_path, text, name="run.yaml"):
@@ -250,11 +265,22 @@ def test_the_command_to_try_is_one_that_a_shell_takes(tmp_path, prompt):
 
     command, *words = shlex.split(summary.command_to_try(tmp_path / "my run", prompt))[1:]
     assert command == "generate"
-    flags.check_prompts(words)
-    parser = flags.new_parser("generate")
-    parser.add_argument("prompts", nargs="+")
-    args = flags.sampling_args(parser, words, num_generations=1, max_completion_length=32)
+    args, _ = asking.generation_args(words)
     assert (args.model, args.prompts) == (str(tmp_path / "my run"), [prompt])
+
+
+def test_what_is_worth_trying_is_what_training_made_right():
+    task = sums_task(0)
+    (wrong, right, too), answers = task.held_out["prompt"][:3], task.held_out["answer"][:3]
+    texts = [str(answer) for answer in answers]
+    examples = [
+        {"prompt": wrong, "before": texts[0], "after": texts[0]},  # right before
+        {"prompt": right, "before": "?", "after": "??"},
+        {"prompt": too, "before": "?", "after": texts[2]},
+    ]
+    assert summary.worth_trying(task, examples) == too
+    assert summary.worth_trying(task, examples[:2]) == wrong  # none: the first
+    assert summary.worth_trying(dataclasses.replace(task, reward=None), examples) == right  # nobody knows: the first changed
 
 
 def test_the_accuracy_is_not_said_twice(capsys):

@@ -205,7 +205,7 @@ def test_a_log_that_shows_it_and_a_near_miss(name):
 def test_every_finding_has_such_a_pair():
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "minigrpo" / "run" / "diagnosis").glob("*.py"))
     said = set(re.findall(r'(?:Finding|return) ?\(\s*"([a-z_]+)",\s', source)) | {"shrinking", "growing"}
-    assert said - PAIRS.keys() == set()
+    assert said - PAIRS.keys() == {"unrewarded"}  # which a configuration shows, see below
 
 
 @pytest.mark.parametrize(
@@ -298,6 +298,16 @@ def test_a_configuration_says_what_cannot_be_seen():
     assert "A clip ratio of 0 is normal" not in str(examine(made(LEARNS), config={"num_iterations": 4}))
 
 
+def test_a_run_whose_reward_functions_all_abstain_is_told_so():
+    none = made(SILENT, without=("reward", "reward_std", "kl"))
+    assert names(none, config={"num_generations": 8}) == ["unrewarded"]
+    assert names(none) == ["silent"]  # a log that may have left it out
+    assert "unrewarded" not in names(made(SILENT), config={"num_generations": 8})
+    assert "unrewarded" not in names(
+        [{"step": k, "loss": 0.1} for k in range(9)], config={"num_generations": 8, "triples": "x"}
+    )
+
+
 def test_causes_come_before_what_follows_from_them():
     fell_apart = made(
         LEARNS, reward=cliff(0.6, 0.0), kl=cliff(0.05, 7), entropy=cliff(0.5, 0.001), frac_reward_zero_std=cliff(0.2, 1.0),
@@ -353,6 +363,21 @@ def test_normal_is_said_to_be_normal():
     said = {finding.name for finding in examine(rows).findings if finding.kind == NORMAL}
     assert {"rising_loss", "no_clipping", "negative_kl", "decayed", "negative_reward"} <= said
     assert not examine(rows).wrong
+
+
+def test_a_spike_of_the_loss_is_told_apart_from_its_small_values():
+    rows = made(LEARNS, steps=81, loss=lambda t: 5.96 if t == 0.5 else 0.1 * math.sin(40 * t))
+    said = next(finding for finding in examine(rows).findings if finding.name == "small_loss")
+    assert re.fullmatch(r"Loss -0\.1 to 0\.(1|099\d) at 80 of 81 rows, and spikes up to 5\.96 \(step 41\)\.", said.seen)
+    said = next(f for f in examine(made(LEARNS, loss=lambda t: 0.1 * math.sin(40 * t))).findings if f.name == "small_loss")
+    assert "spike" not in said.seen
+
+
+def test_what_is_said_of_the_groups_is_said_of_the_end():
+    rows = made(LEARNS, reward=line(0.5, 0.99), frac_reward_zero_std=cliff(0.0, 0.9, 0.7))
+    first = examine(rows).first
+    assert "10% of the groups differ at the end" in first.seen
+    assert "Most groups agree that all is right" in first.means
 
 
 def test_a_spike_of_the_kl_is_normal():

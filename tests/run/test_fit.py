@@ -1,5 +1,7 @@
 """The formula for memory, held to what was measured: here on small models, elsewhere on GPT-2 small's shape and on SmolLM2."""
 
+import re
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -96,6 +98,10 @@ def test_the_table_of_shapes_is_that_of_the_models():
 def test_the_command_prints_the_parts_and_refuses_in_a_sentence(capsys, tmp_path):
     assert cli.main(["fit", "--model", "smollm2", "--task", "addition", "--prompt-length", "40"]) == 0
     assert "GB  at the peak of a step" in capsys.readouterr().out
+    assert cli.main(["fit"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^ +1\.09 MB  policy$", said, re.MULTILINE)
+    assert "0.00 GB" not in said
     with pytest.raises(BadInput, match="prompt_length must be at least 1"):
         fit("tiny", prompt_length=0)
     with pytest.raises(BadInput, match="cannot be told"):

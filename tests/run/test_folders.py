@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.run import folders, inputs, overwriting
+from minigrpo.run import folders, fork, inputs, overwriting
 
 
 def old_run(folder):
@@ -209,15 +209,49 @@ def test_lines_that_make_no_curve_are_named(tmp_path, lines, sentence):
         folders.read_metrics(tmp_path)
 
 
+def saved_runs(tmp_path, *configs):
+    for number, config in enumerate(configs):
+        (tmp_path / f"run-{number}").mkdir()
+        folders.write_json(tmp_path / f"run-{number}" / "config.json", config.to_dict())
+    return [str(tmp_path / f"run-{number}") for number in range(len(configs))]
+
+
 def test_runs_of_different_tasks_have_no_mean(tmp_path):
-    for name, config in (("a", GRPOConfig()), ("b", GRPOConfig(task="sums")), ("c", GRPOConfig(seed=3))):
-        (tmp_path / name).mkdir()
-        folders.write_json(tmp_path / name / "config.json", config.to_dict())
-    a, c = (str(tmp_path / name) for name in "ac")
-    folders.check_same_task([a, c])
-    folders.check_same_task([a, str(tmp_path / "nowhere" / "metrics.jsonl")])
+    a, b, c = saved_runs(tmp_path, GRPOConfig(), GRPOConfig(task="sums"), GRPOConfig(seed=3))
+    same = [{"step": 9}]
+    assert fork.what_a_mean_hides({a: same, c: same}) == []
+    assert fork.what_a_mean_hides({a: same, str(tmp_path / "nowhere" / "metrics.jsonl"): same}) == []
     with pytest.raises(BadInput, match=r"differ in task \('clock' in .*, 'sums' in .*\)"):
-        folders.check_same_task([a, str(tmp_path / "b" / "metrics.jsonl")])
+        fork.what_a_mean_hides({a: same, f"{b}/metrics.jsonl": same})
+
+
+def test_what_a_mean_of_runs_hides_is_said(tmp_path):
+    a, b = saved_runs(tmp_path, GRPOConfig(learning_rate=1e-3), GRPOConfig(beta=0.1, seed=1, max_steps=9))
+    differ, cut = fork.what_a_mean_hides({a: [{"step": 1}, {"step": 12}], b: [{"step": 9}]})
+    assert (
+        f"these runs differ in learning_rate (0.001 in {a!r}, 0.0002 in {b!r}), beta (0.04 in {a!r}, 0.1 in {b!r})." in differ
+    )
+    assert cut.startswith(f"The curves end at step 9, where {b} ends; {a} goes on to step 12")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("mychatt", "There is no folder 'mychatt'; is 'mychat' meant? As a name on the hub"),
+        ("runs/clock0", "There is no folder 'runs/clock0'; is 'runs/clock-0' meant?"),
+        ("runs/nope", "There is no folder 'runs/nope'; 'runs' has clock-0."),
+        ("gpt7", "what the hub says"),  # of which nothing here is near
+        ("mychat", "what the hub says"),  # is there, and is broken
+        ("org/name", "what the hub says"),
+    ],
+)
+def test_a_misspelt_folder_is_told_the_right_one(tmp_path, monkeypatch, model, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mychat").mkdir()
+    (tmp_path / "runs" / "clock-0").mkdir(parents=True)
+    with pytest.raises(BadInput) as error, inputs.where_folders_lie(model):
+        raise BadInput("what the hub says")
+    assert str(error.value).startswith(said)
 
 
 def test_what_is_no_unicode_is_written_as_an_escape(tmp_path):

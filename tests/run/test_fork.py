@@ -76,6 +76,11 @@ def test_a_changed_fork_shares_what_came_before_and_says_where_it_came_from(orig
     assert "There is no checkpoint of step 3; the nearest before it is that of step 2." in out
     assert "Forked from original after step 2: learning_rate 0.0002 -> 0.01." in out
     forked = original.parent / "original-at-2"
+    reached, reaches = (folders.read_json(run / "summary.json")["after"]["accuracy"] for run in (original, forked))
+    assert f"from, original, ended with accuracy {reached:.3f} after 6 steps, this fork with {reaches:.3f}. Both:" in out
+    assert "minigrpo plot original original-at-2\n" in out
+    assert fork.beside_its_run(original, {"accuracy": 0.5}) == ""
+    assert "says no score" in fork.beside_its_run(forked, {})
     assert folders.read_json(forked / "fork.json") == {
         "run": "../original",
         "step": 2,

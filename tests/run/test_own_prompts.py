@@ -1,5 +1,6 @@
 """--dataset-name, --chat and --eval-steps through the whole command, and the 20 lines of minigrpo/README.md."""
 
+import copy
 import json
 import re
 import runpy
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from minigrpo.config import BadInput, GRPOConfig
-from minigrpo.run import cli, folders, inputs, summary
+from minigrpo.policy import save_policy
+from minigrpo.run import asking, cli, folders, inputs, summary
 from minigrpo.run.verdict import verdict
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +87,51 @@ def test_generate_and_evaluate_take_the_same_flags(trained, capsys):
     assert capsys.readouterr().err.count("Wanted is either a PROMPT") == 2
 
 
+def numbers(said):
+    return {name.strip(): float(x) for name, x in re.findall(r"^([a-z@1-9, ()]+?) +(-?[0-9.]+)$", said, re.MULTILINE)}
+
+
+def test_a_runs_model_is_scored_on_the_runs_own_task(trained, here, capsys):
+    """The numbers after training, from the folder alone: its data, rewards, lengths and draws."""
+    after = folders.read_json(trained / "summary.json")["after"]
+    for model in (trained, trained / "model", trained / "checkpoint-4"):
+        assert cli.main(["evaluate", "--model", str(model)]) == 0
+        said = capsys.readouterr().out
+        assert f"{trained}'s own task, sums.jsonl: 6 held-out problems, 4 samples each, by own_rewards.texts" in said
+        assert re.search(r"^Chance explains ± [0-9.]+ between two such rewards\.$", said, re.MULTILINE)
+        if model != trained / "checkpoint-4" or not (trained / "checkpoint-6").exists():
+            assert numbers(said)["reward, sampled"] == pytest.approx(after["reward"], abs=5e-4)
+            assert numbers(said)["mean length (tokens)"] == pytest.approx(after["mean_length"], abs=5e-4)
+
+
+def test_flags_have_the_last_word_over_a_runs_own_task(trained, capsys):
+    assert cli.main(["evaluate", "--model", str(trained), "--task", "clock", "--num-generations", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("clock: ")
+    assert "1 sample each\n" in said
+    args, config, own = asking.evaluation_args(["--model", str(trained), "--reward-funcs", "a.b", "--temperature", "0"])
+    assert (own, args.temperature, config.reward_funcs, config.dataset_name) == (trained, 0, ["a.b"], "sums.jsonl")
+    assert asking.evaluation_args(["--model", "tiny"])[2] is None
+
+
+def test_what_a_run_was_made_from_has_to_be_there_still(trained, here, capsys, monkeypatch):
+    monkeypatch.chdir(here / "runs")  # where its file is not
+    assert cli.main(["evaluate", "--model", "sums-0"]) == 2
+    said = capsys.readouterr().err
+    assert "There is no file 'sums.jsonl'" in said
+    assert "its run's own task; --task and --dataset-name name another" in said
+    monkeypatch.chdir(here)
+    kept = (here / "sums.jsonl").read_text()
+    (here / "sums.jsonl").write_text(kept + kept.splitlines()[0].replace("0 + 0", "9 + 9") + "\n")
+    assert cli.main(["evaluate", "--model", str(trained)]) == 0
+    assert "began, the prompts 'sums.jsonl' changed." in capsys.readouterr().err
+    (here / "sums.jsonl").write_text(kept)
+    (trained / "config.json").rename(here / "aside.json")
+    assert cli.main(["evaluate", "--model", str(trained)]) == 2
+    assert "has lost its config.json" in capsys.readouterr().err
+    (here / "aside.json").rename(trained / "config.json")
+
+
 def test_texts_are_turns_with_chat_and_rewards_see_messages(here, capsys):
     flags = ["--chat", "--system-prompt", "Be brief."]
     rewards = ["--reward-funcs", "own_rewards.messages", "own_rewards.messages", "--max-steps", "1"]
@@ -104,7 +151,13 @@ def test_texts_are_turns_with_chat_and_rewards_see_messages(here, capsys):
     assert folders.read_json(Path("chat/config.json"))["generation_batch_size"] == 8
     assert cli.main(["train", "--resume", "--output-dir", "chat", "--max-steps", "2"]) == 0
     capsys.readouterr()
-    assert cli.main(["generate", "--model", "chat", *flags, "1 + 1 = ?"]) == 0
+    same = []
+    for asked in (flags, [], ["--no-chat"]):
+        assert cli.main(["generate", "--model", "chat", *asked, "--num-generations", "4", "1 + 1 = ?"]) == 0
+        same.append(capsys.readouterr())
+    assert same[0].out == same[1].out != same[2].out  # as in its run, unless told otherwise
+    assert "As in chat, each prompt is a user's turn, after the system's 'Be brief.'" in same[1].err
+    assert "As in chat" not in same[0].err + same[2].err
 
 
 @pytest.mark.parametrize(
@@ -139,10 +192,27 @@ def test_what_cannot_be_is_refused_before_a_folder_is_made(here, flags, sentence
 
 def test_a_model_of_conversations_that_is_given_texts_is_noted(tiny):
     tokenizer = tiny[1]
-    assert inputs.plain_text_note("tiny", tokenizer, "1 + 1 = ?") == ""
+    assert inputs.template_note("tiny", tokenizer, "1 + 1 = ?") == ""
     tokenizer.chat_template = "{{ messages[0].content }}"
-    assert "--chat makes each text" in inputs.plain_text_note("some/chat", tokenizer, "1 + 1 = ?")
-    assert inputs.plain_text_note("some/chat", tokenizer, [{"role": "user", "content": "1"}]) == ""
+    assert "--chat makes each text" in inputs.template_note("some/chat", tokenizer, "1 + 1 = ?")
+    assert inputs.template_note("some/chat", tokenizer, [{"role": "user", "content": "1"}]) == ""
+
+
+def test_conversations_without_a_template_are_noted(tiny, here, capsys, tmp_path):
+    model, tokenizer = tiny
+    conversation = [{"role": "user", "content": "1"}]
+    assert inputs.template_note("tiny", tokenizer, conversation) == ""  # which knows the plain lines
+    without = copy.deepcopy(tokenizer)
+    without.chat_template = None
+    said = inputs.template_note("gpt2", without, conversation)
+    assert said.startswith("The tokenizer of 'gpt2' has no chat template, so each turn is written as a plain line: 'user: ...")
+    save_policy(model, without, tmp_path / "bare")
+    flags = ["--model", str(tmp_path / "bare"), "--chat"]
+    assert cli.main(["generate", *flags, "1 + 1 = ?"]) == 0
+    assert train(*flags, "--reward-funcs", "own_rewards.texts", "--max-steps", "1", "--dataset-name", "few.jsonl") == 0
+    said = capsys.readouterr()
+    assert "has no chat template" in said.out
+    assert "has no chat template" in said.err
 
 
 @pytest.mark.parametrize(

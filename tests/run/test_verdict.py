@@ -33,8 +33,8 @@ def by_accuracy(before, after, **metrics):
         (0.37, 0.09, {"entropy": 0.01}, "It collapsed: .* entropy of 0.010"),
         (0.37, 0.01, {"reward": (0.2, 0.98), "kl": 0.2}, "It learnt something else: the reward rose from 0.29 to 0.89"),
         (0.37, 0.37, {"reward": (0.2, 0.98)}, "It learnt, but not to be right: the reward rose"),
-        (0.37, 0.38, {"frac_reward_zero_std": 1.0}, "nothing to learn from: .*; accuracy went from 0.370 to 0.380"),
-        (0.37, 0.60, {"frac_reward_zero_std": (0.5, 1.0)}, "It learnt"),
+        (0.37, 0.38, {"frac_reward_zero_std": 1.0, "reward": 0.0}, "nothing to learn from: .*; accuracy went from 0.37"),
+        (0.37, 0.60, {"frac_reward_zero_std": (0.5, 1.0), "reward": 0.5}, "It learnt"),
     ],
 )  # fmt: skip
 def test_the_sentence_is_what_the_numbers_bear_out(before, after, metrics, said):
@@ -55,6 +55,12 @@ def test_records_that_nobody_can_score():
     assert verdict(none, none, rows(weighted_logprob=(-4.0, -12.0)), 0).startswith("It got worse")
     assert verdict(none, none, rows(weighted_logprob=-4.0), 0).startswith("No change")
     assert verdict(none, none, rows(steps=4, weighted_logprob=-4.0), 0) == "Too few steps to tell: 4."
+
+
+def test_a_run_without_any_reward_is_called_one():
+    for numbers in ({"accuracy": 0.4}, {"mean_length": 5.0}):
+        said = verdict(numbers, numbers, rows(frac_reward_zero_std=1.0), 400)
+        assert said.endswith("no completion got a reward; every reward function returned None.")
 
 
 def test_a_spike_is_no_distance_and_a_missing_number_none():

@@ -322,6 +322,8 @@ def test_a_run_without_tokens_shows_its_completions_whole(opened):
     samples["advantages"] = compute_advantages(torch.tensor(samples["rewards"]), torch.tensor([0, 0, 1, 1])).tolist()
     page = opened([Run("trl", GRPOConfig(engine="trl").to_dict(), [{"step": 10, "reward": 0.75}], [samples])])
     assert "this run kept no tokens" in page.locator(".facts").inner_text()
+    assert page.locator("#color").is_disabled()
+    assert page.input_value("#color") == "advantage"  # which is what the colours are of
     page.get_by_text("y z").first.click()
     assert "(1 − 0.5) / (0.707 + 0.0001) = 0.707" in page.locator("#formula").inner_text()
     page.select_option("#scaleRewards", "none")

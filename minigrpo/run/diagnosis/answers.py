@@ -116,12 +116,12 @@ def _endless(run: Evidence, cut: Curve, early: float, late: float) -> Finding:
 def _many_cut_off(run: Evidence, cut: Curve, early: float, late: float) -> Finding:
     length = run.change("completions/mean_length")
     shorter = bool(length and length.falls and length.last < 0.8 * length.first)
-    means = "What is cut off scores as if it were wrong"
+    means = "A reward that looks for an answer at the end finds none in what is cut off"
     if shorter and late < early:
-        means += ", so the policy learns to be short instead of right. The share falls as if the trouble went away: "
+        means += ", and the policy learns to be short instead of right. The share falls as if the trouble went away: "
         means += "look at the first steps."
     else:
-        means += ", whatever it would have said: these groups are judged by their length."
+        means += ", whatever it would have said; one for length pays it most. These groups are judged by length."
     seen = f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}"
     seen += f"; mean length {number(length.first)} -> {number(length.last)} tokens." if length else "."
     return Finding(
@@ -141,8 +141,8 @@ def _learnt_to_be_short(run: Evidence, early: float, late: float) -> Finding:
         "cut_off",
         "Some answers were cut off at first, and then no longer; the reward does not rise.",
         f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}, with a reward that stands still.",
-        "If the answers that reach the limit are those that work the problem out, what is cut off scores as wrong, and the "
-        "policy learns not to try. The log alone does not say which they are.",
+        "If the answers that reach the limit are those that work the problem out, most rewards find nothing in them, and "
+        "the policy learns not to try. The log alone does not say which they are.",
         "Read what was cut off in the first steps. If those are the better attempts, raise max_completion_length.",
         "possible",
         LESSONS["length"],

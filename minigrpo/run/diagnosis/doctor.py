@@ -13,6 +13,7 @@ from minigrpo.run.diagnosis.rows import understand
 # What comes first is to be mended first: until then the later ones cannot be judged.
 CHECKS = (
     signal.no_numbers,
+    signal.no_rewards,
     answers.rewards_part,
     motion.falls_apart,
     answers.cut_off,
@@ -39,6 +40,7 @@ STILL = {"nothing_moves", "noise_over_trend", "too_short", "no_reward", "gradien
 LENGTH = {"shrinking", "growing"}
 FOLLOWS = {  # cause -> what is then no finding of its own
     "not_a_number": SILENT | STILL | LENGTH | {"entropy_gone", "reward_falls", "nothing_trainable", "endless", "collapse"},
+    "unrewarded": SILENT | STILL | LENGTH | {"nothing_trainable"},
     "rewards_part": {"paid_unfinished", "endless"} | LENGTH,
     "cut_off": SILENT | STILL | LENGTH | {"nothing_trainable"},
     "collapse": SILENT | STILL | LENGTH | {"entropy_gone", "reward_falls", "endless", "far_from_reference"},

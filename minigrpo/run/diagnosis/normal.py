@@ -43,9 +43,13 @@ def small_loss(run: Evidence) -> tuple[str, str, str, str] | None:
             "The ratio is 1 and a group's advantages sum to 0, so the value is 0, but its gradient is not. The loss says "
             "nothing of progress.", "loss is 0",
         )  # fmt: skip
+    small = [value for value in loss.values if abs(value) < 1]
     if min(loss.values) < 0 and abs(loss.median) < 1:
+        value, step = max(zip(loss.values, loss.steps, strict=True), key=lambda pair: abs(pair[0]))
+        more = len(loss) - len(small)
+        spikes = f" at {len(small)} of {len(loss)} rows, and spikes up to {number(value)} (step {step:g})" if more else ""
         return (
-            "A small loss of either sign is normal.", f"Loss {number(min(loss.values))} to {number(max(loss.values))}.",
+            "A small loss of either sign is normal.", f"Loss {number(min(small))} to {number(max(small))}{spikes}.",
             "Advantages cancel only where every answer weighs the same, and the KL penalty comes on top; a token that the "
             "policy has nearly given up can make it spike. The loss is not to be read as progress.", "loss is 0",
         )  # fmt: skip

@@ -191,6 +191,7 @@ def _signs(run: Evidence) -> list[str]:
     """What speaks for a run, of what was logged."""
     kl, cut, grad = run.curve("kl"), run.curve("completions/clipped_ratio"), run.curve("grad_norm")
     signs = [f"KL {number(kl.end)} nats per token"] if len(kl) and kl.end < FAR else []
-    signs += [f"{percent(1 - run.silence.mean)} of the groups differ"] if len(run.curve("frac_reward_zero_std")) else []
+    differ = f"{percent(1 - run.silence.part(0.8, 1).mean)} of the groups differ at the end" if len(run.silence) else ""
+    signs += [differ] if len(run.curve("frac_reward_zero_std")) else []
     signs += [f"{percent(cut.end)} of the answers are cut off"] if len(cut) else []
     return signs + ([f"the gradient flows (norm {number(grad.median)})"] if len(grad) and grad.median > 0 else [])

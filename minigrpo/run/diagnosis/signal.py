@@ -106,6 +106,23 @@ def _passing(broken: dict, vital: list[str]) -> Finding:
     )
 
 
+def no_rewards(run: Evidence) -> Finding | None:
+    """A run of this package, which logs the reward wherever there is one, without any."""
+    ours = "num_generations" in run.config and not run.config.get("triples")
+    if not ours or len(run.curve("reward")) or not len(run.silence):
+        return None
+    return Finding(
+        "unrewarded",
+        "No completion got a reward; every reward function returned None.",
+        f"There is no reward at {at_steps(run.rows[0]['step'], run.last_step)}.",
+        "None abstains: such a completion takes no part, and where all abstain there is nothing to learn from.",
+        "Call the reward function by hand on five completions of samples.jsonl, with the columns of their rows: it may look "
+        "for a column that is not there, or lack a return on one of its paths.",
+        "certain",
+        LESSONS["groups"],
+    )
+
+
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
