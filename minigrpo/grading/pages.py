@@ -12,11 +12,6 @@ from minigrpo.grading.reports import counted
 from minigrpo.grading.results import Graded, Report
 
 MOST_LINES = 60  # of an answer's code
-# Where a question's subject is explained: the lesson that comes before the exercise.
-LESSONS = {
-    "ex01": "01_logprobs", "ex02": "02_policy_gradient", "ex03": "03_loss", "ex04": "04_training", "ex05": "05_failures",
-    "ex06": "06_kl", "ex07": "07_triples", "ex08": "09_a_real_model",
-}  # fmt: skip
 
 
 def pages(reports: list[Report], how: str) -> dict[str, str]:
@@ -64,7 +59,6 @@ def _exercise(report: Report) -> dict:
         "points": report.points,
         "of": report.of,
         "graded": bool(report.graded),
-        "lesson": LESSONS.get(report.exercise or ""),
         "questions": [_question(item, report.cells) for item in report.graded],
     }
 
@@ -86,6 +80,7 @@ def _question(item: Graded, cells: list[Cell]) -> dict:
         "label": result.label if wrong else "",
         "cause": result.cause if wrong else "",
         "hint": question.hints[0] if item.points < question.points and question.hints else "",
+        "read": question.read,
         "code": code_of(question, cells),
     }
 

@@ -1,5 +1,6 @@
 """The exercises: written from the solutions, complete, running untouched, and worth 100 points."""
 
+import html
 import inspect
 import math
 import re
@@ -17,9 +18,11 @@ from traitlets.config import Config
 from minigrpo.grading import practice, shipped
 from minigrpo.grading.check import exercises, grade, judge, questions
 from minigrpo.grading.ex08 import is_right, parse_answer
+from minigrpo.grading.pages import pages
+from minigrpo.grading.results import Graded, Report
 from minigrpo.grading.submission import outcome_of
 from minigrpo.training import train
-from tests.tools.build_notebooks import EXERCISES, SOLUTIONS, exercise_of, from_source
+from tests.tools.build_notebooks import EXERCISES, ROOT, SOLUTIONS, exercise_of, from_source
 
 NAMES = sorted(path.stem for path in (SOLUTIONS / "src").glob("*.py"))
 
@@ -332,6 +335,35 @@ def test_three_hidden_runs_and_ready_answers_are_what_a_reward_is_scored_on(monk
 
 def test_no_path_leads_out_of_the_course():
     assert all(not Path(p).is_symlink() for folder in (EXERCISES, SOLUTIONS) for p in folder.rglob("*"))
+
+
+READ = re.compile(r"Read: (.*?)\.?(?:\n\n|\Z)", re.DOTALL)
+FIRST = re.compile(r"Read notebook\s+\[(\d\d)\]")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_question_and_its_pages_send_people_where_the_notebook_does(name):
+    text = "\n\n".join(cell.source for cell in read(EXERCISES, name).cells if cell.cell_type == "markdown")
+    said = {}
+    for part in re.split(r"^## (?=ex\d\d\.)", text, flags=re.MULTILINE)[1:]:
+        said[part.split()[0]] = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", " ".join(READ.search(part)[1].split()))
+    assert {question.id: question.read for question in questions(name[:4])} == said
+    report = Report("ann", name[:4], [Graded(question, 0, "Not answered.") for question in questions(name[:4])])
+    page = html.unescape(pages([report], "none")["ann.html"])
+    assert re.findall(r"<dt>Where to read</dt><dd>(.*)</dd>", page) == list(said.values())
+
+
+def test_every_table_names_the_lesson_that_the_exercise_names():
+    first = {name[:4]: FIRST.search(read(EXERCISES, name).cells[0].source)[1] for name in NAMES}
+    guide = (EXERCISES / "README.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| (ex\d\d) .*\| (\d\d) \|$", guide, re.MULTILINE)) == first
+    lessons = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\d\d) .*\| ([^|]*)\|$", lessons, re.MULTILINE)
+    assert {exercise: lesson for lesson, asks in rows for exercise in re.findall(r"ex\d\d", asks)} == first
+    for path in (ROOT / "notebooks" / "src").glob("0*.py"):
+        sends = re.search(r"\*\*Exercises?:\*\*(.*?)\*\*Next", path.read_text(encoding="utf-8"))
+        named = re.findall(r"\[(ex\d\d)\]", sends[1]) if sends else []
+        assert named == [exercise for exercise, lesson in first.items() if lesson == path.name[:2]], path.name
 
 
 def test_the_readme_counts_rightly():

@@ -60,7 +60,7 @@ def test_a_person_sees_the_case_the_numbers_the_cause_the_hint_and_where_to_read
         "wanted",
         "likely cause",
         "A hint",
-        "06_kl.ipynb",
+        "notebook 06, &#34;A right value is not a right gradient&#34;",
         f"of {sum(question.points for question in questions('ex06'))} points",
     ):
         assert part in page
