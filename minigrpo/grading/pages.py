@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.questions import Question
 from minigrpo.grading.reports import counted
-from minigrpo.grading.results import Graded, Report
+from minigrpo.grading.results import UNANSWERED, Graded, Report
 
 MOST_LINES = 60  # of an answer's code
 
@@ -79,10 +79,15 @@ def _question(item: Graded, cells: list[Cell]) -> dict:
         "by_hand": getattr(result, "small", None) if wrong else None,
         "label": result.label if wrong else "",
         "cause": result.cause if wrong else "",
-        "hint": question.hints[0] if item.points < question.points and question.hints else "",
+        "hint": question.hints[0] if _helped_by_a_hint(item) else "",
         "read": question.read,
         "code": code_of(question, cells),
     }
+
+
+def _helped_by_a_hint(item: Graded) -> bool:
+    """About the subject; to code that does not run or end it is beside the point."""
+    return item.points < item.question.points and (item.result is not None or item.why == UNANSWERED)
 
 
 def state(item: Graded) -> str:

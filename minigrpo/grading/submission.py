@@ -12,8 +12,8 @@ from minigrpo.grading.cells import Cell, NoNotebook, plain, read_cells
 from minigrpo.grading.check import Result, exercises, judge, questions
 from minigrpo.grading.exam import Exam
 from minigrpo.grading.questions import Case, Question
-from minigrpo.grading.results import Graded, Report
-from minigrpo.grading.sandbox import Worker, WorkerDied
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED, Graded, Report
+from minigrpo.grading.sandbox import TimedOut, Worker, WorkerDied
 from minigrpo.grading.worker import Outcome, decode, encode
 
 CELL_SECONDS, CALL_SECONDS, SECONDS = 10.0, 10.0, 60.0
@@ -64,7 +64,7 @@ def grade_file(
         cells = read_cells(path)
     except NoNotebook as error:
         asked = exam.questions if exam else questions(exercise) if exercise else []
-        nothing = [Graded(question, 0, "") for question in asked]
+        nothing = [Graded(question, 0, "", why=BROKEN) for question in asked]
         return Report(person, exercise, nothing, f"{plain(path.name)} cannot be graded: {error}.", file=file)
     exercise = exam.name if exam else which_exercise(path, cells)
     if exercise is None:
@@ -84,6 +84,10 @@ class _Missing(Exception):
     """There is no function of that name."""
 
 
+class _OutOfTime(WorkerDied):
+    """So much was used before that nothing is left for this call."""
+
+
 class _Session:
     """A worker with the cells run, made anew where the learner's code ended the one before."""
 
@@ -93,6 +97,7 @@ class _Session:
         self.left_out = {number: set() for number in self.cells}  # statements that hung or ended the worker
         self.slow = {number: set() for number in self.cells}
         self.errors: dict[int, str] = {}
+        self.endless: set[int] = set()  # cells of which a statement had to be stopped
         self.left, self.since, self.starts = SECONDS, time.monotonic(), 0
         self.called: float | None = None  # when this worker last answered
         self.took: Counter[str] = Counter()  # seconds, all calls to each answer
@@ -100,7 +105,7 @@ class _Session:
     def ready(self) -> Worker:
         while self.worker is None:
             if self.left < LEAST_SECONDS or self.starts == MOST_STARTS:
-                raise WorkerDied(f"the {SECONDS:.0f} s of this submission are used up")
+                raise _OutOfTime(f"the {SECONDS:.0f} s of this submission are used up")
             worker = Worker(self.how, seconds=self.left, hide=self.hide)
             self.starts += 1
             self.since = time.monotonic()  # that torch loads slowly is not the learner's time
@@ -119,6 +124,7 @@ class _Session:
                 error = worker.ask(request, CELL_SECONDS, clock)["error"]
                 if error or not left_out:  # what was left out, and why, is worth saying still
                     self.errors[number] = plain(error or "")
+                    self.endless.discard(number)
             except (WorkerDied, KeyError) as error:
                 self._end(worker)
                 if clock.at is None:
@@ -126,6 +132,7 @@ class _Session:
                 else:
                     self.left_out[number] |= {clock.at}
                 self.errors[number] = f"a statement was left out: {error}"
+                self.endless |= {number} if isinstance(error, TimedOut) else set()
                 return False
             finally:
                 self.slow[number] |= clock.slow
@@ -140,7 +147,7 @@ class _Session:
         args = {name: encode(value) for name, value in case.args.items()}
         request = {"name": name, "args": args, "gradient": list(case.gradient), "seed": 0}
         if self.took[name] > ANSWER_SECONDS:
-            raise WorkerDied(f"all calls to it together took more than {ANSWER_SECONDS:.0f} s")
+            raise _OutOfTime(f"all calls to it together took more than {ANSWER_SECONDS:.0f} s")
         reply = worker.ask(request, CALL_SECONDS)
         self.called = time.monotonic()
         self.took[name] += self.called - now
@@ -148,15 +155,19 @@ class _Session:
             raise _Missing
         return outcome_of(reply, case)
 
-    def missing(self, name: str) -> str:
-        """Why there is no such function, as far as the cells' errors tell."""
+    def missing(self, name: str) -> tuple[str, str]:
+        """That there is no such function, in words, and why, as far as the cells' errors tell."""
         errors = {number: error for number, error in self.errors.items() if error}
         defining = [n for n in errors if re.search(rf"\b(def|class)\s+{name}\b|^{name}\s*=", self.sources[n], re.MULTILINE)]
         for number in defining:
-            return f"No function {name} is defined, for its cell (cell {number + 1}) fails: {errors[number]}."
+            says = f"No function {name} is defined, for its cell (code cell {number + 1}) fails: {errors[number]}."
+            return says, ENDLESS if number in self.endless else BROKEN
         for number in errors:
-            return f"No function {name} is defined. The first cell that fails is cell {number + 1}: {errors[number]}."
-        return f"No function {name} is defined."
+            return (
+                f"No function {name} is defined. The first that fails is code cell {number + 1}: {errors[number]}.",
+                UNANSWERED,
+            )
+        return f"No function {name} is defined.", UNANSWERED
 
     def close(self) -> None:
         if self.worker is not None:
@@ -192,17 +203,26 @@ def _graded(asked: list[Question], session: _Session, seed: int, all_or_nothing:
                 graded.append(_one(question, cases, session, all_or_nothing))
             except WorkerDied as error:
                 session.close()
-                graded.append(Graded(question, 0, f"The process that ran it is gone: {error}."))
+                graded.append(_stopped(question, error))
     finally:
         session.close()
     return graded
+
+
+def _stopped(question: Question, error: WorkerDied) -> Graded:
+    if isinstance(error, TimedOut):
+        return Graded(question, 0, f"{str(error).capitalize()}: does a loop never end?", why=ENDLESS)
+    if isinstance(error, _OutOfTime):
+        return Graded(question, 0, f"It was not called: {error}.", why=ENDLESS)
+    return Graded(question, 0, f"The process that ran it is gone: {error}.", why=BROKEN)
 
 
 def _one(question: Question, cases: list[Case], session: _Session, all_or_nothing: bool) -> Graded:
     try:
         outcomes = [compare.outcome_of(question, case, lambda one: session.call(question.name, one)) for case in cases]
     except _Missing:
-        return Graded(question, 0, session.missing(question.name))
+        says, why = session.missing(question.name)
+        return Graded(question, 0, says, why=why)
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Graded(question, 0, "Not answered.")
     result = judge(question, cases, outcomes, all_or_nothing=all_or_nothing)

@@ -18,8 +18,10 @@ from minigrpo.config import BadInput
 from minigrpo.grading import batch, cells, inside, reports, submission, walls
 from minigrpo.grading.cells import NoNotebook, read_cells
 from minigrpo.grading.check import questions
+from minigrpo.grading.pages import pages
 from minigrpo.grading.people import find
 from minigrpo.grading.questions import Case
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED
 from minigrpo.grading.sandbox import GraderError, WorkerDied
 from minigrpo.grading.submission import Graded, Report, by_name, outcome_of
 from minigrpo.grading.worker import decode, encode
@@ -266,6 +268,32 @@ def test_gradescopes_result_is_one_persons():
     with pytest.raises(BadInput, match="one person's"):
         batch.one_person(two)
     batch.one_person([two[0], Report("ann", "ex06", [], file="subs/ann/ex06/ex06_kl.ipynb")])
+
+
+ENDED = """
+def token_logprobs(logits, token_ids, temperature=1.0):
+    while True: print("still here")
+def replay(*a):
+    import os; os._exit(1)
+"""
+
+
+def test_what_does_not_end_is_called_so_and_nobody_is_told_about_the_subject(how, tmp_path, monkeypatch):  # noqa: F811
+    """Endless prints, an end of the process, a cell that is no Python, one that hangs before its function, and nothing."""
+    for name in ("CELL_SECONDS", "CALL_SECONDS"):
+        monkeypatch.setattr(submission, name, 1.0)
+    asked = questions("ex01")
+    names = [question.name for question in asked]
+    cells = [ENDED.replace("token_logprobs", names[0]).replace("replay", names[1])]
+    cells += [f"def {names[2]}(:", f"while True:\n    def {names[3]}(*a): pass"]
+    items = submission.grade_file(write_notebook(tmp_path, cells), "ann", how, 0).graded
+    assert [item.why for item in items] == [ENDLESS, BROKEN, BROKEN, ENDLESS, UNANSWERED]
+    assert items[0].says == "It was still running after 1 s and was stopped: does a loop never end?"
+    assert "it ended" in items[1].says
+    assert "code cell 2) fails: SyntaxError" in items[2].says
+    assert "a statement was left out: it was still running after 1 s" in items[3].says
+    page = pages([Report("ann", "ex01", items)], "bubblewrap")["ann.html"]
+    assert page.count("A hint") == 1  # to what was not answered
 
 
 # --- what comes out of a sandbox -----------------------------------------------------------------------------------------
