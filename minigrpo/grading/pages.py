@@ -1,8 +1,10 @@
 """Pages to read: one per person with code, case, numbers, cause and hint, and one of the class with its commonest mistakes."""
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -12,6 +14,8 @@ from minigrpo.grading.reports import counted
 from minigrpo.grading.results import UNANSWERED, Graded, Report
 
 MOST_LINES = 60  # of an answer's code
+LONGEST_NAME = 200  # bytes of a file's name; file systems hold 255
+NO_NAMES = ("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)))  # Windows
 
 
 def pages(reports: list[Report], how: str) -> dict[str, str]:
@@ -35,17 +39,30 @@ def pages(reports: list[Report], how: str) -> dict[str, str]:
 
 
 def _file_names(people: list[str]) -> dict[str, str]:
-    """A plain file name for each person, none of them "class" and no two alike, also where upper case does not count."""
-    names, taken = {}, {"class"}
+    """A file name for each person in their own script, none of them "class" and no two that any file system takes for one."""
+    names, taken = {}, {"class", *NO_NAMES}
     for person in people:
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", person).strip("-.")[:80] or "person"
+        plain = _plain(person)
         name, number = plain, 1
-        while name.lower() in taken:
+        while _alike(name) in taken:
             number += 1
             name = f"{plain}-{number}"
-        taken.add(name.lower())
+        taken.add(_alike(name))
         names[person] = f"{name}.html"
     return names
+
+
+def _plain(person: str) -> str:
+    """Letters of any script with their marks, and digits; a hyphen for whatever a file system or a link may not take."""
+    text = unicodedata.normalize("NFC", person)
+    text = "".join(one if unicodedata.category(one)[0] in "LMN" or one in "._-" else " " for one in text)
+    text = "-".join(text.split()).encode()[:LONGEST_NAME].decode(errors="ignore")
+    return re.sub("-{2,}", "-", text).strip("-.") or "person"
+
+
+def _alike(name: str) -> str:
+    """The same for names that only differ in case, or in how accents are written."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 # --- one person -----------------------------------------------------------------------------------------------------------
@@ -146,7 +163,7 @@ def _class(people: dict[str, list[Report]], names: dict[str, str]) -> dict:
     rows = [
         {
             "person": person,
-            "page": names[person],
+            "page": quote(names[person]),
             "squares": [_square(items[person].get(number)) for number in sorted(questions)],
             "points": sum(item.points for item in items[person].values()),
             "of": sum(item.question.points for item in items[person].values()),

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -104,6 +105,31 @@ def test_no_text_becomes_markup_and_every_person_has_a_page(written):
         assert "49" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
     two = [Report(name, None, [], "x") for name in ("Ann", "ann", "class", "../x", "???")]
     assert set(pages(two, "none")) == {"class.html", "Ann.html", "ann-2.html", "class-2.html", "x.html", "person.html"}
+
+
+def test_names_keep_their_letters_and_links_lead_to_them():
+    """Composed and decomposed, four scripts, a name as long as can be, one that Windows has for a device, and two alike."""
+    names = [
+        "Jürgen Groß",
+        "JÜRGEN GROSS",
+        "Ju\u0308rgen Groß",
+        "王小明",
+        "Владимир",
+        "अनिता शर्मा",
+        "𐐨" * 300,
+        "con",
+        "a%2fb",
+        "ﬁn",
+        "FIN",
+    ]
+    written = pages([Report(name, None, [], "x") for name in names], "none")
+    files = [name.removesuffix(".html") for name in written if name != "class.html"]
+    assert files[:6] == ["Jürgen-Groß", "JÜRGEN-GROSS-2", "Jürgen-Groß-3", "王小明", "Владимир", "अनिता-शर्मा"]
+    assert files[7:] == ["con-2", "a-2fb", "ﬁn", "FIN-2"]
+    assert max(len(name.encode()) for name in written) < 230
+    links = re.findall(r'href="([^"]*)"', written["class.html"])
+    assert {unquote(link) for link in links} == written.keys() - {"class.html"}
+    assert all(link.isascii() for link in links)
 
 
 def test_code_is_the_last_definition_with_its_decorators():
