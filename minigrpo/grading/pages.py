@@ -11,9 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.questions import Question
 from minigrpo.grading.reports import counted
-from minigrpo.grading.results import UNANSWERED, Graded, Report
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED, Graded, Report
 
 MOST_LINES = 60  # of an answer's code
+NO_RESULT = {UNANSWERED: "blank", BROKEN: "broken", ENDLESS: "endless"}
 LONGEST_NAME = 200  # bytes of a file's name; file systems hold 255
 NO_NAMES = ("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)))  # Windows
 
@@ -108,12 +109,12 @@ def _helped_by_a_hint(item: Graded) -> bool:
 
 
 def state(item: Graded) -> str:
-    """In a word that is also a class of the style sheet: "full", "part", "none", or "blank" where nothing was answered."""
+    """In a word that is also a class of the style sheet: "full", "part", "none", or where there is no result, why."""
     if item.points == item.question.points:
         return "full"
     if item.points:
         return "part"
-    return "blank" if item.result is None else "none"
+    return NO_RESULT[item.why] if item.result is None else "none"
 
 
 def _numbers(difference: str) -> dict | None:
@@ -177,8 +178,9 @@ def _class(people: dict[str, list[Report]], names: dict[str, str]) -> dict:
 
 def _square(item: Graded | None) -> dict:
     if item is None:
-        return {"state": "absent", "points": "", "of": ""}
-    return {"state": state(item), "points": item.points, "of": item.question.points}
+        return {"state": "absent", "sign": ""}
+    signs = {"blank": "·", "broken": "!", "endless": "∞"}
+    return {"state": state(item), "sign": signs.get(state(item), ""), "points": item.points, "of": item.question.points}
 
 
 def _to_discuss(question: Question, items: list[Graded]) -> dict:
@@ -191,7 +193,7 @@ def _to_discuss(question: Question, items: list[Graded]) -> dict:
         "name": question.name,
         "people": len(items),
         "full": sum(state(item) == "full" for item in items),
-        "blank": sum(state(item) == "blank" for item in items),
+        "without": [(why, count) for why in NO_RESULT if (count := sum(state(item) == NO_RESULT[why] for item in items))],
         "causes": [{"count": count, "says": says, "label": label} for (says, label), count in causes.most_common()],
         "unnamed": unnamed,
     }

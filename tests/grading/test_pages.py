@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,9 +11,11 @@ import pytest
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.check import grade, questions
 from minigrpo.grading.pages import code_of, pages
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED
 from minigrpo.grading.submission import Graded, Report
 from minigrpo.run import cli
 
+TROUBLES = [BROKEN, ENDLESS, ENDLESS, UNANSWERED, BROKEN]
 NASTY = "<img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 
@@ -26,7 +29,7 @@ def plain_k1(logprobs, ref_logprobs):
 
 
 def submissions():
-    """ann has all of ex06 right, bob and cem k1 with its own gradient, dan a wrong shape, eve nothing, fay no notebook."""
+    """ann has all right, bob and cem k1 with its own gradient, dan a wrong shape, eve none, fay no notebook, gus trouble."""
     asked = questions("ex06")
     k1 = next(question for question in asked if question.name == "kl_k1_plus")
 
@@ -42,6 +45,12 @@ def submissions():
         report(f"cem {NASTY}", plain_k1, code.format(NASTY)),
         report("dan", lambda logprobs, ref_logprobs: logprobs[0], code.format("of dan")),
         Report("eve", "ex06", nothing, file="/srv/eve/ex06_kl.ipynb"),
+        Report(
+            "gus",
+            "ex06",
+            [replace(one, why=why) for one, why in zip(nothing, TROUBLES, strict=True)],
+            file="/srv/gus/ex06_kl.ipynb",
+        ),
         Report("fay", None, [], "There is no notebook (.ipynb) here, but ex06.py."),
     ]
 
@@ -70,11 +79,11 @@ def test_a_person_sees_the_case_the_numbers_the_cause_the_hint_and_where_to_read
 
 
 def test_a_persons_page_has_nobody_elses_data(written):
-    for person in ("ann", "bob", "dan", "eve", "fay"):
+    for person in ("ann", "bob", "dan", "eve", "fay", "gus"):
         text = written[f"{person}.html"]
         assert not [
             other
-            for other in ("ann", "bob", "cem", "dan", "eve", "fay")
+            for other in ("ann", "bob", "cem", "dan", "eve", "fay", "gus")
             if other != person and re.search(rf"\b{other}\b", text)
         ]
         assert "/srv" not in text
@@ -84,10 +93,20 @@ def test_the_class_is_seen_with_its_commonest_mistake_first(written):
     page = written["class.html"]
     discuss = page[page.index("What to discuss") :]
     one = discuss[discuss.index("kl_k1_plus") : discuss.index("kl_pulls")]
-    assert "1 of 5 have it right" in one
-    assert one.index("2 of 5") < one.index("1 of 5</span>")
+    assert "1 of 6 have it right" in one
+    assert one.index("2 of 6") < one.index("1 of 6</span>")
     assert "ex06.py" in page
-    assert page.count("<tr>") == 7
+    assert page.count("<tr>") == 8
+
+
+def test_the_class_tells_what_was_not_answered_from_what_could_not_be_run_or_did_not_end(written):
+    page = written["class.html"]
+    rows = dict(re.findall(r'<tr><th><a href="(\w+)\.html">(.*?)</tr>', page, re.DOTALL))
+    assert re.findall(r'<td class="sq (\w+)">(.*?)</td>', rows["gus"]) == [
+        ("broken", "!"), ("endless", "∞"), ("endless", "∞"), ("blank", "·"), ("broken", "!"),
+    ]  # fmt: skip
+    first = page[page.index("What to discuss") :].split("</section>")[0]
+    assert re.findall(r'(\d) of 6</span> <span class="soft">(not|could|did) ', first) == [("1", "not"), ("1", "could")]
 
 
 def test_no_text_becomes_markup_and_every_person_has_a_page(written):
@@ -99,6 +118,7 @@ def test_no_text_becomes_markup_and_every_person_has_a_page(written):
         "dan.html",
         "eve.html",
         "fay.html",
+        "gus.html",
     }
     for text in written.values():
         assert "<img" not in text
