@@ -58,14 +58,14 @@ def _scale_cases(generator):
     ]
 
 
-def _scaled(rewards, group_ids, scale_rewards, *, mean=None, batch_std=None, none_scale=1.0):
+def _scaled(rewards, group_ids, scale_rewards, *, mean=None, batch_std=None, none_scale=1.0, correction=1):
     """The right answer, with the parts given that a mistake replaces."""
     valid = ~rewards.isnan()
     x, ids = rewards[valid], group_ids[valid]
     centre = per_group(x, ids, lambda y: y.mean().expand_as(y)) if mean is None else mean(x)
-    std = per_group(x, ids, lambda y: y.std().expand_as(y))
+    std = per_group(x, ids, lambda y: y.std(correction=correction).expand_as(y))
     if scale_rewards == "batch":
-        std = x.std() if batch_std is None else batch_std(x, ids)
+        std = x.std(correction=correction) if batch_std is None else batch_std(x, ids)
     advantages = torch.zeros_like(rewards)
     advantages[valid] = (x - centre) / (none_scale if scale_rewards == "none" else std + EPS)
     return advantages
@@ -123,6 +123,11 @@ SCALE = Question(
             "always by the group",
             "scale_rewards was not looked at: every case is divided by the group's standard deviation.",
             lambda rewards, group_ids, *, scale_rewards="group": _scaled(rewards, group_ids, "group"),
+        ),
+        Mistake(
+            "the population's std",
+            "the standard deviation divides by n. Wanted is the sample's, which divides by n - 1, as torch.std does by itself.",
+            lambda rewards, group_ids, *, scale_rewards="group": _scaled(rewards, group_ids, scale_rewards, correction=0),
         ),
         Mistake(
             "the batch's mean too",

@@ -251,9 +251,13 @@ def became_right(outcome: Outcome, case: Case) -> str | None:
         return None
     paid = outcome.values[0].tolist()
     worst = max((row for row in range(len(right)) if not right[row]), key=lambda row: paid[row])
+    text, answer = completions[worst], answers[worst]
+    among = (
+        ". The right number stands in it among others: pay for the one that is the answer" if answer in numbers(text) else ""
+    )
     return (
-        f"in the end the policy is right in {100 * share:.0f} of 100 answers, wanted are {100 * wanted:.0f}. Where "
-        f"{answers[worst]} is right it says {completions[worst]!r}, and your reward for it is {paid[worst]:.4g}"
+        f"in the end {100 * share:.0f} % of the policy's answers are right, and at least {100 * wanted:.0f} % should be. Where "
+        f"{answer} is right it says {text!r}, and your reward for it is {paid[worst]:.4g}{among}"
     )
 
 

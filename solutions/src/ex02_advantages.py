@@ -17,9 +17,9 @@ from minigrpo import check, hint
 #
 # Turn rewards into group advantages: rows with the same group id answer the same prompt, and each reward is compared with the
 # mean of its group. `scale_rewards` says what the difference is divided by: "group" is the group's standard deviation plus
-# 1e-4; "batch" is that of all rewards together plus 1e-4; "none" is nothing at all. And where a reward is NaN nobody had an
-# opinion: that row gets advantage 0 and takes no part in any mean or standard deviation. (In every group at least two rewards
-# are not NaN.)
+# 1e-4; "batch" is that of all rewards together plus 1e-4; "none" is nothing at all. Both are the sample's, which divides by
+# n - 1, as `torch.std` does by itself. And where a reward is NaN nobody had an opinion: that row gets advantage 0 and takes no
+# part in any mean or standard deviation. (In every group at least two rewards are not NaN.)
 #
 # `compute_advantages(rewards, group_ids, *, scale_rewards="group")`: (B,), (B,) -> (B,). It has the package's signature, so
 # `train(..., advantages_fn=compute_advantages)` will run on yours.

@@ -265,7 +265,9 @@ def test_a_careless_reward_makes_a_policy_that_is_wrong(name):
     result = grade(HONEST, each(CARELESS[name]), 0)
     assert result.passed == (name == "the last number")
     assert result.points < HONEST.points
-    assert "the policy is right in" in result.difference
+    assert "of the policy's answers are right" in result.difference
+    if name != "the longer the better":
+        assert result.difference.endswith("stands in it among others: pay for the one that is the answer"), result.difference
     right = [is_right(text, answer) for text, answer in zip(*result.args.values(), strict=True)]
     assert sum(right) < (0.9 if result.passed else 0.7) * len(right)  # what it says can be read
 
