@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.questions import Question
-from minigrpo.grading.reports import counted
+from minigrpo.grading.reports import counted, handed_in, total
 from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED, Graded, Report
 
 MOST_LINES = 60  # of an answer's code
@@ -158,6 +158,7 @@ def _class(people: dict[str, list[Report]], names: dict[str, str]) -> dict:
     """Rows of people, columns of questions, and what went wrong under each."""
     reports = counted([report for mine in people.values() for report in mine])
     questions = {item.question.id: item.question for report in reports for item in report.graded}
+    exercises = handed_in(reports)
     items = {report.person: {} for report in reports}
     for report in reports:
         items[report.person].update({item.question.id: item for item in report.graded})
@@ -166,19 +167,22 @@ def _class(people: dict[str, list[Report]], names: dict[str, str]) -> dict:
             "person": person,
             "page": quote(names[person]),
             "squares": [_square(items[person].get(number)) for number in sorted(questions)],
-            "points": sum(item.points for item in items[person].values()),
-            "of": sum(item.question.points for item in items[person].values()),
+            "total": total(mine, exercises),
             "problem": " ".join(report.problem for report in mine if report.problem),
         }
         for person, mine in sorted(people.items(), key=lambda pair: pair[0].lower())
     ]
     given = {number: [mine[number] for mine in items.values() if number in mine] for number in sorted(questions)}
-    return {"rows": rows, "questions": [_to_discuss(questions[number], given[number]) for number in given]}
+    return {
+        "rows": rows,
+        "exercises": exercises,
+        "questions": [_to_discuss(questions[number], given[number]) for number in given],
+    }
 
 
 def _square(item: Graded | None) -> dict:
     if item is None:
-        return {"state": "absent", "sign": ""}
+        return {"state": "absent", "sign": "–"}
     signs = {"blank": "·", "broken": "!", "endless": "∞"}
     return {"state": state(item), "sign": signs.get(state(item), ""), "points": item.points, "of": item.question.points}
 

@@ -1,5 +1,7 @@
 """Pages of feedback: what a person needs and nobody else's, the class at a glance, and no text that becomes markup."""
 
+import csv
+import io
 import os
 import re
 from dataclasses import replace
@@ -8,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from minigrpo.grading import reports
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.check import grade, questions
 from minigrpo.grading.pages import code_of, pages
@@ -125,6 +128,25 @@ def test_no_text_becomes_markup_and_every_person_has_a_page(written):
         assert "49" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
     two = [Report(name, None, [], "x") for name in ("Ann", "ann", "class", "../x", "???")]
     assert set(pages(two, "none")) == {"class.html", "Ann.html", "ann-2.html", "class-2.html", "x.html", "person.html"}
+
+
+def test_totals_are_of_all_exercises_that_anybody_handed_in():
+    """ann has one of two, all right; bob both; of cem's second the grader failed at one; dan handed in nothing."""
+
+    def report(person, exercise, share=1):
+        return Report(person, exercise, [Graded(q, share and q.points, "") for q in questions(exercise)])
+
+    given = [report("ann", "ex01"), report("bob", "ex01"), report("bob", "ex06", share=0), report("cem", "ex01")]
+    given += [Report("cem", "ex06", [], "The sandbox failed.", failed=True), Report("dan", None, [], "There is no notebook.")]
+    rows = {row["person"]: row for row in csv.DictReader(io.StringIO(reports.write(given, "none", "csv")))}
+    found = {person: (row["points"], row["of"], row["ex06"]) for person, row in rows.items()}
+    assert found == {"ann": ("12", "23", ""), "bob": ("12", "23", "0"), "cem": ("12", "12", ""), "dan": ("", "", "")}
+    assert "  ann  12 of 23 points, not handed in: ex06\n" in reports.write(given, "none", "table")
+    assert "In all" not in reports.write(given[:2], "none", "table")
+    page = pages(given, "none")["class.html"]
+    totals = re.findall(r'<td class="total">(.*?)</td>', page)
+    assert [re.sub("<.*?>", "", total) for total in totals] == ["12 of 23 (ex06 not handed in)", "12 of 23", "12 of 12", ""]
+    assert "of all exercises that anybody handed in: ex01, ex06" in page
 
 
 def test_names_keep_their_letters_and_links_lead_to_them():

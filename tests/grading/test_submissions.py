@@ -279,19 +279,19 @@ def replay(*a):
 
 
 def test_what_does_not_end_is_called_so_and_nobody_is_told_about_the_subject(how, tmp_path, monkeypatch):  # noqa: F811
-    """Endless prints, an end of the process, a cell that is no Python, one that hangs before its function, and nothing."""
+    """Endless prints, an end of the process, a cell that fails, one that hangs before its function, and nothing."""
     for name in ("CELL_SECONDS", "CALL_SECONDS"):
-        monkeypatch.setattr(submission, name, 1.0)
+        monkeypatch.setattr(submission, name, 2.0)
     asked = questions("ex01")
     names = [question.name for question in asked]
     cells = [ENDED.replace("token_logprobs", names[0]).replace("replay", names[1])]
-    cells += [f"def {names[2]}(:", f"while True:\n    def {names[3]}(*a): pass"]
+    cells += [f"{names[2]} = undefined", f"while True:\n    def {names[3]}(*a): pass"]
     items = submission.grade_file(write_notebook(tmp_path, cells), "ann", how, 0).graded
     assert [item.why for item in items] == [ENDLESS, BROKEN, BROKEN, ENDLESS, UNANSWERED]
-    assert items[0].says == "It was still running after 1 s and was stopped: does a loop never end?"
+    assert items[0].says == "It was still running after 2 s and was stopped: does a loop never end?"
     assert "it ended" in items[1].says
-    assert "code cell 2) fails: SyntaxError" in items[2].says
-    assert "a statement was left out: it was still running after 1 s" in items[3].says
+    assert "code cell 2) fails: NameError" in items[2].says
+    assert "a statement was left out: it was still running after 2 s" in items[3].says
     page = pages([Report("ann", "ex01", items)], "bubblewrap")["ann.html"]
     assert page.count("A hint") == 1  # to what was not answered
 
