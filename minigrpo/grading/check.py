@@ -1,5 +1,6 @@
 """Feedback in the notebook: ``check(function)`` and ``hint("ex06.2")``."""
 
+import difflib
 import html
 import importlib
 import inspect
@@ -131,9 +132,17 @@ def _asked_for(function: Callable, names: dict[str, object], line: str) -> Quest
         if name in every and (name in bound or name == called):
             return every[name]
     shown = called or type(function).__name__
+    near = nearest(shown, list(every))
     raise BadInput(
-        f"No question asks for a function {shown!r}; check takes the function, under the name that the notebook gives it."
+        f"No question asks for a function {shown!r}; "
+        + (f"did you mean {near}?" if near else "check takes the function, under the name that the notebook gives it.")
     )
+
+
+def nearest(name: str, names: list[str]) -> str | None:
+    """That of some names which somebody may have meant; upper case does not count."""
+    folded = {one.casefold(): one for one in names}
+    return next((folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.85)), None)
 
 
 def grade(question: Question, function: Callable, seed: int) -> Result | Unanswered:

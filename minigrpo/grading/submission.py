@@ -9,7 +9,7 @@ import torch
 
 from minigrpo.grading import cache, compare
 from minigrpo.grading.cells import Cell, NoNotebook, plain, read_cells
-from minigrpo.grading.check import Result, exercises, judge, questions
+from minigrpo.grading.check import Result, exercises, judge, nearest, questions
 from minigrpo.grading.exam import Exam
 from minigrpo.grading.questions import Case, Question
 from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED, Graded, Report
@@ -74,7 +74,9 @@ def grade_file(
     name = kept and cache.key(exercise, cells, seed, f"{how} {all_or_nothing}", exam.text if exam else b"")
     graded = cache.load(kept, name, asked) if kept else None
     if graded is None:
-        graded = _graded(asked, _Session(cells, how, (*hide, path.parent)), seed, all_or_nothing)
+        graded = _graded(
+            asked, _Session(cells, how, (*hide, path.parent), {question.name for question in asked}), seed, all_or_nothing
+        )
         if kept:
             cache.save(kept, name, graded)
     return Report(person, exercise, graded, cells=cells, file=file)
@@ -91,9 +93,9 @@ class _OutOfTime(WorkerDied):
 class _Session:
     """A worker with the cells run, made anew where the learner's code ended the one before."""
 
-    def __init__(self, cells: list[Cell], how: str, hide: tuple[Path, ...]):
+    def __init__(self, cells: list[Cell], how: str, hide: tuple[Path, ...], asked: set[str]):
         self.cells, self.how, self.hide, self.worker = dict(enumerate(cells)), how, hide, None
-        self.sources = [cell.source for cell in cells]
+        self.sources, self.asked = [cell.source for cell in cells], asked
         self.left_out = {number: set() for number in self.cells}  # statements that hung or ended the worker
         self.slow = {number: set() for number in self.cells}
         self.errors: dict[int, str] = {}
@@ -162,12 +164,19 @@ class _Session:
         for number in defining:
             says = f"No function {name} is defined, for its cell (code cell {number + 1}) fails: {errors[number]}."
             return says, ENDLESS if number in self.endless else BROKEN
+        if near := nearest(name, [one for one in self._defined() if one not in self.asked]):
+            return f"No function {name} is defined; there is one called {near}.", UNANSWERED
         for number in errors:
             return (
                 f"No function {name} is defined. The first that fails is code cell {number + 1}: {errors[number]}.",
                 UNANSWERED,
             )
         return f"No function {name} is defined.", UNANSWERED
+
+    def _defined(self) -> list[str]:
+        """Names that the cells define as they lie there: strangers' code is not parsed."""
+        text = "\n".join(self.sources)
+        return [one[1] or one[2] for one in re.finditer(r"^(?:def|class)\s+(\w+)|^(\w+)\s*=(?!=)", text, re.MULTILINE)]
 
     def close(self) -> None:
         if self.worker is not None:

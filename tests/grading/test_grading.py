@@ -84,6 +84,12 @@ def test_what_is_not_answered_is_no_error_and_unknown_names_are():
     assert "not answered yet" in repr(check(kl_k1_plus))
     with pytest.raises(BadInput, match="No question asks for a function 'print'"):
         check(print)
+
+    def kl_K1_plus(logprobs, ref_logprobs):
+        return logprobs
+
+    with pytest.raises(BadInput, match=r"did you mean kl_k1_plus\?$"):
+        check(kl_K1_plus)
     with pytest.raises(BadInput, match=r"There is no question 'ex9\.9'"):
         hint("ex9.9")
 

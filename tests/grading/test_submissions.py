@@ -296,6 +296,20 @@ def test_what_does_not_end_is_called_so_and_nobody_is_told_about_the_subject(how
     assert page.count("A hint") == 1  # to what was not answered
 
 
+@pytest.mark.parametrize(
+    ("source", "near"),
+    [
+        ("def Aggregate(x): pass", "Aggregate"), ("agregate = max", "agregate"), ("def aggregate_2(x): pass", "aggregate_2"),
+        ("def aggregates(x): pass", None), ("def mean(x): pass", None), ("print(aggregat)\nx == 1", None),
+    ],
+)  # fmt: skip
+def test_a_function_of_nearly_the_name_is_pointed_at(source, near):
+    """But not one that is itself the answer to another question."""
+    session = submission._Session([cells.Cell("y = 1"), cells.Cell(source)], "none", (), {"aggregate", "aggregates"})
+    there = f"; there is one called {near}" if near else ""
+    assert session.missing("aggregate") == (f"No function aggregate is defined{there}.", UNANSWERED)
+
+
 # --- what comes out of a sandbox -----------------------------------------------------------------------------------------
 
 
@@ -323,7 +337,7 @@ def test_what_the_grader_does_between_two_calls_is_not_the_learners_time(monkeyp
             now[0] += 3.0
             return {"values": [encode(torch.ones(2))], "gradients": None, "error": None, "changed": None}
 
-    session, case = submission._Session([], "none", ()), Case("", {"completions": ["a", "b"], "answers": [1, 2]})
+    session, case = submission._Session([], "none", (), set()), Case("", {"completions": ["a", "b"], "answers": [1, 2]})
     session.worker = Fake()
     for _ in range(4):
         assert session.call("reward", case).values[0].tolist() == [1, 1]
