@@ -94,6 +94,21 @@ def test_what_is_not_answered_is_no_error_and_unknown_names_are():
         hint("ex9.9")
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ex1.1", "'ex01.1'"), ("EX06.02", "'ex06.2'"), ("ex06-2", "'ex06.2'"), ("6.1", "'06.1'"), ("1.2", "'ex01.2'"),
+        ("kl_k1_plus", "'ex06.1'"), ("ex06", None), ("", None), (6.1, "'06.1'"), (None, None),
+    ],
+)  # fmt: skip
+def test_a_question_that_is_not_there_is_said_in_one_sentence(given, meant):
+    with pytest.raises(BadInput) as error:
+        hint(given)
+    said = str(error.value)
+    assert said.endswith(f"did you mean {meant}?" if meant else "a lesson's as in '06.1'.")
+    assert len(said) < 120
+
+
 def test_a_lesson_asks_without_points_and_the_grader_does_not_count_it():
     asked = [q for name in lessons() for q in questions(name)]
     assert {q.id for q in asked} >= {"01.1", "02.1", "03.1", "06.1"}
