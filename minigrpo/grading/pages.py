@@ -170,7 +170,7 @@ def _class(people: dict[str, list[Report]], names: dict[str, str]) -> dict:
             "total": total(mine, exercises),
             "problem": " ".join(report.problem for report in mine if report.problem),
         }
-        for person, mine in sorted(people.items(), key=lambda pair: pair[0].lower())
+        for person, mine in people.items()
     ]
     given = {number: [mine[number] for mine in items.values() if number in mine] for number in sorted(questions)}
     return {

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -49,6 +50,19 @@ def test_a_folder_is_a_person_and_a_file_is_one_too(tmp_path):
         "bob": ["ex06_a.IPYNB"],
         "cem_123_ex06_kl-1": ["cem_123_ex06_kl-1.ipynb"],
     }
+
+
+def test_people_come_by_name_in_every_report(tmp_path):
+    """Upper case aside, and whatever the order of the paths."""
+    names = ["ann", "Bob", "cem", "Jürgen", "zoe"]
+    for name in reversed(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ex01_x.ipynb").write_text("{}")
+    assert [one.person for one in find([tmp_path])] == names
+    assert [one.person for one in find([tmp_path / name for name in reversed(names)])] == names
+    given = [Report(one.person, "ex01", [Graded(questions("ex01")[0], 0, "")]) for one in find([tmp_path])]
+    rows = list(csv.reader(io.StringIO(reports.write(given, "none", "csv"))))
+    assert [row[0] for row in rows[1:]] == re.findall(r'html">(.*?)</a>', pages(given, "none")["class.html"]) == names
 
 
 def test_sections_keep_their_people_apart(tmp_path):
