@@ -10,7 +10,7 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex02.1 · Three scales, and no opinion (4 points, 10 minutes, difficulty 3)
@@ -129,3 +129,6 @@ check(process_advantages)
 # ## Done
 #
 # 10 points: 4 + 2 + 4. On to [notebook 03](../notebooks/03_loss.ipynb), or to [exercise 3](ex03_loss.ipynb).
+
+# %%
+progress()

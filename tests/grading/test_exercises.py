@@ -97,6 +97,13 @@ def test_an_untouched_exercise_runs_from_top_to_bottom_and_says_what_is_missing(
         assert f"{question.id} {question.name}: not answered yet" in said.stdout
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exercise_ends_with_the_points_so_far_and_a_solution_shows_nobodys(name):
+    for folder in (EXERCISES, SOLUTIONS):
+        last = read(folder, name).cells[-1]
+        assert (last.source, last.outputs) == ("progress()", [])
+
+
 def test_the_learners_notebook_needs_only_torch_and_check():
     for name in NAMES:
         code = "\n".join(
@@ -107,7 +114,7 @@ def test_the_learners_notebook_needs_only_torch_and_check():
         imported = set(re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE))
         assert imported <= {"torch", "minigrpo", "math", "re"}
         for line in re.findall(r"^from minigrpo.*$", code, re.MULTILINE):
-            assert line == "from minigrpo import check, hint"
+            assert line == "from minigrpo import check, hint, progress"
 
 
 # --- ex05: inputs on which a bug shows ----------------------------------------------------------------------------------
