@@ -74,6 +74,7 @@ def _exercise(report: Report) -> dict:
         "name": report.exercise or "a notebook of no exercise",
         "file": Path(report.file).name,
         "problem": report.problem,
+        "note": report.note,
         "points": report.points,
         "of": report.of,
         "graded": bool(report.graded),

@@ -81,7 +81,7 @@ def _table(reports: list[Report], how: str) -> str:
     for report in reports:
         points = f"{report.points:g} of {report.of:g} points" if report.graded else "not graded"
         lines += ["", f"{report.person} · {report.exercise or '?'} · {points}"]
-        lines += [f"  {report.problem}"] if report.problem else []
+        lines += [f"  {text}" for text in (report.problem, report.note) if text]
         for item in report.graded:
             lines.append(f"  {item.question.id}  {item.points:4g}/{item.question.points:<2}  {item.question.name}")
             lines += [f"      {item.says}"] if item.says else []

@@ -32,6 +32,7 @@ class Report:
     failed: bool = False  # whether the grader, not the submission, is why nothing was graded
     cells: list[Cell] = field(default_factory=list)
     file: str = ""
+    note: str = ""  # what was left out of a notebook that was graded, and why
 
     @property
     def points(self) -> int:

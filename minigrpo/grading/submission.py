@@ -73,13 +73,12 @@ def grade_file(
     asked = exam.questions if exam else questions(exercise)
     name = kept and cache.key(exercise, cells, seed, f"{how} {all_or_nothing}", exam.text if exam else b"")
     graded = cache.load(kept, name, asked) if kept else None
+    session = _Session(cells, how, (*hide, path.parent), {question.name for question in asked})
     if graded is None:
-        graded = _graded(
-            asked, _Session(cells, how, (*hide, path.parent), {question.name for question in asked}), seed, all_or_nothing
-        )
-        if kept:
+        graded = _graded(asked, session, seed, all_or_nothing)
+        if kept and not session.left_out_because:  # a busy machine may have been the cause
             cache.save(kept, name, graded)
-    return Report(person, exercise, graded, cells=cells, file=file)
+    return Report(person, exercise, graded, cells=cells, file=file, note=session.note())
 
 
 class _Missing(Exception):
@@ -100,6 +99,7 @@ class _Session:
         self.slow = {number: set() for number in self.cells}
         self.errors: dict[int, str] = {}
         self.endless: set[int] = set()  # cells of which a statement had to be stopped
+        self.left_out_because: dict[int, str] = {}  # of cells that were run without a statement
         self.left, self.since, self.starts = SECONDS, time.monotonic(), 0
         self.called: float | None = None  # when this worker last answered
         self.took: Counter[str] = Counter()  # seconds, all calls to each answer
@@ -134,6 +134,7 @@ class _Session:
                 else:
                     self.left_out[number] |= {clock.at}
                 self.errors[number] = f"a statement was left out: {error}"
+                self.left_out_because[number] = str(error)
                 self.endless |= {number} if isinstance(error, TimedOut) else set()
                 return False
             finally:
@@ -177,6 +178,11 @@ class _Session:
         """Names that the cells define as they lie there: strangers' code is not parsed."""
         text = "\n".join(self.sources)
         return [one[1] or one[2] for one in re.finditer(r"^(?:def|class)\s+(\w+)|^(\w+)\s*=(?!=)", text, re.MULTILINE)]
+
+    def note(self) -> str:
+        """What all cells were run without; empty where nothing was left out."""
+        found = sorted(self.left_out_because.items())
+        return " ".join(f"A statement of code cell {number + 1} was left out: {why}." for number, why in found)
 
     def close(self) -> None:
         if self.worker is not None:

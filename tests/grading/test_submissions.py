@@ -301,13 +301,18 @@ def test_what_does_not_end_is_called_so_and_nobody_is_told_about_the_subject(how
     names = [question.name for question in asked]
     cells = [ENDED.replace("token_logprobs", names[0]).replace("replay", names[1])]
     cells += [f"{names[2]} = undefined", f"while True:\n    def {names[3]}(*a): pass"]
-    items = submission.grade_file(write_notebook(tmp_path, cells), "ann", how, 0).graded
+    report = submission.grade_file(write_notebook(tmp_path, cells), "ann", how, 0, kept=tmp_path / "kept")
+    items = report.graded
+    assert report.note == "A statement of code cell 3 was left out: it was still running after 2 s and was stopped."
+    assert report.note in reports.write([report], how, "table")
+    assert not (tmp_path / "kept").exists()
     assert [item.why for item in items] == [ENDLESS, BROKEN, BROKEN, ENDLESS, UNANSWERED]
     assert items[0].says == "It was still running after 2 s and was stopped: does a loop never end?"
     assert "it ended" in items[1].says
     assert "code cell 2) fails: NameError" in items[2].says
     assert "a statement was left out: it was still running after 2 s" in items[3].says
-    page = pages([Report("ann", "ex01", items)], "bubblewrap")["ann.html"]
+    page = pages([report], "bubblewrap")["ann.html"]
+    assert report.note in page
     assert page.count("A hint") == 1  # to what was not answered
 
 
