@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from xml.etree import ElementTree
 
@@ -75,6 +76,13 @@ def test_shapes_errors_and_nothing_returned_are_said_before_any_traceback():
         (lambda logprobs, ref_logprobs: (logprobs - ref_logprobs).detach(), "no gradient flows"),
     ):
         assert said in grade(question("kl_k1_plus"), wrong, 0).difference
+
+
+def test_true_and_false_are_called_so():
+    """In the difference and in the call by hand."""
+    mask = next(q for q in questions("ex01") if q.name == "completion_mask")
+    result = grade(mask, lambda *args: ~mask.reference(*args), 0)
+    assert re.search(r"is (True|False) at \S+( \d+\))?, wanted is (True|False)", result.difference), result.difference
 
 
 def test_what_is_not_answered_is_no_error_and_unknown_names_are():
