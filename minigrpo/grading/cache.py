@@ -10,7 +10,7 @@ from pathlib import Path
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.check import Result
 from minigrpo.grading.questions import Question
-from minigrpo.grading.results import Graded
+from minigrpo.grading.results import ENDLESS, Graded
 
 PACKAGE = Path(__file__).resolve().parents[1]
 KEPT = [field.name for field in dataclasses.fields(Result) if field.name not in ("question", "args")]
@@ -37,18 +37,20 @@ def load(folder: Path, name: str, asked: list[Question]) -> list[Graded] | None:
 
 
 def _graded(question: Question, row: dict) -> Graded:
-    return Graded(question, row["points"], row["says"], row["result"] and Result(question, **row["result"]))
+    result = row["result"] and Result(question, **row["result"])
+    return Graded(question, row["points"], row["says"], result, row["why"])
 
 
 def save(folder: Path, name: str, graded: list[Graded]) -> None:
     """Beside and renamed, so that no file is half there. Not what a busy machine may have spoilt: that is tried again."""
-    if any(" s of this submission" in item.says or "did not" in item.says for item in graded):
+    if any(item.result is None and item.why == ENDLESS for item in graded):
         return
     rows = [
         {
             "id": item.question.id,
             "points": item.points,
             "says": item.says,
+            "why": item.why,
             "result": item.result and {name: getattr(item.result, name) for name in KEPT},
         }
         for item in graded

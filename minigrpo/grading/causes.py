@@ -130,9 +130,8 @@ def _in_part(attempt: Attempt) -> Cause | None:
     count, of = len(numbers), len(attempt.failing)
     if shown is None or 4 * count < of:  # it fits odd cases only, where much would, or one of many by chance
         return None
-    if of == 1:
-        return Cause(f"on this case it looks like this: {says}", shown)
-    return Cause(f"{count} of {of} failing cases look{'s' if count == 1 else ''} like this: {says}", shown)
+    where = "on this case" if of == 1 else f"on all {of} failing cases" if count == of else f"on {count} of {of} failing cases"
+    return Cause(f"{where} it looks like this: {says}", shown)
 
 
 def _by_looks(attempt: Attempt) -> Cause | None:

@@ -1,5 +1,6 @@
 """Feedback in the notebook: ``check(function)`` and ``hint("ex06.2")``."""
 
+import difflib
 import html
 import importlib
 import inspect
@@ -17,7 +18,7 @@ import minigrpo.grading
 from minigrpo.config import BadInput
 from minigrpo.grading import causes
 from minigrpo.grading.compare import failure, number_of, outcome_of, run
-from minigrpo.grading.progress import Progress, Square, in_notebook, read, record
+from minigrpo.grading.progress import OUTSIDE, Progress, Square, in_notebook, read, record
 from minigrpo.grading.questions import Case, Question
 
 SMALL = 16  # numbers that a person looks at
@@ -131,9 +132,17 @@ def _asked_for(function: Callable, names: dict[str, object], line: str) -> Quest
         if name in every and (name in bound or name == called):
             return every[name]
     shown = called or type(function).__name__
+    near = nearest(shown, list(every))
     raise BadInput(
-        f"No question asks for a function {shown!r}; check takes the function, under the name that the notebook gives it."
+        f"No question asks for a function {shown!r}; "
+        + (f"did you mean {near}?" if near else "check takes the function, under the name that the notebook gives it.")
     )
+
+
+def nearest(name: str, names: list[str]) -> str | None:
+    """That of some names which somebody may have meant; upper case does not count."""
+    folded = {one.casefold(): one for one in names}
+    return next((folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.85)), None)
 
 
 def grade(question: Question, function: Callable, seed: int) -> Result | Unanswered:
@@ -191,7 +200,18 @@ def _written(value) -> str:
 def progress() -> Progress:
     """The questions as squares with the points of their last ``check`` in notebooks of this folder: filled ones are solved."""
     kept = read(Path())
-    return Progress([Square(q.id, q.name, q.points, kept.get(q.id)) for q in questions()])
+    squares = [Square(q.id, q.name, q.points, kept.get(q.id)) for q in questions()]
+    return Progress(squares, "" if kept or in_notebook() else OUTSIDE)
+
+
+def _meant(given: object) -> str | None:
+    """The id that was meant by one with other zeros or letters ("ex1.1", "EX01.1"), or by a function or its name."""
+    every = every_question()
+    if number := re.fullmatch(r"\s*(ex|)\D*0*(\d+)\D0*(\d+)\s*", str(given).lower()):
+        wanted = f"{number[1]}{int(number[2]):02}.{number[3]}"
+        return next((one for one in (wanted, f"ex{wanted}") if one in {question.id for question in every}), None)
+    name = getattr(given, "__name__", given)
+    return next((question.id for question in every if question.name == name), None)
 
 
 class Hint(str):
@@ -207,10 +227,12 @@ def hint(question_id: str) -> Hint:
     Raises:
         BadInput: if there is no such question.
     """
-    found = [question for question in every_question() if question.id == question_id]
-    if not found:
-        raise BadInput(f"There is no question {question_id!r}; they are called {', '.join(q.id for q in every_question())}.")
-    hints = found[0].hints
+    every = {question.id: question for question in every_question()}
+    if question_id not in every:
+        meant = _meant(question_id)
+        told = f"did you mean {meant!r}?" if meant else "an exercise's are called as in 'ex06.2', a lesson's as in '06.1'."
+        raise BadInput(f"There is no question {question_id!r}; {told}")
+    hints = every[question_id].hints
     shown = _shown.get(question_id, 0)
     _shown[question_id] = min(shown + 1, len(hints) - 1)
     return Hint(f"{question_id}, hint {shown + 1} of {len(hints)}: {hints[shown]}")

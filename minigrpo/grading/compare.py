@@ -112,8 +112,10 @@ def wrong_places(want: Tensor, have: Tensor, slack: float = 1.0) -> Tensor:
 
 
 def number_of(value: Tensor) -> str:
-    """One number as a person reads it."""
+    """One number, True or False as a person reads it."""
     number = value.item()
+    if type(number) is bool:
+        return str(number)
     return f"{number:.6g}" if math.isfinite(number) else str(number)
 
 

@@ -80,6 +80,7 @@ QUESTIONS = (
         id="ex05.1",
         name="diagnose_run",
         points=3,
+        read="notebook 05",
         cases=_cases,
         reference=diagnose_run,
         hints=(

@@ -58,14 +58,14 @@ def _scale_cases(generator):
     ]
 
 
-def _scaled(rewards, group_ids, scale_rewards, *, mean=None, batch_std=None, none_scale=1.0):
+def _scaled(rewards, group_ids, scale_rewards, *, mean=None, batch_std=None, none_scale=1.0, correction=1):
     """The right answer, with the parts given that a mistake replaces."""
     valid = ~rewards.isnan()
     x, ids = rewards[valid], group_ids[valid]
     centre = per_group(x, ids, lambda y: y.mean().expand_as(y)) if mean is None else mean(x)
-    std = per_group(x, ids, lambda y: y.std().expand_as(y))
+    std = per_group(x, ids, lambda y: y.std(correction=correction).expand_as(y))
     if scale_rewards == "batch":
-        std = x.std() if batch_std is None else batch_std(x, ids)
+        std = x.std(correction=correction) if batch_std is None else batch_std(x, ids)
     advantages = torch.zeros_like(rewards)
     advantages[valid] = (x - centre) / (none_scale if scale_rewards == "none" else std + EPS)
     return advantages
@@ -108,6 +108,7 @@ SCALE = Question(
     id="ex02.1",
     name="compute_advantages",
     points=4,
+    read='notebook 02, "Three scales" and "No opinion: None"',
     cases=_scale_cases,
     reference=package.compute_advantages,
     hints=(
@@ -122,6 +123,11 @@ SCALE = Question(
             "always by the group",
             "scale_rewards was not looked at: every case is divided by the group's standard deviation.",
             lambda rewards, group_ids, *, scale_rewards="group": _scaled(rewards, group_ids, "group"),
+        ),
+        Mistake(
+            "the population's std",
+            "the standard deviation divides by n. Wanted is the sample's, which divides by n - 1, as torch.std does by itself.",
+            lambda rewards, group_ids, *, scale_rewards="group": _scaled(rewards, group_ids, scale_rewards, correction=0),
         ),
         Mistake(
             "the batch's mean too",
@@ -210,6 +216,7 @@ COMBINE = Question(
     id="ex02.2",
     name="combine",
     points=2,
+    read='notebook 02, "No opinion: None"',
     cases=_combine_cases,
     reference=package_rewards.combine,
     hints=(
@@ -324,6 +331,7 @@ PROCESS = Question(
     id="ex02.3",
     name="process_advantages",
     points=4,
+    read="notebook 08, on process supervision",
     cases=_process_cases,
     reference=package.process_advantages,
     hints=(

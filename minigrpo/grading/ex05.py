@@ -19,12 +19,13 @@ def _your_input(generator):
     return [Case("the input that your function returns", {})]
 
 
-def _shows(number, name, bug, good, *hints):
+def _shows(number, name, bug, good, read, *hints):
     """The question for an input of ``bug``; ``good`` returns one of the many."""
     return Question(
         id=f"ex05.{number}",
         name=f"shows_{name}",
         points=1,
+        read=read,
         cases=_your_input,
         reference=good,
         hints=hints,
@@ -203,6 +204,7 @@ QUESTIONS = (
         "groups",
         shipped.GROUPS,
         _two_groups,
+        "notebook 02",
         "With a single prompt there is one mean, and it is right for everybody. Go through it by hand for two prompts.",
         "If all prompts have the same mean, it doesn't matter who gets which. Give one prompt higher rewards than the other.",
         "torch.tensor([1.0, 1.0, 0.0, 0.0]) and 2: everybody is as good as their group, so all four should be 0.",
@@ -211,6 +213,7 @@ QUESTIONS = (
         id="ex05.3",
         name="fixed_groups",
         points=1,
+        read="notebook 02",
         cases=_group_cases,
         reference=shipped.GROUPS.right,
         hints=(
@@ -253,6 +256,7 @@ QUESTIONS = (
         "clip",
         shipped.CLIP,
         _wide_ratio,
+        'notebook 03, "The clip"',
         "As long as free and held are the same number, it does not matter which of the two is taken.",
         "Take a ratio outside the band from 1 - epsilon to 1 + epsilon. And advantage 0 makes everything 0.",
         "torch.tensor([[1.5]]), torch.tensor([[1.0]]), 0.2: the loss should be -1.2.",
@@ -261,6 +265,7 @@ QUESTIONS = (
         id="ex05.5",
         name="fixed_clip",
         points=1,
+        read='notebook 03, "The clip"',
         cases=_clip_cases,
         reference=shipped.CLIP.right,
         hints=(
@@ -302,6 +307,7 @@ QUESTIONS = (
         "positions",
         shipped.POSITIONS,
         _short_prompt,
+        "notebook 01",
         "Where no prompt is padded, both give 0, 1, 2 ... What must a prompt be so that it is padded?",
         "Padding stands on the left: False first, then True up to the end of the row.",
         "torch.tensor([[False, True, True]]): the two tokens should stand at 0 and 1, and not at 1 and 2.",
@@ -310,6 +316,7 @@ QUESTIONS = (
         id="ex05.7",
         name="fixed_positions",
         points=1,
+        read="notebook 01",
         cases=_position_cases,
         reference=shipped.POSITIONS.right,
         hints=(
@@ -351,6 +358,7 @@ QUESTIONS = (
         "mask",
         shipped.EOS,
         _padded_with_eos,
+        'notebook 05, "EOS is not trained"',
         "GPT-2's tokenizer has no token for padding. Which one do people give it?",
         "Take pad_token_id equal to eos_token_id, and a completion that ends: a token or two, EOS, padding.",
         "torch.tensor([[3, 6, 6]]), 6, 6: the first two tokens should count.",
@@ -359,6 +367,7 @@ QUESTIONS = (
         id="ex05.9",
         name="fixed_mask",
         points=1,
+        read='notebook 05, "EOS is not trained"; notebook 01, "The mask: what counts"',
         cases=_mask_cases,
         reference=shipped.EOS.right,
         hints=(
@@ -404,6 +413,7 @@ QUESTIONS = (
         "best",
         shipped.BEST,
         _went_on,
+        "notebook 04",
         "best = weights gives a second name to the same tensor. When does it matter that it is the same?",
         "If the last step is the best, there is nothing that could still change. Let a worse step come after the best.",
         "torch.tensor([0.0]), torch.tensor([[1.0], [1.0]]), torch.tensor([0.9, 0.5]): the best weights are 1, not 2.",
@@ -412,6 +422,7 @@ QUESTIONS = (
         id="ex05.11",
         name="fixed_best",
         points=1,
+        read="notebook 04",
         cases=_best_cases,
         reference=shipped.BEST.right,
         hints=(
@@ -458,6 +469,7 @@ QUESTIONS = (
         "ratio",
         shipped.STALE,
         _second_rollout,
+        'notebook 04, "One rollout, several updates: `num_iterations`"',
         "Go through the loop by hand, with two updates per rollout. At which updates are old_logprobs set?",
         "The first rollout is right. Go on to the second: more updates than num_iterations, and num_iterations of 2 or more.",
         "Three updates of one token, two per rollout: torch.tensor([-2.0, -1.9, -1.0]).reshape(3, 1, 1) and 2. The last ratio "
@@ -467,6 +479,8 @@ QUESTIONS = (
         id="ex05.13",
         name="fixed_ratio",
         points=1,
+        read='notebook 04, "One rollout, several updates: `num_iterations`"; '
+        'notebook 03, "One step, and what it changes", for the opposite mistake',
         cases=_ratio_cases,
         reference=shipped.right_ratio,
         hints=(

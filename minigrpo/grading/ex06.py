@@ -56,6 +56,21 @@ def _log_of_softmax(logits, ref_logits, temperature):
     return (p * (p.log() - q.log())).sum(-1)
 
 
+def _log_of_quotient(logits, ref_logits, temperature):
+    p, q = (logits / temperature).softmax(-1), (ref_logits / temperature).softmax(-1)
+    return (p * (p / q).log()).sum(-1)
+
+
+def _kl_div_of_softmax(logits, ref_logits, temperature):
+    p, q = (logits / temperature).softmax(-1), (ref_logits / temperature).softmax(-1)
+    return torch.nn.functional.kl_div(q.log(), p, reduction="none").sum(-1)
+
+
+def _of_distributions(logits, ref_logits, temperature):
+    p, q = (torch.distributions.Categorical(logits=one / temperature) for one in (logits, ref_logits))
+    return torch.distributions.kl_divergence(p, q)
+
+
 def _reward_cases(generator):
     def case(about, rows, columns, beta, *, draw=draw_logprobs, mask=None):
         mask = draw_mask(generator, rows, columns) if mask is None else mask
@@ -184,6 +199,7 @@ QUESTIONS = (
         id="ex06.1",
         name="kl_k1_plus",
         points=1,
+        read='notebook 06, "A right value is not a right gradient"',
         cases=pair_cases,
         reference=kl_k1_plus,
         hints=(
@@ -236,6 +252,7 @@ QUESTIONS = (
         id="ex06.2",
         name="kl_pulls",
         points=2,
+        read='notebook 06, "A right value is not a right gradient"',
         cases=_pull_cases,
         reference=kl_pulls,
         hints=(
@@ -292,6 +309,7 @@ QUESTIONS = (
         id="ex06.3",
         name="kl_exact",
         points=2,
+        read='notebook 06, "Two KLs"',
         cases=_exact_cases,
         reference=package.kl_exact,
         hints=(
@@ -328,12 +346,31 @@ QUESTIONS = (
                 "and exp of that for the weights.",
                 _log_of_softmax,
             ),
+            Mistake(
+                "logarithm of a quotient",
+                "right until a probability underflows to 0: log(0 / q) is -inf, and p / 0 is inf. Subtract log-probs, those of "
+                "log_softmax, and take exp of the policy's for the weights.",
+                _log_of_quotient,
+            ),
+            Mistake(
+                "kl_div of probabilities",
+                "right until a probability underflows to 0: its logarithm is -inf, in the value or in the gradient. Use "
+                "log_softmax, and exp of that for the weights.",
+                _kl_div_of_softmax,
+            ),
+            Mistake(
+                "kl_divergence of torch.distributions",
+                "right until the reference's probability underflows to 0: there kl_divergence says infinity, though both "
+                "log-probs are finite. Use log_softmax, and exp of that for the weights.",
+                _of_distributions,
+            ),
         ),
     ),
     Question(
         id="ex06.4",
         name="kl_penalized_rewards",
         points=3,
+        read='notebook 06, "A right value is not a right gradient"',
         cases=_reward_cases,
         reference=package.kl_penalized_rewards,
         hints=(
@@ -382,6 +419,7 @@ QUESTIONS = (
         id="ex06.5",
         name="kl_k3_ratio",
         points=3,
+        read='notebook 06, "A right value is not a right gradient"',
         cases=_ratio_cases,
         reference=package.kl_k3_ratio,
         hints=(

@@ -76,6 +76,7 @@ PARSE = Question(
     id="ex08.1",
     name="parse_answer",
     points=3,
+    read="notebook 05, on rewards that are gamed",
     cases=_parse_cases,
     reference=parse_answer,
     hints=(
@@ -250,9 +251,13 @@ def became_right(outcome: Outcome, case: Case) -> str | None:
         return None
     paid = outcome.values[0].tolist()
     worst = max((row for row in range(len(right)) if not right[row]), key=lambda row: paid[row])
+    text, answer = completions[worst], answers[worst]
+    among = (
+        ". The right number stands in it among others: pay for the one that is the answer" if answer in numbers(text) else ""
+    )
     return (
-        f"in the end the policy is right in {100 * share:.0f} of 100 answers, wanted are {100 * wanted:.0f}. Where "
-        f"{answers[worst]} is right it says {completions[worst]!r}, and your reward for it is {paid[worst]:.4g}"
+        f"in the end {100 * share:.0f} % of the policy's answers are right, and at least {100 * wanted:.0f} % should be. Where "
+        f"{answer} is right it says {text!r}, and your reward for it is {paid[worst]:.4g}{among}"
     )
 
 
@@ -264,6 +269,7 @@ HONEST = Question(
     id="ex08.2",
     name="honest_reward",
     points=3,
+    read="notebook 05, on rewards that are gamed",
     cases=_honest_cases,
     reference=_honest,
     hints=(
@@ -303,6 +309,7 @@ GAMED = Question(
     id="ex08.3",
     name="gamed",
     points=2,
+    read="notebook 05, on rewards that are gamed",
     cases=_gamed_cases,
     reference=gamed,
     hints=(
@@ -368,6 +375,7 @@ PASS = Question(
     id="ex08.4",
     name="pass_at_k",
     points=2,
+    read="notebook 04, on evaluation",
     cases=_pass_cases,
     reference=pass_at_k,
     hints=(

@@ -1,22 +1,22 @@
 """Pages to read: one per person with code, case, numbers, cause and hint, and one of the class with its commonest mistakes."""
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.questions import Question
-from minigrpo.grading.reports import counted
-from minigrpo.grading.results import Graded, Report
+from minigrpo.grading.reports import counted, handed_in, total
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED, Graded, Report
 
 MOST_LINES = 60  # of an answer's code
-# Where a question's subject is explained: the lesson that comes before the exercise.
-LESSONS = {
-    "ex01": "01_logprobs", "ex02": "02_policy_gradient", "ex03": "03_loss", "ex04": "04_training", "ex05": "05_failures",
-    "ex06": "06_kl", "ex07": "07_triples", "ex08": "09_a_real_model",
-}  # fmt: skip
+NO_RESULT = {UNANSWERED: "blank", BROKEN: "broken", ENDLESS: "endless"}
+LONGEST_NAME = 200  # bytes of a file's name; file systems hold 255
+NO_NAMES = ("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)))  # Windows
 
 
 def pages(reports: list[Report], how: str) -> dict[str, str]:
@@ -40,17 +40,30 @@ def pages(reports: list[Report], how: str) -> dict[str, str]:
 
 
 def _file_names(people: list[str]) -> dict[str, str]:
-    """A plain file name for each person, none of them "class" and no two alike, also where upper case does not count."""
-    names, taken = {}, {"class"}
+    """A file name for each person in their own script, none of them "class" and no two that any file system takes for one."""
+    names, taken = {}, {"class", *NO_NAMES}
     for person in people:
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", person).strip("-.")[:80] or "person"
+        plain = _plain(person)
         name, number = plain, 1
-        while name.lower() in taken:
+        while _alike(name) in taken:
             number += 1
             name = f"{plain}-{number}"
-        taken.add(name.lower())
+        taken.add(_alike(name))
         names[person] = f"{name}.html"
     return names
+
+
+def _plain(person: str) -> str:
+    """Letters of any script with their marks, and digits; a hyphen for whatever a file system or a link may not take."""
+    text = unicodedata.normalize("NFC", person)
+    text = "".join(one if unicodedata.category(one)[0] in "LMN" or one in "._-" else " " for one in text)
+    text = "-".join(text.split()).encode()[:LONGEST_NAME].decode(errors="ignore")
+    return re.sub("-{2,}", "-", text).strip("-.") or "person"
+
+
+def _alike(name: str) -> str:
+    """The same for names that only differ in case, or in how accents are written."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 # --- one person -----------------------------------------------------------------------------------------------------------
@@ -61,10 +74,10 @@ def _exercise(report: Report) -> dict:
         "name": report.exercise or "a notebook of no exercise",
         "file": Path(report.file).name,
         "problem": report.problem,
+        "note": report.note,
         "points": report.points,
         "of": report.of,
         "graded": bool(report.graded),
-        "lesson": LESSONS.get(report.exercise or ""),
         "questions": [_question(item, report.cells) for item in report.graded],
     }
 
@@ -85,18 +98,24 @@ def _question(item: Graded, cells: list[Cell]) -> dict:
         "by_hand": getattr(result, "small", None) if wrong else None,
         "label": result.label if wrong else "",
         "cause": result.cause if wrong else "",
-        "hint": question.hints[0] if item.points < question.points and question.hints else "",
+        "hint": question.hints[0] if _helped_by_a_hint(item) else "",
+        "read": question.read,
         "code": code_of(question, cells),
     }
 
 
+def _helped_by_a_hint(item: Graded) -> bool:
+    """About the subject; to code that does not run or end it is beside the point."""
+    return item.points < item.question.points and (item.result is not None or item.why == UNANSWERED)
+
+
 def state(item: Graded) -> str:
-    """In a word that is also a class of the style sheet: "full", "part", "none", or "blank" where nothing was answered."""
+    """In a word that is also a class of the style sheet: "full", "part", "none", or where there is no result, why."""
     if item.points == item.question.points:
         return "full"
     if item.points:
         return "part"
-    return "blank" if item.result is None else "none"
+    return NO_RESULT[item.why] if item.result is None else "none"
 
 
 def _numbers(difference: str) -> dict | None:
@@ -140,28 +159,33 @@ def _class(people: dict[str, list[Report]], names: dict[str, str]) -> dict:
     """Rows of people, columns of questions, and what went wrong under each."""
     reports = counted([report for mine in people.values() for report in mine])
     questions = {item.question.id: item.question for report in reports for item in report.graded}
+    exercises = handed_in(reports)
     items = {report.person: {} for report in reports}
     for report in reports:
         items[report.person].update({item.question.id: item for item in report.graded})
     rows = [
         {
             "person": person,
-            "page": names[person],
+            "page": quote(names[person]),
             "squares": [_square(items[person].get(number)) for number in sorted(questions)],
-            "points": sum(item.points for item in items[person].values()),
-            "of": sum(item.question.points for item in items[person].values()),
+            "total": total(mine, exercises),
             "problem": " ".join(report.problem for report in mine if report.problem),
         }
-        for person, mine in sorted(people.items(), key=lambda pair: pair[0].lower())
+        for person, mine in people.items()
     ]
     given = {number: [mine[number] for mine in items.values() if number in mine] for number in sorted(questions)}
-    return {"rows": rows, "questions": [_to_discuss(questions[number], given[number]) for number in given]}
+    return {
+        "rows": rows,
+        "exercises": exercises,
+        "questions": [_to_discuss(questions[number], given[number]) for number in given],
+    }
 
 
 def _square(item: Graded | None) -> dict:
     if item is None:
-        return {"state": "absent", "points": "", "of": ""}
-    return {"state": state(item), "points": item.points, "of": item.question.points}
+        return {"state": "absent", "sign": "–"}
+    signs = {"blank": "·", "broken": "!", "endless": "∞"}
+    return {"state": state(item), "sign": signs.get(state(item), ""), "points": item.points, "of": item.question.points}
 
 
 def _to_discuss(question: Question, items: list[Graded]) -> dict:
@@ -174,7 +198,7 @@ def _to_discuss(question: Question, items: list[Graded]) -> dict:
         "name": question.name,
         "people": len(items),
         "full": sum(state(item) == "full" for item in items),
-        "blank": sum(state(item) == "blank" for item in items),
+        "without": [(why, count) for why in NO_RESULT if (count := sum(state(item) == NO_RESULT[why] for item in items))],
         "causes": [{"count": count, "says": says, "label": label} for (says, label), count in causes.most_common()],
         "unnamed": unnamed,
     }

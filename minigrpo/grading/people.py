@@ -28,6 +28,7 @@ def find(paths: list[Path]) -> list[Submission]:
 
     In a folder, submissions/ann/ex06_kl.ipynb is ann's, and where sections hold people, submissions/monday/ann/ex06_kl.ipynb is
     monday/ann's. A file that lies in the folder itself is its own person. Links are not followed.
+    People come by name, upper case aside, and every report keeps this order.
 
     Raises:
         BadInput: if a path does not exist, or nothing is found.
@@ -40,7 +41,7 @@ def find(paths: list[Path]) -> list[Submission]:
         found.append(_in_folder(path, several=len(paths) > 1) if folder else [Submission(path.stem, path)])
     if not any(found):
         raise BadInput(f"There is no notebook (.ipynb) in {', '.join(plain(path) for path in paths)}.")
-    return _apart(paths, found)
+    return sorted(_apart(paths, found), key=lambda one: (one.person.casefold(), one.person, str(one.path)))
 
 
 def _apart(paths: list[Path], found: list[list[Submission]]) -> list[Submission]:

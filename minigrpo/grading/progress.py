@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE = ".minigrpo-progress.json"  # in the notebook's folder, which all exercises there share
+OUTSIDE = "Outside of a notebook, check() keeps no points, and no notebook in this folder has kept any yet."
 LOOKS = {
     "full": "background:#007a5a;border:2px solid #007a5a;color:#fff",
     "part": "border:2px solid #E69F00",
@@ -57,9 +58,10 @@ class Square:
 
 @dataclass(frozen=True)
 class Progress:
-    """The questions as squares, a row per exercise."""
+    """The questions as squares, a row per exercise; or a sentence in their place."""
 
     squares: list[Square]
+    instead: str = ""
 
     @property
     def points(self) -> float:
@@ -72,11 +74,15 @@ class Progress:
         return rows
 
     def __repr__(self) -> str:
+        if self.instead:
+            return self.instead
         signs = {"full": "■", "part": "◧", "none": "□", "open": "·"}
         lines = [f"{name}  {' '.join(signs[square.state] for square in row)}" for name, row in self._rows().items()]
         return "\n".join([*lines, f"{self.points:g} of {sum(square.of for square in self.squares)} points"])
 
     def _repr_html_(self) -> str:
+        if self.instead:
+            return f"<div>{html.escape(self.instead)}</div>"
         cell = (
             "display:inline-block;box-sizing:border-box;min-width:2.6em;height:1.9em;line-height:1.5em;margin:2px;padding:0 4px"
         )

@@ -48,6 +48,7 @@ class Question:
     cases: Callable[[torch.Generator], list[Case]]
     reference: Callable
     hints: tuple[str, ...]
+    read: str = ""  # where its subject is explained, as the exercise's "Read:" line says it
     mistakes: tuple[Mistake, ...] = ()
     # Where many answers are right: what is wrong with an Outcome for a case, or None.
     accepts: Callable[[object, Case], str | None] | None = None

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 from minigrpo.grading.results import Report
@@ -35,22 +35,63 @@ def rank(report: Report) -> tuple[bool, int, int]:
     return bool(report.graded), report.points, sum(item.result is not None for item in report.graded)
 
 
+@dataclass(frozen=True)
+class Total:
+    """A person's points in all; ``of`` is 0 where nothing was graded."""
+
+    points: int
+    of: int
+    absent: list[str]  # exercises of others that this person did not hand in
+
+
+def handed_in(reports: list[Report]) -> dict[str, int]:
+    """Exercises that anybody handed in, and their points."""
+    return dict(sorted({report.exercise: report.of for report in reports if report.exercise and report.graded}.items()))
+
+
+def total(mine: list[Report], exercises: dict[str, int]) -> Total:
+    """Of all exercises that anybody handed in: who hands in one good notebook of three has not the best total.
+
+    What the grader failed at is not counted.
+    """
+    best = counted(mine)
+    if not any(report.graded for report in best):
+        return Total(0, 0, [])
+    failed = {report.exercise for report in best if report.failed}
+    of = sum(points for name, points in exercises.items() if name not in failed)
+    absent = [name for name in exercises if name not in {report.exercise for report in mine}]
+    return Total(sum(report.points for report in best), of, absent)
+
+
+def _totals(reports: list[Report]) -> list[str]:
+    """A line per person, where people may have handed in different exercises."""
+    exercises = handed_in(reports)
+    if len(exercises) < 2:
+        return []
+    lines = ["", f"In all, of {' and '.join(exercises)}:"]
+    for person in dict.fromkeys(report.person for report in reports):
+        one = total([report for report in reports if report.person == person], exercises)
+        absent = f", not handed in: {', '.join(one.absent)}" if one.absent else ""
+        lines += [f"  {person}  {one.points:g} of {one.of:g} points{absent}"] if one.of else []
+    return lines
+
+
 def _table(reports: list[Report], how: str) -> str:
     lines = [f"isolated by: {how}"]
     for report in reports:
         points = f"{report.points:g} of {report.of:g} points" if report.graded else "not graded"
         lines += ["", f"{report.person} · {report.exercise or '?'} · {points}"]
-        lines += [f"  {report.problem}"] if report.problem else []
+        lines += [f"  {text}" for text in (report.problem, report.note) if text]
         for item in report.graded:
             lines.append(f"  {item.question.id}  {item.points:4g}/{item.question.points:<2}  {item.question.name}")
             lines += [f"      {item.says}"] if item.says else []
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_totals(reports)]) + "\n"
 
 
 def _csv(reports: list[Report], how: str) -> str:
-    """A row per person: points by exercise, in all, and what could not be graded."""
+    """A row per person: points by exercise (empty where none was handed in), in all, and what could not be graded."""
     names = sorted({report.exercise for report in reports if report.exercise})
-    people = list(dict.fromkeys(report.person for report in reports))
+    people, exercises = list(dict.fromkeys(report.person for report in reports)), handed_in(reports)
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["person", *names, "points", "of", "problems", "isolation"])
@@ -58,10 +99,9 @@ def _csv(reports: list[Report], how: str) -> str:
         mine = [report for report in reports if report.person == person]
         best = {report.exercise: report for report in counted(mine)}
         cells = [best[name].points if name in best and best[name].graded else "" for name in names]
-        total, of = sum(r.points for r in best.values()), sum(r.of for r in best.values())
+        whole = total(mine, exercises)
         problems = " ".join(report.problem for report in mine if report.problem)
-        graded = any(report.graded for report in best.values())
-        rows.writerow([_plain(person), *cells, *((total, of) if graded else ("", "")), _plain(problems), how])
+        rows.writerow([_plain(person), *cells, *((whole.points, whole.of) if whole.of else ("", "")), _plain(problems), how])
     return out.getvalue()
 
 

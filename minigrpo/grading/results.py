@@ -6,6 +6,9 @@ from minigrpo.grading.cells import Cell
 from minigrpo.grading.check import Result
 from minigrpo.grading.questions import Question
 
+# Why there is no result, where no function could be called.
+UNANSWERED, BROKEN, ENDLESS = "not answered", "could not be run", "did not end"
+
 
 @dataclass(frozen=True)
 class Graded:
@@ -15,6 +18,7 @@ class Graded:
     points: int
     says: str  # what was wrong; empty where nothing was
     result: Result | None = None  # where its function could be called
+    why: str = UNANSWERED  # there is no result, where there is none
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Report:
     failed: bool = False  # whether the grader, not the submission, is why nothing was graded
     cells: list[Cell] = field(default_factory=list)
     file: str = ""
+    note: str = ""  # what was left out of a notebook that was graded, and why
 
     @property
     def points(self) -> int:

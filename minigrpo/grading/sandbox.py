@@ -43,6 +43,10 @@ class WorkerDied(Exception):
     """The worker ended, hung past its deadline, or said something that is no reply."""
 
 
+class TimedOut(WorkerDied):
+    """The worker was at work past its deadline."""
+
+
 class GraderError(Exception):
     """The sandbox itself does not work here: never a learner's fault."""
 
@@ -189,7 +193,7 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdin, selectors.EVENT_WRITE)
             while left:
-                self._wait(selector, until, f"it did not listen for {seconds:.0f} s")
+                self._wait(selector, until, f"it did not listen for {seconds:.0f} s and was stopped")
                 try:
                     left = left[os.write(self.process.stdin.fileno(), left[: 1 << 16]) :]
                 except BlockingIOError:
@@ -202,7 +206,7 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while b"\n" not in self.buffer:
-                self._wait(selector, until, f"it did not answer within {seconds:.0f} s")
+                self._wait(selector, until, f"it was still running after {seconds:.0f} s and was stopped")
                 chunk = self.process.stdout.read(1 << 16)
                 if chunk == b"":
                     raise WorkerDied(self._end())
@@ -223,7 +227,7 @@ class Worker:
                 self.next_look = time.monotonic() + LOOK
             if selector.select(min(until - now, LOOK)):
                 return
-        raise WorkerDied(late)
+        raise TimedOut(late if now < self.deadline else "its time was used up while it ran")
 
     def _look(self) -> None:
         mine = [status for status in _processes() if self._is_mine(status)]

@@ -9,11 +9,11 @@ import torch
 
 from minigrpo.grading import cache, compare
 from minigrpo.grading.cells import Cell, NoNotebook, plain, read_cells
-from minigrpo.grading.check import Result, exercises, judge, questions
+from minigrpo.grading.check import Result, exercises, judge, nearest, questions
 from minigrpo.grading.exam import Exam
 from minigrpo.grading.questions import Case, Question
-from minigrpo.grading.results import Graded, Report
-from minigrpo.grading.sandbox import Worker, WorkerDied
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED, Graded, Report
+from minigrpo.grading.sandbox import TimedOut, Worker, WorkerDied
 from minigrpo.grading.worker import Outcome, decode, encode
 
 CELL_SECONDS, CALL_SECONDS, SECONDS = 10.0, 10.0, 60.0
@@ -64,7 +64,7 @@ def grade_file(
         cells = read_cells(path)
     except NoNotebook as error:
         asked = exam.questions if exam else questions(exercise) if exercise else []
-        nothing = [Graded(question, 0, "") for question in asked]
+        nothing = [Graded(question, 0, "", why=BROKEN) for question in asked]
         return Report(person, exercise, nothing, f"{plain(path.name)} cannot be graded: {error}.", file=file)
     exercise = exam.name if exam else which_exercise(path, cells)
     if exercise is None:
@@ -73,26 +73,33 @@ def grade_file(
     asked = exam.questions if exam else questions(exercise)
     name = kept and cache.key(exercise, cells, seed, f"{how} {all_or_nothing}", exam.text if exam else b"")
     graded = cache.load(kept, name, asked) if kept else None
+    session = _Session(cells, how, (*hide, path.parent), {question.name for question in asked})
     if graded is None:
-        graded = _graded(asked, _Session(cells, how, (*hide, path.parent)), seed, all_or_nothing)
-        if kept:
+        graded = _graded(asked, session, seed, all_or_nothing)
+        if kept and not session.left_out_because:  # a busy machine may have been the cause
             cache.save(kept, name, graded)
-    return Report(person, exercise, graded, cells=cells, file=file)
+    return Report(person, exercise, graded, cells=cells, file=file, note=session.note())
 
 
 class _Missing(Exception):
     """There is no function of that name."""
 
 
+class _OutOfTime(WorkerDied):
+    """So much was used before that nothing is left for this call."""
+
+
 class _Session:
     """A worker with the cells run, made anew where the learner's code ended the one before."""
 
-    def __init__(self, cells: list[Cell], how: str, hide: tuple[Path, ...]):
+    def __init__(self, cells: list[Cell], how: str, hide: tuple[Path, ...], asked: set[str]):
         self.cells, self.how, self.hide, self.worker = dict(enumerate(cells)), how, hide, None
-        self.sources = [cell.source for cell in cells]
+        self.sources, self.asked = [cell.source for cell in cells], asked
         self.left_out = {number: set() for number in self.cells}  # statements that hung or ended the worker
         self.slow = {number: set() for number in self.cells}
         self.errors: dict[int, str] = {}
+        self.endless: set[int] = set()  # cells of which a statement had to be stopped
+        self.left_out_because: dict[int, str] = {}  # of cells that were run without a statement
         self.left, self.since, self.starts = SECONDS, time.monotonic(), 0
         self.called: float | None = None  # when this worker last answered
         self.took: Counter[str] = Counter()  # seconds, all calls to each answer
@@ -100,7 +107,7 @@ class _Session:
     def ready(self) -> Worker:
         while self.worker is None:
             if self.left < LEAST_SECONDS or self.starts == MOST_STARTS:
-                raise WorkerDied(f"the {SECONDS:.0f} s of this submission are used up")
+                raise _OutOfTime(f"the {SECONDS:.0f} s of this submission are used up")
             worker = Worker(self.how, seconds=self.left, hide=self.hide)
             self.starts += 1
             self.since = time.monotonic()  # that torch loads slowly is not the learner's time
@@ -119,6 +126,7 @@ class _Session:
                 error = worker.ask(request, CELL_SECONDS, clock)["error"]
                 if error or not left_out:  # what was left out, and why, is worth saying still
                     self.errors[number] = plain(error or "")
+                    self.endless.discard(number)
             except (WorkerDied, KeyError) as error:
                 self._end(worker)
                 if clock.at is None:
@@ -126,6 +134,8 @@ class _Session:
                 else:
                     self.left_out[number] |= {clock.at}
                 self.errors[number] = f"a statement was left out: {error}"
+                self.left_out_because[number] = str(error)
+                self.endless |= {number} if isinstance(error, TimedOut) else set()
                 return False
             finally:
                 self.slow[number] |= clock.slow
@@ -140,7 +150,7 @@ class _Session:
         args = {name: encode(value) for name, value in case.args.items()}
         request = {"name": name, "args": args, "gradient": list(case.gradient), "seed": 0}
         if self.took[name] > ANSWER_SECONDS:
-            raise WorkerDied(f"all calls to it together took more than {ANSWER_SECONDS:.0f} s")
+            raise _OutOfTime(f"all calls to it together took more than {ANSWER_SECONDS:.0f} s")
         reply = worker.ask(request, CALL_SECONDS)
         self.called = time.monotonic()
         self.took[name] += self.called - now
@@ -148,15 +158,31 @@ class _Session:
             raise _Missing
         return outcome_of(reply, case)
 
-    def missing(self, name: str) -> str:
-        """Why there is no such function, as far as the cells' errors tell."""
+    def missing(self, name: str) -> tuple[str, str]:
+        """That there is no such function, in words, and why, as far as the cells' errors tell."""
         errors = {number: error for number, error in self.errors.items() if error}
         defining = [n for n in errors if re.search(rf"\b(def|class)\s+{name}\b|^{name}\s*=", self.sources[n], re.MULTILINE)]
         for number in defining:
-            return f"No function {name} is defined, for its cell (cell {number + 1}) fails: {errors[number]}."
+            says = f"No function {name} is defined, for its cell (code cell {number + 1}) fails: {errors[number]}."
+            return says, ENDLESS if number in self.endless else BROKEN
+        if near := nearest(name, [one for one in self._defined() if one not in self.asked]):
+            return f"No function {name} is defined; there is one called {near}.", UNANSWERED
         for number in errors:
-            return f"No function {name} is defined. The first cell that fails is cell {number + 1}: {errors[number]}."
-        return f"No function {name} is defined."
+            return (
+                f"No function {name} is defined. The first that fails is code cell {number + 1}: {errors[number]}.",
+                UNANSWERED,
+            )
+        return f"No function {name} is defined.", UNANSWERED
+
+    def _defined(self) -> list[str]:
+        """Names that the cells define as they lie there: strangers' code is not parsed."""
+        text = "\n".join(self.sources)
+        return [one[1] or one[2] for one in re.finditer(r"^(?:def|class)\s+(\w+)|^(\w+)\s*=(?!=)", text, re.MULTILINE)]
+
+    def note(self) -> str:
+        """What all cells were run without; empty where nothing was left out."""
+        found = sorted(self.left_out_because.items())
+        return " ".join(f"A statement of code cell {number + 1} was left out: {why}." for number, why in found)
 
     def close(self) -> None:
         if self.worker is not None:
@@ -192,17 +218,26 @@ def _graded(asked: list[Question], session: _Session, seed: int, all_or_nothing:
                 graded.append(_one(question, cases, session, all_or_nothing))
             except WorkerDied as error:
                 session.close()
-                graded.append(Graded(question, 0, f"The process that ran it is gone: {error}."))
+                graded.append(_stopped(question, error))
     finally:
         session.close()
     return graded
+
+
+def _stopped(question: Question, error: WorkerDied) -> Graded:
+    if isinstance(error, TimedOut):
+        return Graded(question, 0, f"{str(error).capitalize()}: does a loop never end?", why=ENDLESS)
+    if isinstance(error, _OutOfTime):
+        return Graded(question, 0, f"It was not called: {error}.", why=ENDLESS)
+    return Graded(question, 0, f"The process that ran it is gone: {error}.", why=BROKEN)
 
 
 def _one(question: Question, cases: list[Case], session: _Session, all_or_nothing: bool) -> Graded:
     try:
         outcomes = [compare.outcome_of(question, case, lambda one: session.call(question.name, one)) for case in cases]
     except _Missing:
-        return Graded(question, 0, session.missing(question.name))
+        says, why = session.missing(question.name)
+        return Graded(question, 0, says, why=why)
     if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
         return Graded(question, 0, "Not answered.")
     result = judge(question, cases, outcomes, all_or_nothing=all_or_nothing)

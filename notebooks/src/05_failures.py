@@ -440,4 +440,4 @@ for temperature in (1.0, 0.7):
 # 3. The mean ratio is 1.00, and still the temperature is missing. Which statistic would have shown it?
 #    <details><summary>Answer</summary>The largest difference, or the mean <i>absolute</i> difference, between the sampler's and the scored log-probs. Neither can cancel to 0.</details>
 #
-# **Exercise:** [ex05](../exercises/ex05_diagnosis.ipynb). **Next:** [06 · KL](06_kl.ipynb).
+# **Exercises:** [ex05](../exercises/ex05_diagnosis.ipynb) and [ex08](../exercises/ex08_rewards.ipynb). **Next:** [06 · KL](06_kl.ipynb).

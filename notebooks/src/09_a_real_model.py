@@ -327,4 +327,4 @@ assert weight - 1e-5 == weight
 # 4. A run with vLLM at one update per rollout shows a ratio other than 1. Is something broken?
 #    <details><summary>Answer</summary>No: two implementations of one model differ a little. If the mean difference of log-probs is above some hundredths of a nat, look for a cause: another temperature, top-p, old weights in vLLM.</details>
 #
-# **Exercise:** [ex08](../exercises/ex08_rewards.ipynb). **Next:** your own task, with the [cheat sheet](cheat_sheet.md) beside you. You have built GRPO, and can read its papers now.
+# **Next:** your own task, with the [cheat sheet](cheat_sheet.md) beside you. You have built GRPO, and can read its papers now.

@@ -10,7 +10,7 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex01.1 · The shift (2 points, 5 minutes, difficulty 1)
@@ -175,3 +175,6 @@ check(tempered_ratio)
 #
 # 12 points: 2 + 3 + 3 + 2 + 2. On to [notebook 02](../notebooks/02_policy_gradient.ipynb), or to
 # [exercise 2](ex02_advantages.ipynb).
+
+# %%
+progress()

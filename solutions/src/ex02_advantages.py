@@ -10,16 +10,16 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex02.1 · Three scales, and no opinion (4 points, 10 minutes, difficulty 3)
 #
 # Turn rewards into group advantages: rows with the same group id answer the same prompt, and each reward is compared with the
 # mean of its group. `scale_rewards` says what the difference is divided by: "group" is the group's standard deviation plus
-# 1e-4; "batch" is that of all rewards together plus 1e-4; "none" is nothing at all. And where a reward is NaN nobody had an
-# opinion: that row gets advantage 0 and takes no part in any mean or standard deviation. (In every group at least two rewards
-# are not NaN.)
+# 1e-4; "batch" is that of all rewards together plus 1e-4; "none" is nothing at all. Both are the sample's, which divides by
+# n - 1, as `torch.std` does by itself. And where a reward is NaN nobody had an opinion: that row gets advantage 0 and takes no
+# part in any mean or standard deviation. (In every group at least two rewards are not NaN.)
 #
 # `compute_advantages(rewards, group_ids, *, scale_rewards="group")`: (B,), (B,) -> (B,). It has the package's signature, so
 # `train(..., advantages_fn=compute_advantages)` will run on yours.
@@ -129,3 +129,6 @@ check(process_advantages)
 # ## Done
 #
 # 10 points: 4 + 2 + 4. On to [notebook 03](../notebooks/03_loss.ipynb), or to [exercise 3](ex03_loss.ipynb).
+
+# %%
+progress()

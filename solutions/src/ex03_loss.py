@@ -11,7 +11,7 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex03.1 · The ratio (3 points, 10 minutes, difficulty 2)
@@ -168,3 +168,6 @@ check(micro_batch_loss)
 # ## Done
 #
 # Back to [notebook 04](../notebooks/04_training.ipynb), or on to [exercise 4](ex04_training.ipynb).
+
+# %%
+progress()

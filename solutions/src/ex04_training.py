@@ -11,7 +11,7 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex04.1 · Draw a token (2 points, 8 minutes, difficulty 2)
@@ -245,3 +245,6 @@ for prompt, completion in list(zip(rollout.prompts, rollout.completions, strict=
 # ## Done
 #
 # Back to [notebook 05](../notebooks/05_failures.ipynb), or on to [exercise 5](ex05_diagnosis.ipynb).
+
+# %%
+progress()

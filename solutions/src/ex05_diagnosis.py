@@ -9,7 +9,7 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex05.1 · What happened to this run? (3 points, 15 minutes, difficulty 3)
@@ -451,3 +451,6 @@ check(fixed_ratio)
 # ## Done
 #
 # Back to [notebook 06](../notebooks/06_kl.ipynb), or on to [exercise 6](ex06_kl.ipynb).
+
+# %%
+progress()

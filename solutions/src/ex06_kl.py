@@ -10,7 +10,7 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex06.1 · A number to log that also pulls (1 point, 6 minutes, difficulty 3)
@@ -177,3 +177,6 @@ check(kl_k3_ratio)
 # ## Done
 #
 # Back to [notebook 07](../notebooks/07_triples.ipynb), or on to [exercise 7](ex07_triples.ipynb).
+
+# %%
+progress()

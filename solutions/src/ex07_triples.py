@@ -10,7 +10,7 @@
 # %%
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex07.1 · A baseline for every record (4 points, 15 minutes, difficulty 3)
@@ -157,3 +157,6 @@ check(bradley_terry_loss)
 # ## Done
 #
 # On to [notebook 08](../notebooks/08_variants.ipynb).
+
+# %%
+progress()

@@ -15,7 +15,7 @@ import re
 
 import torch
 
-from minigrpo import check, hint
+from minigrpo import check, hint, progress
 
 # %% [markdown]
 # ## ex08.1 · Find the answer (3 points, 12 minutes, difficulty 3)
@@ -155,3 +155,6 @@ check(pass_at_k)
 # ## Done
 #
 # 10 points: 3 + 3 + 2 + 2. Now give your own reward to `minigrpo train --reward-funcs`, and read the answers that it pays.
+
+# %%
+progress()

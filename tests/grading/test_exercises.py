@@ -1,5 +1,6 @@
 """The exercises: written from the solutions, complete, running untouched, and worth 100 points."""
 
+import html
 import inspect
 import math
 import re
@@ -17,9 +18,11 @@ from traitlets.config import Config
 from minigrpo.grading import practice, shipped
 from minigrpo.grading.check import exercises, grade, judge, questions
 from minigrpo.grading.ex08 import is_right, parse_answer
+from minigrpo.grading.pages import pages
+from minigrpo.grading.results import Graded, Report
 from minigrpo.grading.submission import outcome_of
 from minigrpo.training import train
-from tests.tools.build_notebooks import EXERCISES, SOLUTIONS, exercise_of, from_source
+from tests.tools.build_notebooks import EXERCISES, ROOT, SOLUTIONS, exercise_of, from_source
 
 NAMES = sorted(path.stem for path in (SOLUTIONS / "src").glob("*.py"))
 
@@ -94,6 +97,13 @@ def test_an_untouched_exercise_runs_from_top_to_bottom_and_says_what_is_missing(
         assert f"{question.id} {question.name}: not answered yet" in said.stdout
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exercise_ends_with_the_points_so_far_and_a_solution_shows_nobodys(name):
+    for folder in (EXERCISES, SOLUTIONS):
+        last = read(folder, name).cells[-1]
+        assert (last.source, last.outputs) == ("progress()", [])
+
+
 def test_the_learners_notebook_needs_only_torch_and_check():
     for name in NAMES:
         code = "\n".join(
@@ -104,7 +114,7 @@ def test_the_learners_notebook_needs_only_torch_and_check():
         imported = set(re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE))
         assert imported <= {"torch", "minigrpo", "math", "re"}
         for line in re.findall(r"^from minigrpo.*$", code, re.MULTILINE):
-            assert line == "from minigrpo import check, hint"
+            assert line == "from minigrpo import check, hint, progress"
 
 
 # --- ex05: inputs on which a bug shows ----------------------------------------------------------------------------------
@@ -262,7 +272,9 @@ def test_a_careless_reward_makes_a_policy_that_is_wrong(name):
     result = grade(HONEST, each(CARELESS[name]), 0)
     assert result.passed == (name == "the last number")
     assert result.points < HONEST.points
-    assert "the policy is right in" in result.difference
+    assert "of the policy's answers are right" in result.difference
+    if name != "the longer the better":
+        assert result.difference.endswith("stands in it among others: pay for the one that is the answer"), result.difference
     right = [is_right(text, answer) for text, answer in zip(*result.args.values(), strict=True)]
     assert sum(right) < (0.9 if result.passed else 0.7) * len(right)  # what it says can be read
 
@@ -332,6 +344,35 @@ def test_three_hidden_runs_and_ready_answers_are_what_a_reward_is_scored_on(monk
 
 def test_no_path_leads_out_of_the_course():
     assert all(not Path(p).is_symlink() for folder in (EXERCISES, SOLUTIONS) for p in folder.rglob("*"))
+
+
+READ = re.compile(r"Read: (.*?)\.?(?:\n\n|\Z)", re.DOTALL)
+FIRST = re.compile(r"Read notebook\s+\[(\d\d)\]")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_question_and_its_pages_send_people_where_the_notebook_does(name):
+    text = "\n\n".join(cell.source for cell in read(EXERCISES, name).cells if cell.cell_type == "markdown")
+    said = {}
+    for part in re.split(r"^## (?=ex\d\d\.)", text, flags=re.MULTILINE)[1:]:
+        said[part.split()[0]] = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", " ".join(READ.search(part)[1].split()))
+    assert {question.id: question.read for question in questions(name[:4])} == said
+    report = Report("ann", name[:4], [Graded(question, 0, "Not answered.") for question in questions(name[:4])])
+    page = html.unescape(pages([report], "none")["ann.html"])
+    assert re.findall(r"<dt>Where to read</dt><dd>(.*)</dd>", page) == list(said.values())
+
+
+def test_every_table_names_the_lesson_that_the_exercise_names():
+    first = {name[:4]: FIRST.search(read(EXERCISES, name).cells[0].source)[1] for name in NAMES}
+    guide = (EXERCISES / "README.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| (ex\d\d) .*\| (\d\d) \|$", guide, re.MULTILINE)) == first
+    lessons = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\d\d) .*\| ([^|]*)\|$", lessons, re.MULTILINE)
+    assert {exercise: lesson for lesson, asks in rows for exercise in re.findall(r"ex\d\d", asks)} == first
+    for path in (ROOT / "notebooks" / "src").glob("0*.py"):
+        sends = re.search(r"\*\*Exercises?:\*\*(.*?)\*\*Next", path.read_text(encoding="utf-8"))
+        named = re.findall(r"\[(ex\d\d)\]", sends[1]) if sends else []
+        assert named == [exercise for exercise, lesson in first.items() if lesson == path.name[:2]], path.name
 
 
 def test_the_readme_counts_rightly():

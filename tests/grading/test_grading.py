@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from xml.etree import ElementTree
 
@@ -77,6 +78,13 @@ def test_shapes_errors_and_nothing_returned_are_said_before_any_traceback():
         assert said in grade(question("kl_k1_plus"), wrong, 0).difference
 
 
+def test_true_and_false_are_called_so():
+    """In the difference and in the call by hand."""
+    mask = next(q for q in questions("ex01") if q.name == "completion_mask")
+    result = grade(mask, lambda *args: ~mask.reference(*args), 0)
+    assert re.search(r"is (True|False) at \S+( \d+\))?, wanted is (True|False)", result.difference), result.difference
+
+
 def test_what_is_not_answered_is_no_error_and_unknown_names_are():
     def kl_k1_plus(logprobs, ref_logprobs):
         raise NotImplementedError
@@ -84,8 +92,29 @@ def test_what_is_not_answered_is_no_error_and_unknown_names_are():
     assert "not answered yet" in repr(check(kl_k1_plus))
     with pytest.raises(BadInput, match="No question asks for a function 'print'"):
         check(print)
+
+    def kl_K1_plus(logprobs, ref_logprobs):
+        return logprobs
+
+    with pytest.raises(BadInput, match=r"did you mean kl_k1_plus\?$"):
+        check(kl_K1_plus)
     with pytest.raises(BadInput, match=r"There is no question 'ex9\.9'"):
         hint("ex9.9")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ex1.1", "'ex01.1'"), ("EX06.02", "'ex06.2'"), ("ex06-2", "'ex06.2'"), ("6.1", "'06.1'"), ("1.2", "'ex01.2'"),
+        ("kl_k1_plus", "'ex06.1'"), ("ex06", None), ("", None), (6.1, "'06.1'"), (None, None),
+    ],
+)  # fmt: skip
+def test_a_question_that_is_not_there_is_said_in_one_sentence(given, meant):
+    with pytest.raises(BadInput) as error:
+        hint(given)
+    said = str(error.value)
+    assert said.endswith(f"did you mean {meant}?" if meant else "a lesson's as in '06.1'.")
+    assert len(said) < 120
 
 
 def test_a_lesson_asks_without_points_and_the_grader_does_not_count_it():

@@ -96,6 +96,17 @@ def test_a_mistake_on_fewer_than_half_of_the_failing_cases_is_said_so():
     assert result.label == "a closer look"
 
 
+def test_a_population_std_in_one_of_two_places_is_seen():
+    """Of the group's alone, so that cases with the batch's are right."""
+
+    def compute_advantages(rewards, group_ids, *, scale_rewards="group"):
+        right, mistakes = named("compute_advantages").reference, named("compute_advantages").mistakes
+        wrong = next(mistake for mistake in mistakes if mistake.name == "the population's std")
+        return (wrong.function if scale_rewards == "group" else right)(rewards, group_ids, scale_rewards=scale_rewards)
+
+    assert "divides by n - 1" in grade(named("compute_advantages"), compute_advantages, 0).cause
+
+
 def test_two_mistakes_that_agree_on_a_case_are_not_told_apart_by_it():
     """All three add 1 where policy and reference are equal; what came is none of the three elsewhere."""
     added = [lambda p, ref, n=n: p - ref + (1 if (p == ref).all() else n) for n in (2, 3, 4)]

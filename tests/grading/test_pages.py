@@ -1,17 +1,24 @@
 """Pages of feedback: what a person needs and nobody else's, the class at a glance, and no text that becomes markup."""
 
+import csv
+import io
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
+from minigrpo.grading import reports
 from minigrpo.grading.cells import Cell
 from minigrpo.grading.check import grade, questions
 from minigrpo.grading.pages import code_of, pages
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED
 from minigrpo.grading.submission import Graded, Report
 from minigrpo.run import cli
 
+TROUBLES = [BROKEN, ENDLESS, ENDLESS, UNANSWERED, BROKEN]
 NASTY = "<img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 
@@ -25,7 +32,7 @@ def plain_k1(logprobs, ref_logprobs):
 
 
 def submissions():
-    """ann has all of ex06 right, bob and cem k1 with its own gradient, dan a wrong shape, eve nothing, fay no notebook."""
+    """ann has all right, bob and cem k1 with its own gradient, dan a wrong shape, eve none, fay no notebook, gus trouble."""
     asked = questions("ex06")
     k1 = next(question for question in asked if question.name == "kl_k1_plus")
 
@@ -41,6 +48,12 @@ def submissions():
         report(f"cem {NASTY}", plain_k1, code.format(NASTY)),
         report("dan", lambda logprobs, ref_logprobs: logprobs[0], code.format("of dan")),
         Report("eve", "ex06", nothing, file="/srv/eve/ex06_kl.ipynb"),
+        Report(
+            "gus",
+            "ex06",
+            [replace(one, why=why) for one, why in zip(nothing, TROUBLES, strict=True)],
+            file="/srv/gus/ex06_kl.ipynb",
+        ),
         Report("fay", None, [], "There is no notebook (.ipynb) here, but ex06.py."),
     ]
 
@@ -60,7 +73,7 @@ def test_a_person_sees_the_case_the_numbers_the_cause_the_hint_and_where_to_read
         "wanted",
         "likely cause",
         "A hint",
-        "06_kl.ipynb",
+        "notebook 06, &#34;A right value is not a right gradient&#34;",
         f"of {sum(question.points for question in questions('ex06'))} points",
     ):
         assert part in page
@@ -69,11 +82,11 @@ def test_a_person_sees_the_case_the_numbers_the_cause_the_hint_and_where_to_read
 
 
 def test_a_persons_page_has_nobody_elses_data(written):
-    for person in ("ann", "bob", "dan", "eve", "fay"):
+    for person in ("ann", "bob", "dan", "eve", "fay", "gus"):
         text = written[f"{person}.html"]
         assert not [
             other
-            for other in ("ann", "bob", "cem", "dan", "eve", "fay")
+            for other in ("ann", "bob", "cem", "dan", "eve", "fay", "gus")
             if other != person and re.search(rf"\b{other}\b", text)
         ]
         assert "/srv" not in text
@@ -83,10 +96,20 @@ def test_the_class_is_seen_with_its_commonest_mistake_first(written):
     page = written["class.html"]
     discuss = page[page.index("What to discuss") :]
     one = discuss[discuss.index("kl_k1_plus") : discuss.index("kl_pulls")]
-    assert "1 of 5 have it right" in one
-    assert one.index("2 of 5") < one.index("1 of 5</span>")
+    assert "1 of 6 have it right" in one
+    assert one.index("2 of 6") < one.index("1 of 6</span>")
     assert "ex06.py" in page
-    assert page.count("<tr>") == 7
+    assert page.count("<tr>") == 8
+
+
+def test_the_class_tells_what_was_not_answered_from_what_could_not_be_run_or_did_not_end(written):
+    page = written["class.html"]
+    rows = dict(re.findall(r'<tr><th><a href="(\w+)\.html">(.*?)</tr>', page, re.DOTALL))
+    assert re.findall(r'<td class="sq (\w+)">(.*?)</td>', rows["gus"]) == [
+        ("broken", "!"), ("endless", "∞"), ("endless", "∞"), ("blank", "·"), ("broken", "!"),
+    ]  # fmt: skip
+    first = page[page.index("What to discuss") :].split("</section>")[0]
+    assert re.findall(r'(\d) of 6</span> <span class="soft">(not|could|did) ', first) == [("1", "not"), ("1", "could")]
 
 
 def test_no_text_becomes_markup_and_every_person_has_a_page(written):
@@ -98,12 +121,57 @@ def test_no_text_becomes_markup_and_every_person_has_a_page(written):
         "dan.html",
         "eve.html",
         "fay.html",
+        "gus.html",
     }
     for text in written.values():
         assert "<img" not in text
         assert "49" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
     two = [Report(name, None, [], "x") for name in ("Ann", "ann", "class", "../x", "???")]
     assert set(pages(two, "none")) == {"class.html", "Ann.html", "ann-2.html", "class-2.html", "x.html", "person.html"}
+
+
+def test_totals_are_of_all_exercises_that_anybody_handed_in():
+    """ann has one of two, all right; bob both; of cem's second the grader failed at one; dan handed in nothing."""
+
+    def report(person, exercise, share=1):
+        return Report(person, exercise, [Graded(q, share and q.points, "") for q in questions(exercise)])
+
+    given = [report("ann", "ex01"), report("bob", "ex01"), report("bob", "ex06", share=0), report("cem", "ex01")]
+    given += [Report("cem", "ex06", [], "The sandbox failed.", failed=True), Report("dan", None, [], "There is no notebook.")]
+    rows = {row["person"]: row for row in csv.DictReader(io.StringIO(reports.write(given, "none", "csv")))}
+    found = {person: (row["points"], row["of"], row["ex06"]) for person, row in rows.items()}
+    assert found == {"ann": ("12", "23", ""), "bob": ("12", "23", "0"), "cem": ("12", "12", ""), "dan": ("", "", "")}
+    assert "  ann  12 of 23 points, not handed in: ex06\n" in reports.write(given, "none", "table")
+    assert "In all" not in reports.write(given[:2], "none", "table")
+    page = pages(given, "none")["class.html"]
+    totals = re.findall(r'<td class="total">(.*?)</td>', page)
+    assert [re.sub("<.*?>", "", total) for total in totals] == ["12 of 23 (ex06 not handed in)", "12 of 23", "12 of 12", ""]
+    assert "of all exercises that anybody handed in: ex01, ex06" in page
+
+
+def test_names_keep_their_letters_and_links_lead_to_them():
+    """Composed and decomposed, four scripts, a name as long as can be, one that Windows has for a device, and two alike."""
+    names = [
+        "Jürgen Groß",
+        "JÜRGEN GROSS",
+        "Ju\u0308rgen Groß",
+        "王小明",
+        "Владимир",
+        "अनिता शर्मा",
+        "𐐨" * 300,
+        "con",
+        "a%2fb",
+        "ﬁn",
+        "FIN",
+    ]
+    written = pages([Report(name, None, [], "x") for name in names], "none")
+    files = [name.removesuffix(".html") for name in written if name != "class.html"]
+    assert files[:6] == ["Jürgen-Groß", "JÜRGEN-GROSS-2", "Jürgen-Groß-3", "王小明", "Владимир", "अनिता-शर्मा"]
+    assert files[7:] == ["con-2", "a-2fb", "ﬁn", "FIN-2"]
+    assert max(len(name.encode()) for name in written) < 230
+    links = re.findall(r'href="([^"]*)"', written["class.html"])
+    assert {unquote(link) for link in links} == written.keys() - {"class.html"}
+    assert all(link.isascii() for link in links)
 
 
 def test_code_is_the_last_definition_with_its_decorators():

@@ -6,7 +6,7 @@ import minigrpo
 from minigrpo import check, progress
 from minigrpo.grading import check as checking
 from minigrpo.grading.check import questions
-from minigrpo.grading.progress import FILE, read, record
+from minigrpo.grading.progress import FILE, OUTSIDE, read, record
 
 
 def kl_k1_plus(logprobs, ref_logprobs):
@@ -20,7 +20,10 @@ def test_a_check_in_a_notebook_fills_a_square_and_elsewhere_writes_nothing(tmp_p
     before = progress()
     assert before.points == 0
     assert {square.state for square in before.squares} == {"open"}
+    assert repr(before) == OUTSIDE
+    assert OUTSIDE in before._repr_html_()
     monkeypatch.setattr(checking, "in_notebook", lambda: True)
+    assert f"0 of {sum(q.points for q in questions())} points" in repr(progress())
     check(kl_k1_plus)
     asked = next(q for q in questions() if q.name == "kl_k1_plus")
     assert progress().points == asked.points

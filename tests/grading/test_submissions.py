@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -15,11 +17,13 @@ import pytest
 import torch
 
 from minigrpo.config import BadInput
-from minigrpo.grading import batch, cells, inside, reports, submission, walls
+from minigrpo.grading import batch, cache, cells, inside, reports, submission, walls
 from minigrpo.grading.cells import NoNotebook, read_cells
 from minigrpo.grading.check import questions
+from minigrpo.grading.pages import pages
 from minigrpo.grading.people import find
 from minigrpo.grading.questions import Case
+from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED
 from minigrpo.grading.sandbox import GraderError, WorkerDied
 from minigrpo.grading.submission import Graded, Report, by_name, outcome_of
 from minigrpo.grading.worker import decode, encode
@@ -46,6 +50,19 @@ def test_a_folder_is_a_person_and_a_file_is_one_too(tmp_path):
         "bob": ["ex06_a.IPYNB"],
         "cem_123_ex06_kl-1": ["cem_123_ex06_kl-1.ipynb"],
     }
+
+
+def test_people_come_by_name_in_every_report(tmp_path):
+    """Upper case aside, and whatever the order of the paths."""
+    names = ["ann", "Bob", "cem", "Jürgen", "zoe"]
+    for name in reversed(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ex01_x.ipynb").write_text("{}")
+    assert [one.person for one in find([tmp_path])] == names
+    assert [one.person for one in find([tmp_path / name for name in reversed(names)])] == names
+    given = [Report(one.person, "ex01", [Graded(questions("ex01")[0], 0, "")]) for one in find([tmp_path])]
+    rows = list(csv.reader(io.StringIO(reports.write(given, "none", "csv"))))
+    assert [row[0] for row in rows[1:]] == re.findall(r'html">(.*?)</a>', pages(given, "none")["class.html"]) == names
 
 
 def test_sections_keep_their_people_apart(tmp_path):
@@ -268,6 +285,64 @@ def test_gradescopes_result_is_one_persons():
     batch.one_person([two[0], Report("ann", "ex06", [], file="subs/ann/ex06/ex06_kl.ipynb")])
 
 
+ENDED = """
+def token_logprobs(logits, token_ids, temperature=1.0):
+    while True: print("still here")
+def replay(*a):
+    import os; os._exit(1)
+"""
+
+
+def test_what_does_not_end_is_called_so_and_nobody_is_told_about_the_subject(how, tmp_path, monkeypatch):  # noqa: F811
+    """Endless prints, an end of the process, a cell that fails, one that hangs before its function, and nothing."""
+    for name in ("CELL_SECONDS", "CALL_SECONDS"):
+        monkeypatch.setattr(submission, name, 2.0)
+    asked = questions("ex01")
+    names = [question.name for question in asked]
+    cells = [ENDED.replace("token_logprobs", names[0]).replace("replay", names[1])]
+    cells += [f"{names[2]} = undefined", f"while True:\n    def {names[3]}(*a): pass"]
+    report = submission.grade_file(write_notebook(tmp_path, cells), "ann", how, 0, kept=tmp_path / "kept")
+    items = report.graded
+    assert report.note == "A statement of code cell 3 was left out: it was still running after 2 s and was stopped."
+    assert report.note in reports.write([report], how, "table")
+    assert not (tmp_path / "kept").exists()
+    assert [item.why for item in items] == [ENDLESS, BROKEN, BROKEN, ENDLESS, UNANSWERED]
+    assert items[0].says == "It was still running after 2 s and was stopped: does a loop never end?"
+    assert "it ended" in items[1].says
+    assert "code cell 2) fails: NameError" in items[2].says
+    assert "a statement was left out: it was still running after 2 s" in items[3].says
+    page = pages([report], "bubblewrap")["ann.html"]
+    assert report.note in page
+    assert page.count("A hint") == 1  # to what was not answered
+
+
+def test_what_did_not_end_is_not_kept_and_all_else_comes_back(tmp_path):
+    """A busy machine may have been the cause; the guide says what the rerun costs."""
+    asked = questions("ex01")[:2]
+    items = [Graded(asked[0], 0, "It ended.", why=BROKEN), Graded(asked[1], 0, "Not answered.")]
+    cache.save(tmp_path, "kept", items)
+    assert cache.load(tmp_path, "kept", asked) == items
+    cache.save(tmp_path, "late", [items[0], replace(items[1], why=ENDLESS)])
+    assert cache.load(tmp_path, "late", asked) is None
+    guide = (Path(__file__).parents[2] / "exercises" / "README.md").read_text(encoding="utf-8")
+    assert f"{submission.CALL_SECONDS:.0f} s for each question or cell that hangs" in guide
+    assert f"at most {submission.SECONDS:.0f} s of a submission's own time" in guide
+
+
+@pytest.mark.parametrize(
+    ("source", "near"),
+    [
+        ("def Aggregate(x): pass", "Aggregate"), ("agregate = max", "agregate"), ("def aggregate_2(x): pass", "aggregate_2"),
+        ("def aggregates(x): pass", None), ("def mean(x): pass", None), ("print(aggregat)\nx == 1", None),
+    ],
+)  # fmt: skip
+def test_a_function_of_nearly_the_name_is_pointed_at(source, near):
+    """But not one that is itself the answer to another question."""
+    session = submission._Session([cells.Cell("y = 1"), cells.Cell(source)], "none", (), {"aggregate", "aggregates"})
+    there = f"; there is one called {near}" if near else ""
+    assert session.missing("aggregate") == (f"No function aggregate is defined{there}.", UNANSWERED)
+
+
 # --- what comes out of a sandbox -----------------------------------------------------------------------------------------
 
 
@@ -295,7 +370,7 @@ def test_what_the_grader_does_between_two_calls_is_not_the_learners_time(monkeyp
             now[0] += 3.0
             return {"values": [encode(torch.ones(2))], "gradients": None, "error": None, "changed": None}
 
-    session, case = submission._Session([], "none", ()), Case("", {"completions": ["a", "b"], "answers": [1, 2]})
+    session, case = submission._Session([], "none", (), set()), Case("", {"completions": ["a", "b"], "answers": [1, 2]})
     session.worker = Fake()
     for _ in range(4):
         assert session.call("reward", case).values[0].tolist() == [1, 1]

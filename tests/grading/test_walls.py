@@ -239,7 +239,7 @@ def check_batch(people, sees_the_grader):
     for person in ("reach", "take"):
         assert "found []" in people[person]["ex01.4"][1], person
     assert f"{int(sees_the_grader)} seen" in people["reach"]["ex01.5"][1]
-    assert "did not answer within 4 s" in people["take"]["ex01.2"][1]
+    assert "still running after 4 s" in people["take"]["ex01.2"][1]
     assert "GB of memory" in people["take"]["ex01.5"][1]
 
 

@@ -65,7 +65,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookN
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
-            cell.outputs = [clean(output) for output in joined(cell.outputs)]
+            kept = cell.source == "progress()"  # shows the points of whoever builds, of all exercises
+            cell.outputs = [] if kept else [clean(output) for output in joined(cell.outputs)]
     return notebook
 
 
