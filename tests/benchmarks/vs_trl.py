@@ -243,8 +243,9 @@ def status(name: str) -> float:
 def unavoidable(setting: Setting, begun: list[int], threads: int) -> float:
     """CPU seconds of the products with the weights alone, of a step at beta 0, see ``different_beginnings``.
 
-    Each beginning of a prompt is read once to sample and once to learn, however many begin so, each beginning of a completion
-    too, and each product of the update has two more in its backward pass. The head is multiplied where a completion token is predicted. Attention is left out.
+    Each beginning of a prompt is read once to sample and once to learn, however many begin so, each beginning of a
+    completion too, and each product of the update has two more in its backward pass. The head is multiplied where a
+    completion token is predicted. Attention is left out.
     """
     import torch
 
