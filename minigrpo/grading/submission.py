@@ -169,7 +169,7 @@ class _Session:
             return f"No function {name} is defined; there is one called {near}.", UNANSWERED
         for number in errors:
             return (
-                f"No function {name} is defined. The first that fails is code cell {number + 1}: {errors[number]}.",
+                f"No function {name} is defined. The first cell that fails is code cell {number + 1}: {errors[number]}.",
                 UNANSWERED,
             )
         return f"No function {name} is defined.", UNANSWERED

@@ -20,7 +20,7 @@ from minigrpo.grading.check import exercises, grade, judge, questions
 from minigrpo.grading.ex08 import is_right, parse_answer
 from minigrpo.grading.pages import pages
 from minigrpo.grading.results import Graded, Report
-from minigrpo.grading.submission import outcome_of
+from minigrpo.grading.submission import CALL_SECONDS, SECONDS, outcome_of
 from minigrpo.training import train
 from tests.tools.build_notebooks import EXERCISES, ROOT, SOLUTIONS, exercise_of, from_source
 
@@ -378,6 +378,7 @@ def test_every_table_names_the_lesson_that_the_exercise_names():
 def test_the_readme_counts_rightly():
     readme = (EXERCISES / "README.md").read_text(encoding="utf-8")
     assert f"{len(questions())} questions, {sum(q.points for q in questions())} points" in readme
+    assert f"{CALL_SECONDS:.0f} s for each question or cell that hangs, and at most {SECONDS:.0f} s of a submission" in readme
 
 
 # --- ex06 ---------------------------------------------------------------------------------------------------------------
