@@ -61,7 +61,18 @@ else:
     print("No recorded runs: python -m tests.benchmarks.record_real makes them.")
 
 # %% [markdown]
-# One run is an anecdote, so take the curves as an example. And this is what the model says, one group early and one late. Look at the first answer: why does it earn nothing?
+# The three sampled figures "before" are of the same untrained model: 192 answers, drawn anew. How far they lie apart is what chance does, so do not read much into which seed is best. Taken together, one sampled answer in twenty was right, and
+# afterwards nearly four in five. On the sums that it trains on the share is the same. So it did not learn answers by heart:
+
+# %%
+if recorded:
+    new = sum(index[name]["after"]["accuracy"] for name in names) / len(names)
+    trained_on = sum(row["reward"] for run in recorded for row in run[-20:]) / (20 * len(recorded))
+    print(f"held-out sums {new:.2f}, those of the last 20 steps {trained_on:.2f}")
+    assert abs(new - trained_on) < 0.06
+
+# %% [markdown]
+# This is what the model says, one group early and one late. Look at the first answer: why does it earn nothing?
 
 # %%
 samples = []
@@ -75,9 +86,39 @@ for sample in samples[:1] + samples[-1:]:
         print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])[:100]!r}")
 
 # %% [markdown]
-# It says 18, goes on talking, and its *last* number is 1. Others talk until they are cut off after 16 tokens and have not answered. That is one reason for the low start: 11 sampled answers in 100 are right, and three times as many greedy ones. The reward does not mention brevity. But an answer that comes to the point and stops is right more often, so the length falls while the reward rises.
+# It says 18, goes on talking, and its *last* number is 1. Others talk until they are cut off after 16 tokens and have not answered. That is one reason for the low start: sampled, one answer in twenty is right; greedy, one in three. The reward does not mention brevity. But an answer that comes to the point and stops is right more often, so the length falls while the reward rises.
 #
 # Read the curves as in lesson [05](05_failures.ipynb). A model whose reward rises while its entropy falls towards 0 has made up its mind and stopped exploring. At the end of a task as small as this that is fine. On a larger one, raise beta or stop.
+#
+# ### A task that 40 steps do not solve
+#
+# Whoever says "31" and stops has most of the first task. So here is one where stopping is no help: "Describe the sea in exactly three words.", with two to five words, none of them twice (`--task words`). **Write down:** a policy that says three different words whatever it is asked is right how often? And
+# where will 40 steps of the same settings get it?
+
+# %%
+words = mg.read_metrics(RUNS / "words-0.jsonl") if "words-0" in index else []
+if words:
+    mg.compare_runs({"addition": recorded, "words": [words]}, ["reward", "entropy"])
+    plt.show()
+    before, after = (index["words-0"][when] for when in ("before", "after"))
+    print(f"sampled {before['accuracy']:.2f} -> {after['accuracy']:.2f}", end=", ")
+    print(f"greedy {before['accuracy_greedy']:.2f} -> {after['accuracy_greedy']:.2f}")
+    first, last = (sum(row["reward"] for row in rows) / 10 for rows in (words[:10], words[-10:]))
+    print(f"in training {first:.2f} in the first ten steps, {last:.2f} in the last ten")
+    assert last > 1.5 * first
+
+# %%
+if words:
+    late = json.loads((RUNS / "words-0-samples.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    print(late["groups"][0]["prompt"][-1]["content"])
+    for answer in late["groups"][0]["completions"]:
+        print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])!r}")
+
+# %% [markdown]
+# Three different words are right a quarter of the time, and the policy does not even get there. In training the reward doubles. On the 28 held-out prompts nothing is left of that but what chance explains.
+#
+# Read the answers: short lists of odd words. Nothing in the reward asks for sense, so nothing keeps it (lesson [05](05_failures.ipynb)). And the entropy does not fall: two words are right whatever they are, so the push goes to words that happened to stand there, and hardly any of it to counting. One would now try a
+# reward that pays a part for being one word off, larger groups, more steps, or a larger model. We have run none of these, so none of them is a cure yet.
 #
 # ### Live, if you have the weights
 #
