@@ -543,6 +543,7 @@ def test_a_checkpoint_is_a_model_that_can_be_loaded(tmp_path):
     assert torch.equal(weights(model), weights(state.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "rubbish", "empty"])
 def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path, name, damage):

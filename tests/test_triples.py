@@ -174,6 +174,7 @@ lines = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(lines, max_size=5))
 def test_garbage_is_refused_or_read_whole_and_never_a_traceback_or_a_dropped_row(tmp_path_factory, garbage):

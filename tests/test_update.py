@@ -78,6 +78,7 @@ def test_parts_make_the_gradient_and_the_metrics_of_the_whole(state, loss_type, 
     assert_parts_make_the_whole(state, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 12])
 @pytest.mark.parametrize("changes", [{}, {"kl_in_reward": True}, {"kl_estimator": "exact"}])
 def test_whatever_their_size(state, size, changes):

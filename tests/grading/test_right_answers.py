@@ -97,6 +97,7 @@ def answers(question):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", every_question(), ids=lambda q: q.id)
 def test_a_right_answer_gets_all_points_in_any_style(question):
     for seed, (style, function) in enumerate(answers(question)):

@@ -50,6 +50,7 @@ def test_the_marked_point_and_the_title_say_the_share():
     plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", [try_rewards, try_group_size])
 def test_a_slider_draws_anew(control):
     sliders, picture = control().children

@@ -30,6 +30,7 @@ def games(monkeypatch):
     return started
 
 
+@pytest.mark.slow
 def test_the_buttons_reward_step_moves_the_first_token_and_start_again_undoes_it(games):
     control = be_the_reward()
     choices, (picture,) = parts(control, widgets.ToggleButtons), parts(control, widgets.Image)
