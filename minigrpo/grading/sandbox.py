@@ -106,11 +106,14 @@ def missing(how: str) -> list[str]:
 def _source() -> str:
     """What the worker runs, as one text: a process that may read no file of ours can still run it."""
     return f"""
-import sys, types
+import gc, sys, types
+gc.disable()  # a good part of what it costs to import torch goes into looking for garbage that is not there
 for name in ("minigrpo", "minigrpo.grading", "minigrpo.grading.worker"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__file__ = "worker.py"
 exec(compile({WORKER.read_text(encoding="utf-8")!r}, "worker.py", "exec"), sys.modules["minigrpo.grading.worker"].__dict__)
+gc.freeze()
+gc.enable()
 exec(compile({INSIDE.read_text(encoding="utf-8")!r}, "inside.py", "exec"), {{"__name__": "__main__"}})
 """
 
