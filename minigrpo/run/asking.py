@@ -1,4 +1,4 @@
-"""What generate and evaluate take; and of a run's model, what the run asked it, where no flag names anything else."""
+"""The flags of generate and evaluate. Where they name nothing else, a run's model is asked what its run asked it."""
 
 import argparse
 import re

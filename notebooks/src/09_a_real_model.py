@@ -62,7 +62,7 @@ else:
 
 # %% [markdown]
 # The three sampled figures "before" are of the same untrained model: 192 answers, drawn anew. How far they lie apart is what chance does, so do not read much into which seed is best. Taken together, one sampled answer in twenty was right, and
-# afterwards nearly four in five. On the sums that it trains on the share is the same. So it did not learn answers by heart:
+# afterwards nearly four in five. In 40 steps of eight sums, none of the 352 in training comes twice. So the reward of training, too, is that of sums it has not seen before, and agrees:
 
 # %%
 if recorded:
@@ -92,7 +92,7 @@ for sample in samples[:1] + samples[-1:]:
 #
 # ### A task that 40 steps do not solve
 #
-# Whoever says "31" and stops has most of the first task. So here is one where stopping is no help: "Describe the sea in exactly three words.", with two to five words, none of them twice (`--task words`). **Write down:** a policy that says three different words whatever it is asked is right how often? And
+# If you say "31" and stop, you have solved most of the first task. So here is one where stopping is no help: "Describe the sea in exactly three words.", with two to five words, none of them twice (`--task words`). **Write down:** a policy that says three different words whatever it is asked is right how often? And
 # where will 40 steps of the same settings get it?
 
 # %%
@@ -115,9 +115,9 @@ if words:
         print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])!r}")
 
 # %% [markdown]
-# Three different words are right a quarter of the time, and the policy does not even get there. In training the reward doubles. On the 28 held-out prompts nothing is left of that but what chance explains.
+# Three different words are right a quarter of the time, and the policy does not even get there. In training the reward doubles. On the 28 held-out prompts, nothing beyond chance is left of that.
 #
-# Read the answers: short lists of odd words. Nothing in the reward asks for sense, so nothing keeps it (lesson [05](05_failures.ipynb)). And the entropy does not fall: two words are right whatever they are, so the push goes to words that happened to stand there, and hardly any of it to counting. One would now try a
+# Read the answers: short lists of odd words. Nothing in the reward asks for sense, so nothing keeps it (lesson [05](05_failures.ipynb)). And the entropy does not fall. A likely reason: two words are right whatever they are, so the push goes to words that happened to stand there, and hardly any of it to counting. One would now try a
 # reward that pays a part for being one word off, larger groups, more steps, or a larger model. We have run none of these, so none of them is a cure yet.
 #
 # ### Live, if you have the weights
