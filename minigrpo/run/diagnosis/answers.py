@@ -121,7 +121,7 @@ def _many_cut_off(run: Evidence, cut: Curve, early: float, late: float) -> Findi
         means += ", and the policy learns to be short instead of right. The share falls as if the trouble went away: "
         means += "look at the first steps."
     else:
-        means += ", whatever it would have said; one for length pays it most. These groups are judged by length."
+        means += ", whatever it would have said; a reward for length pays most for it. These groups are judged by their length."
     seen = f"Cut off: {percent(early)} at first, {percent(late)} at the end{_limit(run)}"
     seen += f"; mean length {number(length.first)} -> {number(length.last)} tokens." if length else "."
     return Finding(
