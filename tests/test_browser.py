@@ -3,6 +3,7 @@
 Needs Chromium (Debian's package ``chromium``); screenshots go to $SCREENSHOTS where that is set.
 """
 
+import importlib
 import json
 import os
 import re
@@ -14,9 +15,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
+from ipywidgets import Widget
 
-from tests.tools.build_notebooks import FOLDER
+from minigrpo.view import controls
+from tests.tools.build_notebooks import FOLDER, KERNEL
 
 pytestmark = pytest.mark.browser
 SECONDS = 240
@@ -37,11 +41,35 @@ LIVE = {
     ],
     "07_triples": ["import minigrpo", 'records = mg.load_triples("bundled")', "mg.rate(records"],
 }
+# The other controls, on one page: the first line is a cell that all need, then a cell for each.
+PREPARED = """
+from matplotlib import pyplot
+import minigrpo as mg
+from minigrpo.view.controls import advantages, clinic, clip, settings, temperature
+policy, tokenizer = mg.load_policy("tiny")
+rollout = mg.sample_completions(policy, tokenizer, ["4*2+9+7*1*4="], num_generations=1, max_completion_length=2)
+runs = [mg.read_metrics(f"runs/seed-{seed}.jsonl") for seed in range(2)]
+forty_steps = settings.run_steps
+settings.run_steps = lambda **changes: forty_steps(3, **changes)  # so that nobody waits
+"""
+CONTROLS = {
+    "try_temperature": "temperature.try_temperature(tokenizer, mg.policy_logits(policy, rollout).detach())",
+    "try_rewards": "advantages.try_rewards()",
+    "try_group_size": "advantages.try_group_size()",
+    "try_the_clip": "clip.try_the_clip(clip.read_clip_study())",
+    "try_settings": "settings.try_settings(runs)",
+    "open_clinic": "clinic.open_clinic(clinic.read_clinic())",
+    "drag_policy": "mg.drag_policy()",
+    "choose_seeds": 'mg.choose_seeds({"a": [0.1, 0.12, 0.11, 0.09, 0.1], "b": [0.1, -0.1, 0.2, 0, 0.1]})',
+}
 DARK = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
 
 
 def served(name):
-    """The notebook whole, or with those of its code cells alone that have one of LIVE's words in them."""
+    """The notebook whole, or with those of its code cells alone that have one of LIVE's words in them; or the controls."""
+    if name == "controls":
+        cells = [nbformat.v4.new_code_cell(code) for code in (PREPARED, *CONTROLS.values())]
+        return nbformat.v4.new_notebook(cells=cells, metadata=KERNEL)
     notebook = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
     words = LIVE.get(name, [""])
     notebook["cells"] = [
@@ -55,7 +83,7 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab that serves a copy of the notebooks, with settings of its own."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(FOLDER, folder / "notebooks")
-    for name in LIVE:
+    for name in (*LIVE, "controls"):
         (folder / "notebooks" / f"{name}.ipynb").write_text(json.dumps(served(name)), encoding="utf-8")
     settings = folder / "settings"
     for plugin, values in (SETTINGS | (DARK if os.environ.get("DARK") else {})).items():
@@ -181,3 +209,67 @@ def test_the_rating_buttons_write_scores(browser, lab):
     until(lambda: page.get_by_text("1 of 10 scored, in mine.jsonl").count() == 1, page, "undo takes back")
     screenshot(page, "07_rated")
     close(page, lab)
+
+
+def test_no_control_is_left_out():
+    modules = [
+        importlib.import_module(f"minigrpo.view.controls.{path.stem}") for path in Path(controls.__path__[0]).glob("*.py")
+    ]
+    made = {  # what returns a widget
+        f.__name__
+        for module in modules
+        for f in vars(module).values()
+        if getattr(f, "__annotations__", {}).get("return") is Widget
+    }
+    assert made == {*CONTROLS, "be_the_reward"}
+
+
+def test_the_controls_follow_the_hand(browser, lab):
+    """Each redraws its picture when it is dragged, and says in words what its buttons are for."""
+    page = open_and_run(browser, lab, "controls")
+    cells = page.locator(".jp-CodeCell")
+    drive = Hand(page, {name: cells.nth(number) for number, name in enumerate(CONTROLS, start=1)})
+    drive.drag("try_temperature", "ArrowRight", slider=0)
+    drive.drag("try_rewards", "ArrowUp", slider=2)
+    drive.drag("try_group_size", "ArrowLeft", slider=0)
+    drive.drag("try_group_size", "ArrowRight", slider=1)
+    drive.drag("try_the_clip", "ArrowLeft", slider=0, says="After 59 updates the ratios are")
+    drive.press("try_the_clip", "without the clip")
+    drive.drag("drag_policy", "ArrowLeft", slider=1)
+    drive.drag("choose_seeds", "ArrowRight", slider=0)
+    drive.drag("choose_seeds", "ArrowRight", slider=1)
+    drive.press("try_settings", "run 40 steps", says="mean reward of the last 3 steps")
+    drive.press("open_clinic", "F")
+    drive.press("open_clinic", "see the result")
+    drive.press("open_clinic", "I am sure", says="No: the learning rate is too high.")
+    close(page, lab)
+
+
+class Hand:
+    """Moves what stands below the cells, and waits until the picture there is another one."""
+
+    def __init__(self, page, cells):
+        self.page, self.cells, self.moves = page, cells, 0
+
+    def drag(self, name, key, *, slider, says=None):
+        self._act(name, lambda: self.cells[name].locator(".noUi-handle").nth(slider).press(key), says)
+
+    def press(self, name, button, *, says=None):
+        whole = re.compile(rf"^\s*{button}\s*$")  # an icon brings a space
+        self._act(name, self.cells[name].locator("button", has_text=whole).click, says)
+
+    def _act(self, name, act, says):
+        def shown():
+            return cell.locator("img").evaluate_all("them => them.filter(x => x.offsetWidth).map(x => x.src)")
+
+        cell = self.cells[name]
+        cell.scroll_into_view_if_needed()
+        before = shown()
+        screenshot(self.page, f"control-{self.moves:02d}-{name}-before")
+        act()
+        if says:
+            until(lambda: cell.get_by_text(says).count() == 1, self.page, f"{name} says {says!r}")
+        else:
+            until(lambda: shown() != before, self.page, f"{name} draws anew")
+        screenshot(self.page, f"control-{self.moves:02d}-{name}-then")
+        self.moves += 1

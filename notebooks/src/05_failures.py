@@ -11,12 +11,13 @@
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 
 import minigrpo as mg
 from minigrpo.view.controls.clinic import PATIENTS, open_clinic, plot_patient, read_clinic, ten_completions
 
-plt.rcParams["figure.dpi"] = 66
+plt.rcParams["figure.dpi"] = 65
 torch.set_num_threads(1)  # so that this notebook gives the same numbers on every number of cores
 clinic = read_clinic()  # each run three times, seeds 0, 1 and 2, 120 steps
 
@@ -24,8 +25,8 @@ clinic = read_clinic()  # each run three times, seeds 0, 1 and 2, 120 steps
 # ## Six patients
 #
 # Each patient is a run like those of lesson 04 with **one or two settings changed**, or none. You see the mean and the range of three seeds
-# (orange) beside three healthy runs (blue), and below them ten completions of the last rollout of seed 0. *Groups that agree* are groups
-# whose **rewards** are all equal; their answers may differ.
+# (orange) beside three healthy runs (blue), and below them ten completions of the last rollout of seed 0, each as reward, prompt,
+# completion. *Groups that agree* are groups whose **rewards** are all equal; their answers may differ.
 #
 # **Write down a guess for each patient before you unfold anything:**
 #
@@ -173,20 +174,19 @@ def end(name, metric):
 
 
 # %%
-def table(names, metrics):
-    print(f"{'':22}" + "".join(f"{metric.split('/')[-1]:>22}" for metric in metrics))
-    for name in names:
-        ranges = [end(name, metric) for metric in metrics]
-        print(f"{name:22}" + "".join(f"{low:13.2f} to {high:5.2f}" for low, high in ranges))
+def table(runs, metrics):
+    """``runs``: what stands in front of a row -> the run's name."""
+    rows = [["{:.2f} to {:.2f}".format(*end(name, metric)) for metric in metrics] for name in runs.values()]
+    return pd.DataFrame(rows, runs, [metric.split("/")[-1] for metric in metrics])
 
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("patients:", PATIENTS)
-table(PATIENTS.values(), ["reward", "accuracy", "kl", "frac_reward_zero_std"])
 assert end("leaky", "reward")[0] > 0.9 and end("leaky", "accuracy")[1] < 0.1
 assert all(end(name, "accuracy")[1] < 0.4 for name in PATIENTS.values() if name != "healthy")
 assert end("healthy", "accuracy")[0] > 0.9
+named = {f"{letter}: {name}": name for letter, name in PATIENTS.items()}
+table(named, ["reward", "accuracy", "kl", "frac_reward_zero_std"])
 
 # %% [markdown]
 # The row *healthy* shows what the cure does: a limit of 16 tokens, the reward of lesson 04, a learning rate of 2e-4. And here is what the
@@ -212,8 +212,8 @@ assert sorted(early)[1] > max(healthy) and min(first) > max(last)  # on two of t
 # %% [markdown]
 # ## Silent groups
 #
-# B never learns and F has stopped, because their groups agree: they are **silent**. The `reward_std` of a log, taken over the whole rollout,
-# need not show it. **Write down:** two groups of four, one all wrong, one all right. What are the standard deviation of the eight rewards and
+# B never learns and F has stopped, because in their groups all rewards agree. Such groups are **silent** (lesson 02). The `reward_std` of a
+# log, taken over the whole rollout, need not show them. **Write down:** two groups of four, one all wrong, one all right. What are the standard deviation of the eight rewards and
 # the eight advantages?
 
 # %%
@@ -320,10 +320,10 @@ plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-table(groups.values(), ["accuracy", "kl", "frac_reward_zero_std"])
 recovered = [accuracy > 0.9 for accuracy in means("fork-at-10", "accuracy")]
 assert recovered == [True, True, False] and end("fork-at-40", "accuracy")[1] < 0.4
 assert [rows[4]["kl"] > 1 for rows in clinic.runs["high-rate"]] == [False, False, True]
+table(groups, ["accuracy", "kl", "frac_reward_zero_std"])
 
 # %% [markdown]
 # From step 40 none recovers: in most groups all answers are wrong, so next to nothing is left to learn from. From step 10 two seeds recover.
@@ -347,8 +347,8 @@ assert [rows[4]["kl"] > 1 for rows in clinic.runs["high-rate"]] == [False, False
 # NBVAL_CHECK_OUTPUT
 clinic.runs["all right"] = [mg.read_metrics(f"runs/seed-{seed}.jsonl")[:80] for seed in range(3)]
 columns = ["accuracy", "completions/mean_length", "completions/clipped_ratio"]
-table(["all right", "eos-masked-out"], columns)
 assert end("eos-masked-out", columns[2])[1] < 0.05 and end("eos-masked-out", columns[1])[1] < 13
+table({"done right": "all right", "EOS masked out": "eos-masked-out"}, columns)
 
 # %% [markdown]
 # The lengths are nearly the same, hardly anything is cut off, and the accuracy is only a few hundredths lower. This model knew when to stop

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from minigrpo.advantages import compute_advantages
 from minigrpo.config import BadInput
-from minigrpo.view.controls.picture import picture, png
+from minigrpo.view.controls.picture import picture, png, side_by_side
 from minigrpo.view.plots import BLUE, GREY, ORANGE
 
 START = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
@@ -45,7 +45,8 @@ def plot_rewards(rewards=START, *, axes=None) -> np.ndarray:
 
 def try_rewards(rewards=START) -> widgets.Widget:
     """A slider for the reward of each answer of a group; ``plot_rewards`` is drawn anew on each change."""
-    tall = {"orientation": "vertical", "readout_format": ".1f", "layout": widgets.Layout(height="9em", width="4em")}
+    layout = widgets.Layout(height="12em", width="4em")  # in a lower one the numbers are cut off
+    tall = {"orientation": "vertical", "readout_format": ".1f", "layout": layout}
     sliders = [widgets.FloatSlider(value=reward, min=0, max=1, step=0.1, **tall) for reward in rewards]
     shown = picture()
 
@@ -55,7 +56,7 @@ def try_rewards(rewards=START) -> widgets.Widget:
     for slider in sliders:
         slider.observe(draw, names="value")
     draw()
-    return widgets.VBox([widgets.HBox(sliders), shown])
+    return widgets.VBox([side_by_side(*sliders), shown])
 
 
 def share_silent(rate, num_generations: int):
@@ -94,4 +95,4 @@ def try_group_size() -> widgets.Widget:
     for slider in (size, rate):
         slider.observe(draw, names="value")
     draw()
-    return widgets.VBox([widgets.HBox([size, rate]), shown])
+    return widgets.VBox([side_by_side(size, rate), shown])

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from minigrpo.config import BadInput
-from minigrpo.view.controls.picture import png
+from minigrpo.view.controls.picture import picture, png, side_by_side
 from minigrpo.view.plots import compare_runs
 
 PANELS = ("reward", "kl", "completions/mean_length", "frac_reward_zero_std")
@@ -69,10 +69,10 @@ def plot_patient(clinic: Clinic, patient: str, panels=PANELS, *, axes=None) -> n
 
 
 def ten_completions(clinic: Clinic, patient: str, *, first: bool = False) -> str:
-    """Ten lines of a patient's last rollout, or of its first: prompt, completion, reward."""
+    """Ten lines of a patient's last rollout, or of its first: reward, prompt and completion."""
     by_step = clinic.samples[f"{_name(patient)}-0"]
     step = min(by_step, key=int) if first else max(by_step, key=int)
-    return "\n".join(f"{row['prompt']:14}{row['completion']:17} reward {row['reward']:.0f}" for row in by_step[step])
+    return "\n".join(f"{one['reward']:.0f}   {one['prompt']} {one['completion']}" for one in by_step[step])
 
 
 def _name(patient: str) -> str:
@@ -84,11 +84,12 @@ def _name(patient: str) -> str:
 def open_clinic(clinic: Clinic) -> widgets.Widget:
     """Choose a patient, order tests, guess what is wrong, and be told."""
     patient = widgets.ToggleButtons(options=list(PATIENTS))
+    patient.style.button_width = "3em"
     test = widgets.Dropdown(options=list(TESTS), description="order", layout=widgets.Layout(width="24em"))
     order = widgets.Button(description="see the result")
     guess = widgets.Dropdown(options=GUESSES, description="diagnosis", layout=widgets.Layout(width="24em"))
     decide = widgets.Button(description="I am sure", button_style="primary")
-    curves, result = (widgets.Image(format="png", layout=widgets.Layout(max_width="1000px")) for _ in range(2))
+    curves, result = picture(1000), picture(400)
     texts, said = widgets.HTML(), widgets.HTML()
 
     def admit(_=None) -> None:
@@ -112,8 +113,8 @@ def open_clinic(clinic: Clinic) -> widgets.Widget:
     order.on_click(examine)
     decide.on_click(answer)
     admit()
-    return widgets.VBox([patient, curves, texts, widgets.HBox([test, order]), result, widgets.HBox([guess, decide]), said])
+    return widgets.VBox([patient, curves, texts, side_by_side(test, order), result, side_by_side(guess, decide), said])
 
 
 def _block(title: str, text: str) -> str:
-    return f"{title}:<pre style='line-height:1.3'>{html.escape(text)}</pre>"
+    return f"{title} (reward, prompt, completion):<pre style='line-height:1.3'>{html.escape(text)}</pre>"

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from minigrpo.view.controls.picture import png
+from minigrpo.view.controls.picture import picture, png, side_by_side
 from minigrpo.view.plots import BLUE, COLORS, GREY, STYLES
 
 LEAST = 1e-3  # smaller ratios are drawn at the edge
@@ -63,16 +63,16 @@ def try_the_clip(study: dict) -> widgets.Widget:
     updates = widgets.IntSlider(value=60, min=1, max=60, description="updates", continuous_update=False)
     groups = {f"{one['prompt']} {', '.join(one['completions'])}": number for number, one in enumerate(study["groups"])}
     group = widgets.Dropdown(options=groups, description="group", layout=widgets.Layout(width="38em"))
-    picture, said = widgets.Image(format="png", layout=widgets.Layout(max_width="940px", width="100%")), widgets.HTML()
+    shown, said = picture(940), widgets.HTML()
 
     def draw(_=None) -> None:
         clip = SETTINGS[setting.value] == "clip"
         axes = plot_clip_study(study, group=group.value, updates=updates.value, clip=clip)
-        picture.value = png(axes[0].figure)
+        shown.value = png(axes[0].figure)
         ratios = study["groups"][group.value]["clip" if clip else "free"]["ratios"][updates.value]
         said.value = f"After {updates.value} updates the ratios are {', '.join(f'{ratio:.2f}' for ratio in ratios)}."
 
     for control in (setting, updates, group):
         control.observe(draw, names="value")
     draw()
-    return widgets.VBox([setting, widgets.HBox([updates, group]), picture, said])
+    return widgets.VBox([setting, side_by_side(updates, group), shown, said])

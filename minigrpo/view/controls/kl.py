@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minigrpo.config import BadInput
 from minigrpo.kl import estimate_kl, kl_exact
-from minigrpo.view.controls.picture import picture, png
+from minigrpo.view.controls.picture import picture, png, side_by_side
 from minigrpo.view.plots import BLUE, COLORS, GREY, ORANGE
 
 TOKENS = ("A", "B", "C")
@@ -87,4 +87,4 @@ def drag_policy(reference=REFERENCE) -> widgets.Widget:
     for slider in sliders:
         slider.observe(draw, names="value")
     draw()
-    return widgets.VBox([widgets.HBox(sliders), shown])
+    return widgets.VBox([side_by_side(*sliders), shown])

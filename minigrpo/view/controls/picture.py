@@ -1,4 +1,4 @@
-"""A figure as a widget shows it."""
+"""What the controls are put together from."""
 
 import io
 
@@ -10,6 +10,11 @@ from matplotlib.figure import Figure
 def picture(width: int = 900) -> widgets.Image:
     """An empty picture, at most so many pixels wide."""
     return widgets.Image(format="png", layout=widgets.Layout(max_width=f"{width}px", width="100%"))
+
+
+def side_by_side(*parts: widgets.Widget) -> widgets.HBox:
+    """Side by side, or below one another where the page is narrow."""
+    return widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap"))
 
 
 def png(figure: Figure) -> bytes:

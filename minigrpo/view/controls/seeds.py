@@ -2,7 +2,7 @@
 
 import ipywidgets as widgets
 
-from minigrpo.view.controls.picture import png
+from minigrpo.view.controls.picture import picture, png
 from minigrpo.view.forest import plot_forest
 
 
@@ -16,13 +16,13 @@ def choose_seeds(differences: dict[str, list[float]], *, label: str = "differenc
     most = min(map(len, differences.values()))
     seeds = widgets.IntSlider(value=min(3, most), min=2, max=most, description="seeds", **wide)
     comparisons = widgets.IntSlider(value=1, min=1, max=20, description="comparisons", **wide)
-    picture = widgets.Image(format="png")
+    shown = picture(640)
 
     def draw(_=None) -> None:
         used = {name: values[: seeds.value] for name, values in differences.items()}
-        picture.value = png(plot_forest(used, comparisons=comparisons.value, label=label).figure)
+        shown.value = png(plot_forest(used, comparisons=comparisons.value, label=label).figure)
 
     for slider in (seeds, comparisons):
         slider.observe(draw, "value")
     draw()
-    return widgets.VBox([seeds, comparisons, picture])
+    return widgets.VBox([seeds, comparisons, shown])

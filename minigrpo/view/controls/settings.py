@@ -9,7 +9,7 @@ from minigrpo.config import GRPOConfig
 from minigrpo.policy import load_policy
 from minigrpo.tasks import clock_task
 from minigrpo.training import TrainState, train
-from minigrpo.view.controls.picture import png
+from minigrpo.view.controls.picture import picture, png
 from minigrpo.view.plots import ORANGE, compare_runs, plot_metric
 
 PANELS = ("reward", "kl", "completions/mean_length")
@@ -53,7 +53,8 @@ def try_settings(runs: list[list[dict]]) -> widgets.Widget:
     )
     beta = widgets.SelectionSlider(options=[0.0, 0.01, 0.04, 0.2, 1.0, 5.0], value=0.04, description="beta", **wide)
     size = widgets.SelectionSlider(options=[2, 4, 8, 16], value=8, description="G", **wide)
-    button, picture = widgets.Button(description="run 40 steps", icon="play"), widgets.Image(format="png")
+    button, shown = widgets.Button(description="run 40 steps", icon="play"), picture(1000)
+    shown.layout.display = "none"  # until there is something to show
     progress, said = widgets.IntProgress(max=40), widgets.HTML()
 
     def run(_) -> None:
@@ -62,7 +63,7 @@ def try_settings(runs: list[list[dict]]) -> widgets.Widget:
             changes = {"learning_rate": rate.value, "beta": beta.value, "num_generations": size.value}
             rows = run_steps(on_step=lambda step: setattr(progress, "value", step), **changes)
             label = f"lr {rate.value:g}, beta {beta.value:g}, G {size.value}"
-            picture.value = png(plot_over_band(runs, rows, label)[0].figure)
+            shown.value, shown.layout.display = png(plot_over_band(runs, rows, label)[0].figure), ""
             last = [row["reward"] for row in rows[-5:]]
             said.value = f"{label}: mean reward of the last {len(last)} steps {sum(last) / len(last):.2f}."
         except (FloatingPointError, ValueError) as error:  # of a button; Jupyter would put it into a log that nobody sees
@@ -71,4 +72,4 @@ def try_settings(runs: list[list[dict]]) -> widgets.Widget:
             button.disabled = False
 
     button.on_click(run)
-    return widgets.VBox([rate, beta, size, widgets.HBox([button, progress]), picture, said])
+    return widgets.VBox([rate, beta, size, widgets.HBox([button, progress]), shown, said])

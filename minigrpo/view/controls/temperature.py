@@ -35,6 +35,7 @@ def try_temperature(tokenizer: PreTrainedTokenizerBase, logits: Tensor) -> widge
     slider = widgets.FloatLogSlider(
         value=0.5, base=10, min=-1, max=1, step=0.05, description="temperature", readout_format=".2f"
     )
+    slider.style.description_width = "7em"
     shown = picture(640)
 
     def draw(_=None) -> None:
