@@ -34,19 +34,19 @@ plt.show()
 #
 # $$\min\bigl(r \hat A,\ \text{clip}(r, 1-\varepsilon, 1+\varepsilon)\,\hat A\bigr)$$
 #
-# over each completion's tokens, then over completions. Each relative replaces one or two parts of this:
+# over each completion's tokens, then over completions. We call this last part the **token average**. Each relative replaces one or two parts:
 #
 # | name | part | what it becomes | in our configuration |
 # |---|---|---|---|
-# | Dr. GRPO ([2503.20783](https://arxiv.org/abs/2503.20783)) | advantage, average | $\hat A = R - \text{mean}$; sum over tokens divided by a constant | `scale_rewards="none"`, `loss_type="dr_grpo"` |
-# | DAPO ([2503.14476](https://arxiv.org/abs/2503.14476)) | clip, average | clip(r, 0.8, 1.28); every token weighs the same | `epsilon_high=0.28`, `loss_type="dapo"` |
+# | Dr. GRPO ([2503.20783](https://arxiv.org/abs/2503.20783)) | advantage, token average | $\hat A = R - \text{mean}$; sum over tokens divided by a constant | `scale_rewards="none"`, `loss_type="dr_grpo"` |
+# | DAPO ([2503.14476](https://arxiv.org/abs/2503.14476)) | clip, token average | clip(r, 0.8, 1.28); every token weighs the same | `epsilon_high=0.28`, `loss_type="dapo"` |
 # | GSPO ([2507.18071](https://arxiv.org/abs/2507.18071)) | ratio | one per completion | `importance_sampling_level="sequence"` |
-# | CISPO ([2506.13585](https://arxiv.org/abs/2506.13585)) | clip, average | a capped weight in place of the clip; every token weighs the same | `loss_type="cispo"`, `epsilon_high=5.0` |
+# | CISPO ([2506.13585](https://arxiv.org/abs/2506.13585)) | clip, token average | a capped weight in place of the clip; every token weighs the same | `loss_type="cispo"`, `epsilon_high=5.0` |
 #
 # **Write down:** you make *one* update per rollout. Which of the four then give another gradient than GRPO, up to a constant factor, and why?
 #
-# **Claim: with one update per rollout, ratios and clips make no difference.** The ratio is exactly 1 and no clip acts. What is left is the average, and the advantage. Here are the pushes
-# on the tokens of our group, with the same advantages for all:
+# **Claim: with one update per rollout, ratios and clips make no difference.** The ratio is exactly 1 and no clip acts. What is left is the token average, and the advantage. Here is the push
+# on the first token of each of our four completions, with the same advantages for all:
 
 # %%
 mask = torch.arange(13) < torch.tensor([len(tokens) for tokens in group.tokens])[:, None]
@@ -62,16 +62,19 @@ def push(loss_type="grpo", level="token", high=None, advantages=group.advantages
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 same = torch.testing.assert_close
 same(push(level="sequence"), push())  # GSPO's ratio
 same(push(high=0.28), push())  # DAPO's clip
 same(push("cispo", high=5.0), push("dapo"))  # CISPO is DAPO
 same(push("dr_grpo"), push("dapo") * 19 / 64)  # 19 tokens; 4 rows of at most 16
-assert (push("dapo") - push()).abs().max() > 0.01  # only the average differs
+assert (push("dapo") - push()).abs().max() > 0.01  # only the token average differs
+for name in ("grpo", "dapo", "dr_grpo"):
+    print(f"{name:8}", [round(x, 3) for x in push(name)[:, 0].tolist()])
 
 # %% [markdown]
-# So at one update per rollout GSPO *is* GRPO. The other three give another gradient, because every token weighs the same in their average; among themselves they differ by a constant factor only.
-# Dr. GRPO also has other advantages. Now one change at a time.
+# So at one update per rollout GSPO *is* GRPO. The other three give another gradient, because every token weighs the same in their token average; with equal advantages they differ among themselves by a constant factor only.
+# (Dr. GRPO also has other advantages.) Now one change at a time.
 #
 # ### Dr. GRPO: no standard deviation
 #
@@ -87,16 +90,16 @@ for right in (1, 2, 4):
 
 # %% [markdown]
 # With the division, a group with a single right answer counts as much as one that is split in half. Without it, the split group counts for more. Which is better is an open question. The
-# authors of Dr. GRPO call the first a bias towards very hard and very easy questions. (The other half of Dr. GRPO, the constant in the average, is in lesson [03](03_loss.ipynb).)
+# authors of Dr. GRPO call the first a bias towards very hard and very easy questions. (The other half of Dr. GRPO, the constant in the token average, is in lesson [03](03_loss.ipynb).)
 #
 # ### DAPO: clip higher, and more
 #
 # **Claim: a symmetric clip hardly lets a rare token grow.** The clip bounds the *ratio*. A token of probability 0.5 may rise to 0.60, which is a large step. One of 0.01 may rise only to 0.012,
 # and with DAPO's upper edge of 1.28 to 0.0128. The lower edge stays at 0.8: a wider one would let tokens be pushed to zero sooner, and what is never drawn is never learnt.
 #
-# The paper changes more than the clip and the average. Our runs below leave these four out, so that they keep the KL:
+# The paper changes more than the clip and the token average. Our runs below leave out the following four:
 #
-# - **No KL.**
+# - **No KL.** (Our runs keep it.)
 # - **Dynamic sampling:** silent groups are thrown away, and further prompts are drawn until the batch is full.
 # - **Overlong filtering** (TRL: `mask_truncated_completions`): an answer that was cut off is left out of the loss, because it is unfinished and not wrong. Its reward still counts in the mean and std of its group.
 # - **Overlong punishment** (TRL: `get_soft_overlong_punishment`): the *reward* falls over the last stretch before the limit, so that answers learn to be brief.
@@ -130,7 +133,9 @@ print(f"a full batch would take {1 / (1 - silent):.1f} times as many prompts")
 # %% [markdown]
 # ### GSPO: one ratio per completion
 #
-# $$s = \Bigl(\frac{\pi(y)}{\pi_\text{old}(y)}\Bigr)^{1/|y|} = \exp\Bigl(\frac{1}{|y|}\sum_t \log r_t\Bigr)$$
+# $$s = \Bigl(\frac{\pi(y)}{\pi_\text{old}(y)}\Bigr)^{1/|y|}$$
+#
+# $$= \exp\Bigl(\frac{1}{|y|}\sum_t \log r_t\Bigr)$$
 #
 # **Write down:** the first token of every completion has become 1.5 times as likely, and nothing else has changed. What is $s$ for 13 tokens, and for 2?
 
@@ -249,7 +254,7 @@ mg.choose_seeds(four, label=LABEL)
 # %% [markdown]
 # ### What do the three have in common?
 #
-# An average in which **every token weighs the same**. To test whether that is the cause, `by_token` is GRPO with DAPO's average and nothing else changed. For comparison, `grpo_fast` is
+# A token average in which **every token weighs the same**. To test whether that is the cause, `by_token` is GRPO with DAPO's token average and nothing else changed. For comparison, `grpo_fast` is
 # GRPO with a learning rate of 5e-4 in place of 2e-4, and `cispo_fast` is CISPO with that learning rate.
 
 # %%
@@ -275,15 +280,15 @@ assert sum(end < 0.7 for end in late["cispo_fast"]) == 3
 
 # %%
 ax = mg.plot_forest(further, label="difference in mean reward (five seeds)")
-ax.set_title("DAPO's average alone leads; so does a higher learning rate", loc="left", fontsize=10)
+ax.set_title("DAPO's token average alone leads; so does a higher learning rate", loc="left", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# **The average alone explains nearly all of the lead**, and what DAPO has beyond it is noise. The likely reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's average that token gets a
+# **The token average alone explains nearly all of the lead**, and what DAPO has beyond it is noise. The likely reason is our task: what is to be learnt is one rare first token, `<`, and the thought that it opens has thirteen tokens. With GRPO's token average that token gets a
 # thirteenth of its completion's push, while the digit of a guess gets half. That costs time here; on another task it may help.
 #
-# **A larger learning rate does as much as the best change of formula**, though all its runs end below GRPO's mean. So if you compare two methods, tune the learning rate of both. With that same rate, CISPO's mean over all updates still looks harmless, but three of its five runs end below 0.7.
-# A mean over seeds hides that, so look at each.
+# **A larger learning rate does as much as the best change of formula**, though each of its five runs ends below the mean of GRPO's five. So if you compare two methods, tune the learning rate of both. With that same rate, CISPO's reward over all updates still looks harmless, but three of its five runs end below 0.7.
+# A mean over seeds hides that, so look at each seed.
 #
 # A named method seldom changes one thing only. Without the standard deviation, the advantages of a group that is split in half are about half as large (see above), so the KL of `dr_grpo` weighs twice as much beside them.
 #
@@ -363,7 +368,7 @@ assert near[1:8] == far[1:8] and sum(far[-4:]) > 2 * sum(logged[-4:])
 #
 # ## In the words of the field
 #
-# *Clip-higher*, *dynamic sampling*, *token-level loss* (the average) and *overlong reward shaping* (filtering and *soft overlong punishment*): the four parts that DAPO's paper names. *Token-mean* and *sequence-mean* aggregation: the average. *Length bias*, *difficulty bias*: what Dr. GRPO removes. *Sequence-level importance sampling*: GSPO's ratio. *Stop gradient*: `detach`.
+# *Clip-higher*, *dynamic sampling*, *token-level loss* (the token average) and *overlong reward shaping* (filtering and *soft overlong punishment*): the four parts that DAPO's paper names. *Token-mean* and *sequence-mean* aggregation: the token average. *Length bias*, *difficulty bias*: what Dr. GRPO removes. *Sequence-level importance sampling*: GSPO's ratio. *Stop gradient*: `detach`.
 # *Process supervision* scores steps, often with a *process reward model* (PRM); *outcome supervision* scores answers. *Credit assignment*: which step or token deserves what. *Ablation*: an experiment that changes one thing, as `by_token` does. *Multiple comparisons*, *Bonferroni*, *forest plot*, *paired* differences (same seed, same problems).
 #
 # ## Questions
