@@ -186,9 +186,9 @@ assert abs(after["snippet"] - before) < 0.1 and after["repaired_4"] > before + 0
 # **Write down:** you go through the same 400 records for 200 steps. What will happen?
 #
 # In lesson 02 the mean is over draws of the policy that is *trained*. After a few steps that policy has changed, and the records are still
-# those of their **writer**. They are **off-policy**. Importance sampling corrects for it, as in lesson 03:
+# those of their **writer**, $\mu$. They are **off-policy**. Importance sampling corrects for it, as in lesson 03:
 #
-# $$\mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}_{y \sim \mu}\Big[\frac{\pi(y)}{\mu(y)} f(y)\Big], \qquad \mu \text{ the writer}$$
+# $$\mathbb{E}_{y \sim \pi}[f(y)] = \mathbb{E}_{y \sim \mu}\Big[\frac{\pi(y)}{\mu(y)} f(y)\Big]$$
 #
 # Over a whole response that ratio is a product. Here it is, over the 400 records, for the policy that has just learnt for 30 steps:
 
@@ -206,40 +206,50 @@ assert ratios.min() < 1e-6 and ratios.max() > 2
 # to each token. Here you do, because the reference wrote the records (`triples_writer="reference"`). If you do not (*writer unknown*), the
 # ratio can only compare with the policy at the start of the current pass over the file, and each new pass begins at a ratio of 1.
 #
-# Both were recorded at two values of β, 200 steps each, one seed, everything else equal. A *right answer* in the left panel is a full and
+# Both were recorded at two values of β, 200 steps each, three seeds, everything else equal. A *right answer* in the left panel is a full and
 # right equation.
 
 # %%
 runs = {
-    "writer unknown, β = 0.4": "records-unknown-writer",
-    "ratio to the writer, β = 0.4": "records-known-writer",
-    "writer unknown, β = 0.04": "records-unknown-writer-low-beta",
-    "ratio to the writer, β = 0.04": "records-known-writer-low-beta",
+    "writer unknown, β = 0.4": "records-unknown-writer-",
+    "ratio to the writer, β = 0.4": "records-known-writer-",
+    "writer unknown, β = 0.04": "records-unknown-writer-low-beta-",
+    "ratio to the writer, β = 0.04": "records-known-writer-low-beta-",
 }
-runs = {name: [mg.read_metrics(f"runs/{file}.jsonl")] for name, file in runs.items()}
+for name, file in runs.items():
+    runs[name] = [mg.read_metrics(f"runs/{file}{seed}.jsonl") for seed in range(3)]
 mg.compare_runs(runs, ["accuracy", "kl"])
 plt.show()
 
+
 # %%
-# NBVAL_CHECK_OUTPUT
-table = {}
-for name, (run,) in runs.items():
+def early_and_late(run):
     shares = [row["accuracy"] for row in run if "accuracy" in row]
     early, late = sum(shares[6:13]) / 7, sum(shares[-7:]) / 7  # steps 30 to 60, and 170 to 200
     kl = sum(row["kl"] for row in run[-40:]) / 40
-    table[name] = {"steps 30-60": early, "steps 170-200": late, "lost": early - late, "KL at the end": kl}
-table = pd.DataFrame(table).T.round(2)
-assert (table["lost"].iloc[[0, 2]] > table["lost"].iloc[[1, 3]].tolist()).all()
-assert (table["KL at the end"].iloc[[0, 2]] > 3 * table["KL at the end"].iloc[[1, 3]].to_numpy()).all()
-table
+    return {"steps 30-60": early, "steps 170-200": late, "lost": early - late, "KL at the end": kl}
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+three = {name: pd.DataFrame(map(early_and_late, seeds)) for name, seeds in runs.items()}
+low, high = (
+    pd.DataFrame({name: getattr(of, end)() for name, of in three.items()}) for end in ("min", "max")
+)
+for unknown, known in zip(list(runs)[::2], list(runs)[1::2], strict=True):
+    assert low[unknown]["lost"] > high[known]["lost"]
+    assert low[unknown]["KL at the end"] > 3 * high[known]["KL at the end"]
+low, high = (table.T.apply(lambda column: column.map("{:.2f}".format)) for table in (low, high))
+low + " to " + high  # the lowest and the highest of three seeds
 
 # %% [markdown]
-# **Without the ratio to the writer, the policy goes far and falls back.** It loses 0.06 at β = 0.4, and 0.26 at β = 0.04, most of what it had
-# gained. One reason: a bad answer stays in the file, and each pass pushes it down once more, though the policy hardly writes it any longer.
+# **Without the ratio to the writer, the policy goes far and falls back.** At β = 0.4 it loses 0.06 to 0.11, and at β = 0.04 most of what it had
+# gained, on each of the three seeds. One reason: a bad answer stays in the file, and each pass pushes it down once more, though the policy
+# hardly writes it any longer.
 #
 # **With the ratio, it stays close, loses less, and stops early.** A token that has become 1.2 times as likely as its writer made it is pushed
-# no further, and good answers should become far more likely than that. At β = 0.4 the safe run even ends *below* the other one. So neither
-# is good enough.
+# no further, and good answers should become far more likely than that. At β = 0.4 the runs with the ratio even end *below* those without. So
+# neither is good enough.
 #
 # ## The optimum is known, so go there
 #
@@ -247,7 +257,9 @@ table
 # $\pi_{ref}$. **So each record counts as a draw from** $\pi^*$ **if you give it the weight** $w = e^{R/\beta}$. Raise the weighted
 # log-likelihood, and you imitate the optimum:
 #
-# $$\text{loss} = -\frac1N \sum_i w_i \log \pi(y_i|x_i), \qquad w_i = e^{R_i/\beta} \Big/ \tfrac1N \textstyle\sum_j e^{R_j/\beta}$$
+# $$\text{loss} = -\frac1N \sum_i w_i \log \pi(y_i|x_i)$$
+#
+# $$w_i = e^{R_i/\beta} \Big/ \tfrac1N \textstyle\sum_j e^{R_j/\beta}$$
 #
 # No weight is negative, and no clip stands in the way.
 #
@@ -294,24 +306,25 @@ print(f"full equations: {before:.2f} -> {share:.2f}")
 assert share > 0.9
 
 # %% [markdown]
-# `minigrpo train --triples` does the same on the command line. Recorded at β = 0.4, beside the others:
+# `minigrpo train --triples` does the same on the command line. Recorded at β = 0.4, three seeds, beside the others:
 
 # %%
 same_beta = {name: runs[name] for name in ("writer unknown, β = 0.4", "ratio to the writer, β = 0.4")}
-same_beta["weighted, sum over tokens"] = [mg.read_metrics("runs/records-weighted.jsonl")]
-same_beta["weighted, mean over tokens"] = [mg.read_metrics("runs/records-weighted-mean.jsonl")]
+for name, file in (("sum", "records-weighted-"), ("mean", "records-weighted-mean-")):
+    seeds = [mg.read_metrics(f"runs/{file}{seed}.jsonl") for seed in range(3)]
+    same_beta[f"weighted, {name} over tokens"] = seeds
 _, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 mg.compare_runs(same_beta, ["accuracy"], axes=ax)
 plt.show()
-last = [run[-1]["accuracy"] for (run,) in same_beta.values()]
-assert last[2] > last[3] > last[0] + 0.2 > last[1] + 0.2
+last = [[run[-1]["accuracy"] for run in three] for three in same_beta.values()]
+assert min(last[2]) > max(last[3]) and min(last[3]) > max(last[0]) + 0.2 and min(last[0]) > max(last[1])
 
 # %% [markdown]
 # The weighted loss is the best by far. Mind the *sum* over tokens: the log-prob of a response is a sum, and with a mean each of the two tokens
 # of `2⏎` would weigh five times as much as each of the ten of an equation.
 #
 # At β = 0.4 the optimum is nearly all full equations. A larger β keeps more of the old mixture of *full*, *bare* and *rest*, and the formula
-# says how much. With 4,096 records and β = 2, recorded:
+# says how much. With 4,096 records and β = 2, recorded (one seed):
 
 # %%
 last = mg.read_metrics("runs/records-beta-2.jsonl")[-1]
@@ -398,8 +411,9 @@ pd.DataFrame(examples, columns=["seed", "prompt", "completion", "model's score",
 
 # %% [markdown]
 # Each has the form of a good answer and the wrong sum, and the reward model gives it about 5. That is **reward hacking**. The model ordered
-# the *old* policy's answers correctly, and the new policy goes where the model is wrong. What helps: let people score a few answers along the
-# way and stop where this true score is best; train the reward model again on what the policy writes now; raise β.
+# the *old* policy's answers correctly, and the new policy goes where the model is wrong. What people do about it (we have run none of it): let
+# people score a few answers along the way and stop where this true score is best; train the reward model again on what the policy writes
+# now; raise β.
 #
 # ## In the words of the field
 #

@@ -120,16 +120,23 @@ def run_hacking(config: GRPOConfig) -> list[dict]:
 
 LONG = {"max_steps": 200, "save_steps": 200}
 UNKNOWN = LONG | {"triples_estimator": "policy_gradient"}
-for_triples = GRPOConfig.for_triples
-RECORDED: dict[str, tuple[Callable, GRPOConfig]] = {
-    "records-weighted": (run_records, for_triples()),
-    "records-weighted-mean": (run_records, for_triples(loss_type="grpo")),
-    "records-unknown-writer": (run_records, for_triples(**UNKNOWN)),
-    "records-known-writer": (run_records, for_triples(triples_writer="reference", **UNKNOWN)),
-    "records-unknown-writer-low-beta": (run_records, for_triples(beta=0.04, **UNKNOWN)),
-    "records-known-writer-low-beta": (run_records, for_triples(triples_writer="reference", beta=0.04, **UNKNOWN)),
-    "records-beta-2": (run_many_records, for_triples(beta=2.0, generation_batch_size=128, max_steps=64)),
+OFF_POLICY: dict[str, dict] = {
+    "weighted": {},
+    "weighted-mean": {"loss_type": "grpo"},
+    "unknown-writer": UNKNOWN,
+    "known-writer": UNKNOWN | {"triples_writer": "reference"},
+    "unknown-writer-low-beta": UNKNOWN | {"beta": 0.04},
+    "known-writer-low-beta": UNKNOWN | {"triples_writer": "reference", "beta": 0.04},
 }
+RECORDED: dict[str, tuple[Callable, GRPOConfig]] = {
+    f"records-{name}-{seed}": (run_records, GRPOConfig.for_triples(seed=seed, **changes))
+    for name, changes in OFF_POLICY.items()
+    for seed in range(3)
+}
+RECORDED["records-beta-2"] = (
+    run_many_records,
+    GRPOConfig.for_triples(beta=2.0, generation_batch_size=128, max_steps=64),
+)
 RECORDED |= {
     f"hacking-{seed}": (
         run_hacking,
