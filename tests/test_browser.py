@@ -41,9 +41,8 @@ LIVE = {
     ],
     "07_triples": ["import minigrpo", 'records = mg.load_triples("bundled")', "mg.rate(records"],
 }
-# The other controls, on one page: the first line is a cell that all need, then a cell for each.
+# The other controls, on one page: a cell that all need, then one for each.
 PREPARED = """
-from matplotlib import pyplot
 import minigrpo as mg
 from minigrpo.view.controls import advantages, clinic, clip, settings, temperature
 policy, tokenizer = mg.load_policy("tiny")
@@ -229,6 +228,12 @@ def test_the_controls_follow_the_hand(browser, lab):
     page = open_and_run(browser, lab, "controls")
     cells = page.locator(".jp-CodeCell")
     drive = Hand(page, {name: cells.nth(number) for number, name in enumerate(CONTROLS, start=1)})
+    broken = page.locator(".jp-OutputArea img").evaluate_all(
+        "them => them.filter(x => x.offsetWidth && !x.naturalWidth).length"
+    )
+    assert broken == 0
+    labels = page.locator(".widget-label")
+    assert labels.evaluate_all("them => them.filter(x => x.scrollWidth > x.clientWidth).map(x => x.textContent)") == []
     drive.drag("try_temperature", "ArrowRight", slider=0)
     drive.drag("try_rewards", "ArrowUp", slider=2)
     drive.drag("try_group_size", "ArrowLeft", slider=0)
