@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-import huggingface_hub
 import torch
 import transformers
 from tokenizers import pre_tokenizers
@@ -23,6 +22,7 @@ from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from minigrpo.config import BadInput, first_line
+from minigrpo.hub import cached_or_fetched
 from minigrpo.scoring import completion_logits
 
 TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
@@ -60,7 +60,7 @@ def load_policy(name: str = "tiny", device: str = "cpu") -> tuple[PreTrainedMode
         elif folder.suffix == ".gguf":
             tokenizer, model = load_gguf(folder)
         else:
-            tokenizer, model = _load_from_hub(name)
+            tokenizer, model = cached_or_fetched(_load, name)
     except BadInput:
         raise
     except Exception as error:  # whatever a damaged file makes a library raise; the cause goes along
@@ -192,31 +192,13 @@ def whole_model(kind: type, path: str | Path, **kwargs) -> PreTrainedModel:
     return model
 
 
-def _load_from_hub(name: str):
-    """From the hub's local cache if all of it is there, else over the network."""
-    try:
-        return _load(name, local_files_only=True)
-    except BadInput:
-        raise
-    except (OSError, ValueError):
-        pass  # Is there a network? One quick question first, instead of half a minute of retries.
-    try:
-        huggingface_hub.HfApi().model_info(name, timeout=10)
-    except Exception as error:  # offline, unknown, private or misspelt: the hub's own words say which
-        raise BadInput(
-            f"No model {name!r}: there is no such folder, and the hub says: {first_line(error).rstrip('.')}. "
-            "Check the spelling, or without a network take 'tiny' or a folder written by save_pretrained."
-        ) from error
-    return _load(name)
-
-
 # --- SmolLM2, and GGUF files ----------------------------------------------------------------------------------------------
 
 
 def _load_smollm2():
     """From the hub if it can be had there, else from the package; the log says which."""
     try:
-        found = _load_from_hub(SMOLLM2)
+        found = cached_or_fetched(_load, SMOLLM2)
     except BadInput as error:
         file = packaged_smollm2()
         if file is None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from minigrpo.chat import Prompt, as_conversation, check_prompt
 from minigrpo.config import BadInput, first_line
 from minigrpo.files import TEXT_FORMATS, read_rows
+from minigrpo.hub import why_not
 from minigrpo.sampling import prompt_tokens
 from minigrpo.tasks import Task, is_held_out
 
@@ -72,8 +73,8 @@ def _hub_rows(name: str, split: str, subset: str | None) -> list[dict]:
         return datasets.load_dataset(name, subset, split=split).to_list()
     except Exception as error:  # offline, unknown, private, without that split: the libraries' own words say which
         raise BadInput(
-            f"No data set {name!r}: there is no such file, and the hub says: {first_line(error).rstrip('.')}. Without a "
-            "network, HF_HUB_OFFLINE=1 takes what was loaded before; a file is .jsonl, .json, .csv or .parquet."
+            f"There is no data set {name!r}: no file here is called that, and {why_not(error)}. A file is .jsonl, .json, .csv "
+            "or .parquet; without a network, HF_HUB_OFFLINE=1 takes what was loaded before."
         ) from error
 
 

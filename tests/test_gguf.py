@@ -148,7 +148,7 @@ def test_without_the_hub_smollm2_is_the_packages_file_and_it_says_so(package, ca
 
 
 def test_the_hub_is_asked_first(package, file, monkeypatch, caplog):
-    monkeypatch.setattr(policy, "_load_from_hub", lambda name: policy.load_gguf(file))
+    monkeypatch.setattr(policy, "cached_or_fetched", lambda load, name: policy.load_gguf(file))
     caplog.set_level(logging.INFO, "minigrpo")
     load_policy("smollm2")
     assert "smollm2 is no-such-name-on/the-hub, from the hub." in caplog.text

@@ -128,7 +128,9 @@ def test_what_is_no_file_is_asked_of_the_hub(monkeypatch):
 
 def test_without_a_network_one_sentence_says_so(monkeypatch):
     monkeypatch.setattr(prompts.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BadInput, match=r"No data set 'no/such': there is no such file, and the hub says: .* a file is \.jsonl"):
+    with pytest.raises(
+        BadInput, match=r"There is no data set 'no/such': no file here is called that, and .* A file is \.jsonl"
+    ):
         read_prompts("no/such")
     with pytest.raises(BadInput, match="There is no file 'nowhere"):
         read_prompts("nowhere.csv")

@@ -132,8 +132,7 @@ def _generate(argv: list[str]) -> None:
     from minigrpo.sampling import sample_completions, seeded
 
     prompts = inputs.prompts_to_complete(args)
-    with inputs.where_folders_lie(args.model):
-        model, tokenizer = load_policy(args.model)
+    model, tokenizer = load_policy(args.model)
     if note := as_the_run or inputs.template_note(args.model, tokenizer, prompts[0]):
         print(f"minigrpo: {note}", file=sys.stderr)
     rollout = sample_completions(

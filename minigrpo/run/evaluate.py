@@ -21,8 +21,7 @@ def run(args: Namespace, config: GRPOConfig, own: Path | None) -> None:
     """Args: what ``evaluation_args`` made of the command line. Raises BadInput for what is not there or does not fit."""
     try:
         rows = inputs.own_rows(config)
-        with inputs.where_folders_lie(config.model):
-            model, tokenizer = load_policy(config.model)
+        model, tokenizer = load_policy(config.model)
         task = inputs.load_problems(config, rows, tokenizer, context_length(model))
         reward_fns, config = inputs.reward_functions(config, task)
     except BadInput as error:

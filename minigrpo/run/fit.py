@@ -1,5 +1,6 @@
 """Will it fit? The memory of a run, from the shape of the model, the rows at once and their lengths; nothing is loaded."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -132,9 +133,18 @@ def shape_of(model: str) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from minigrpo.hub import cached_or_fetched
+
     folder = Path(model) / "model" if (Path(model) / "model").is_dir() else Path(model)
+    if folder.is_dir() and not _of_a_model(folder / "config.json"):
+        raise BadInput(
+            f"The folder {str(folder)!r} holds no config.json of a model; a finished run or save_pretrained makes one."
+        )
+    if folder.suffix == ".gguf":
+        raise BadInput(f"A GGUF file such as {model!r} does not say its shape here; name the model that it was made from.")
     try:
-        config = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else model)
+        load = AutoConfig.from_pretrained
+        config = load(str(folder), local_files_only=True) if folder.is_dir() else cached_or_fetched(load, model)
         with torch.device("meta"):  # shapes without numbers
             parameters = AutoModelForCausalLM.from_config(config).num_parameters()
         text = config.get_text_config()
@@ -148,5 +158,15 @@ def shape_of(model: str) -> Shape:
             vocabulary=text.vocab_size,
             gated=hasattr(text, "rms_norm_eps"),
         )
-    except Exception as error:  # whatever a folder, the hub or a configuration of another kind makes a library raise
+    except BadInput:
+        raise
+    except Exception as error:  # whatever a damaged configuration, or one of another kind, makes a library raise
         raise BadInput(f"The shape of the model {model!r} cannot be told: {first_line(error)}") from error
+
+
+def _of_a_model(file: Path) -> bool:
+    """Whether a config.json is that of a model, and not that of a run that did not finish."""
+    try:
+        return "model_type" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False

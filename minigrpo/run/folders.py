@@ -107,7 +107,7 @@ def saved_config(folder: str | Path) -> dict:
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise BadInput(f"{str(folder)!r} holds no run (no config.json): check the path, or leave --resume away to start one.")
+        raise BadInput(f"{str(folder)!r} holds no run (no config.json): check the path; minigrpo train makes such a folder.")
     try:
         saved = read_json(path)
         if not isinstance(saved, dict):

@@ -1,12 +1,9 @@
 """What a run learns from: its problems and its reward functions; and as checksums, so that a resumed run goes on with the same,
 or says what changed."""
 
-import difflib
 import hashlib
 import json
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from minigrpo.chat import Prompt, knows_conversations, prompt_text
+from minigrpo.chat import Prompt, prompt_text
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.effective import weight_warning
 from minigrpo.prompts import Rows, in_conversations, own_task, prompts_of, read_prompts
@@ -32,21 +29,6 @@ NAME = "inputs.json"  # not in config.json, whose fields are GRPOConfig's
 OWN_PROMPTS = 100  # of a file of records, that are completed before and after training
 COMPLETED = 100  # prompts of a data set at most, by the command generate
 OF_A_MODEL = (".safetensors", ".json", ".txt", ".model", ".jinja")
-
-
-@contextmanager
-def where_folders_lie(model: str) -> Iterator[None]:
-    """A model that cannot be loaded, and looks like a misspelt folder, is told so first, and not what the hub says."""
-    try:
-        yield
-    except BadInput as error:
-        path = Path(model)
-        beside = sorted(p.name for p in path.parent.iterdir() if p.is_dir()) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        if path.exists() or not (near or (path.parent.name and beside)):
-            raise
-        meant = f"is {str(path.parent / near[0])!r} meant?" if near else f"{str(path.parent)!r} has {', '.join(beside[:5])}."
-        raise BadInput(f"There is no folder {model!r}; {meant} As a name on the hub it cannot be loaded either.") from error
 
 
 # --- problems and rewards -----------------------------------------------------------------------------------------------
@@ -139,17 +121,11 @@ def notes(config: GRPOConfig, asked: GRPOConfig, task: Task, tokenizer: PreTrain
 
 
 def template_note(model: str, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """What to say where a model of conversations is given a plain text, or one without a chat template a conversation."""
-    if not isinstance(prompt, str):
-        lines = prompt_text(tokenizer, [{"role": "user", "content": "..."}], "a turn")
-        note = f"The tokenizer of {model!r} has no chat template, so each turn is written as a plain line: {lines!r}."
-        return "" if tokenizer.chat_template else note
-    if not knows_conversations(tokenizer):
+    """What to say where a model without a chat template is given a conversation; of the opposite, sampling.py tells the log."""
+    if isinstance(prompt, str) or tokenizer.chat_template:
         return ""
-    return (
-        f"The prompts are plain texts, and {model!r} has a chat template: it was trained on conversations. --chat makes each "
-        "text a user's turn."
-    )
+    lines = prompt_text(tokenizer, [{"role": "user", "content": "..."}], "a turn")
+    return f"The tokenizer of {model!r} has no chat template, so each turn is written as a plain line: {lines!r}."
 
 
 # --- checksums ----------------------------------------------------------------------------------------------------------

@@ -73,9 +73,8 @@ def run(config: GRPOConfig, *, resume: bool = False, overwrite: bool = False, fo
 
 
 def _policy(config: GRPOConfig):
-    with inputs.where_folders_lie(config.model):
-        # TRL's processes each have a device of their own, which accelerate gives them.
-        return load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
+    # TRL's processes each have a device of their own, which accelerate gives them.
+    return load_policy(config.model, "cpu" if config.engine == "trl" else config.device)
 
 
 def _go_on_in(folder: Path, config: GRPOConfig, made_from: dict[str, str]) -> Path:

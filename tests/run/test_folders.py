@@ -234,26 +234,6 @@ def test_what_a_mean_of_runs_hides_is_said(tmp_path):
     assert cut.startswith(f"The curves end at step 9, where {b} ends; {a} goes on to step 12")
 
 
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        ("mychatt", "There is no folder 'mychatt'; is 'mychat' meant? As a name on the hub"),
-        ("runs/clock0", "There is no folder 'runs/clock0'; is 'runs/clock-0' meant?"),
-        ("runs/nope", "There is no folder 'runs/nope'; 'runs' has clock-0."),
-        ("gpt7", "what the hub says"),  # of which nothing here is near
-        ("mychat", "what the hub says"),  # is there, and is broken
-        ("org/name", "what the hub says"),
-    ],
-)
-def test_a_misspelt_folder_is_told_the_right_one(tmp_path, monkeypatch, model, said):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mychat").mkdir()
-    (tmp_path / "runs" / "clock-0").mkdir(parents=True)
-    with pytest.raises(BadInput) as error, inputs.where_folders_lie(model):
-        raise BadInput("what the hub says")
-    assert str(error.value).startswith(said)
-
-
 def test_what_is_no_unicode_is_written_as_an_escape(tmp_path):
     folders.write_json(tmp_path / "a.json", {"output_dir": "r\udcff"})
     assert folders.read_json(tmp_path / "a.json") == {"output_dir": "r\udcff"}

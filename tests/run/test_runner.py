@@ -331,7 +331,7 @@ def test_overwrite_starts_afresh(uninterrupted, tmp_path):
         (["--num_generations", "1"], ["num_generations must be at least 2"]),
         (["--epsilon", "1"], ["epsilon must be"]),
         (["--loss-type", "ppo"], ["loss", "ppo"]),
-        (["--model", "no-such-model"], ["No model 'no-such-model'"]),
+        (["--model", "no-such-model"], ["There is no model 'no-such-model'"]),
         (["--reward-funcs", "nowhere.nothing"], ["No reward function 'nowhere.nothing'"]),
         (["--reward-funcs", "plain"], ["No reward function 'plain'", "module.function"]),
         (["--reward-weights", "1", "2"], ["one number per reward function, 1, got [1.0, 2.0]"]),
