@@ -1,20 +1,23 @@
 """Prompts to completions, with the log-probs that they were drawn with."""
 
+import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minigrpo.chat import Prompt, prompt_text
+from minigrpo.chat import Prompt, knows_conversations, prompt_text
 from minigrpo.config import BadInput, check_temperature
 from minigrpo.logprobs import completion_mask, token_logprobs
 from minigrpo.policy import context_length, eos_token_ids
 from minigrpo.scoring import cache_has_rows, cache_name, plain_logits, read, read_prompts, select_rows
 from minigrpo.threads import on_suited_threads
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,21 @@ def prompt_tokens(
     return rows
 
 
+def note_plain_texts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> None:
+    """Tell the log, once for each tokenizer, where a model of conversations is given plain texts. It may be what is wanted."""
+    if knows_conversations(tokenizer) and any(isinstance(prompt, str) for prompt in prompts):
+        of = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
+        _say_once(
+            f"The prompts are plain texts, and the tokenizer{of} has a chat template, so the model was trained on "
+            'conversations; a text becomes a user\'s turn by --chat, or in Python as [{"role": "user", "content": text}].'
+        )
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    logger.warning(sentence)
+
+
 @torch.no_grad()
 @on_suited_threads
 def sample_completions(
@@ -133,6 +151,7 @@ def sample_completions(
     if model.training:
         raise ValueError("The model is in train mode, where dropout samples from another policy; call model.eval() first.")
     longest = longest_prompt(context_length(model), max_completion_length)
+    note_plain_texts(tokenizer, prompts)
     prompt_ids, prompt_mask = (t.to(model.device) for t in encode_prompts(tokenizer, prompts, longest))
     group_ids = torch.arange(len(prompts), device=model.device).repeat_interleave(num_generations)
     ends = eos_token_ids(model, tokenizer)

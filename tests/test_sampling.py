@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from minigrpo import sampling
-from minigrpo.config import LOWEST_TEMPERATURE, BadInput
+from minigrpo.config import LOWEST_TEMPERATURE, BadInput, GRPOConfig
 from minigrpo.logprobs import completion_mask, token_logprobs
-from minigrpo.policy import load_policy
+from minigrpo.policy import load_policy, save_policy
+from minigrpo.run.cli import main
 from minigrpo.sampling import _draw, completion_texts, encode_prompts, sample_completions
 from minigrpo.scoring import completion_logits
+from minigrpo.tasks import clock_task
+from minigrpo.training import TrainState, train
 from tests.tools.pretrain import byte_tokenizer
 
 pytestmark = pytest.mark.quick
@@ -277,3 +280,25 @@ def test_the_draws_are_the_same_however_many_are_drawn_at_a_time(tiny, monkeypat
     assert parts.completions == whole.completions
     assert torch.equal(parts.completion_ids, whole.completion_ids)
     torch.testing.assert_close(parts.logprobs, whole.logprobs, rtol=0, atol=1e-5)
+
+
+def test_plain_texts_for_a_model_of_conversations_are_noted_once(tiny, tmp_path, caplog):
+    """In Python and by a command with the same words; never for conversations, nor with the bundled model's plain lines."""
+    model, tokenizer = tiny
+    sample(model, tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    save_policy(model, tokenizer, tmp_path)
+    model, tokenizer = load_policy(str(tmp_path))
+    sample(model, tokenizer, [[{"role": "user", "content": "1"}]])
+    assert caplog.messages == []
+    task = clock_task()
+    config = GRPOConfig(generation_batch_size=4, num_generations=2, max_completion_length=2, max_steps=2)
+    for _ in train(TrainState.start(model, tokenizer, config), task.train, [task.reward], config):
+        pass
+    (said,) = caplog.messages
+    assert f"the tokenizer of '{tmp_path}' has a chat template" in said
+    sampling._say_once.cache_clear()
+    assert main(["generate", "--model", str(tmp_path), "1 + 1 = ?", "1 + 2 = ?"]) == 0
+    assert caplog.messages == [said, said]
+    assert main(["generate", "--model", str(tmp_path), "--chat", "1 + 1 = ?"]) == 0
+    assert len(caplog.messages) == 2

@@ -190,14 +190,6 @@ def test_what_cannot_be_is_refused_before_a_folder_is_made(here, flags, sentence
     assert not Path("refused").exists()
 
 
-def test_a_model_of_conversations_that_is_given_texts_is_noted(tiny):
-    tokenizer = tiny[1]
-    assert inputs.template_note("tiny", tokenizer, "1 + 1 = ?") == ""
-    tokenizer.chat_template = "{{ messages[0].content }}"
-    assert "--chat makes each text" in inputs.template_note("some/chat", tokenizer, "1 + 1 = ?")
-    assert inputs.template_note("some/chat", tokenizer, [{"role": "user", "content": "1"}]) == ""
-
-
 def test_conversations_without_a_template_are_noted(tiny, here, capsys, tmp_path):
     model, tokenizer = tiny
     conversation = [{"role": "user", "content": "1"}]
