@@ -409,7 +409,7 @@ function completionView(i, times, step, result, k, shade) {
         "data-at": `${k} ${i} ${t}`,
         title: counts ? null : "not counted: it is read, not learnt from",
       },
-      text,
+      step.logprobs ? inText(text) : text, // without log-probs it is a whole completion
     );
   });
   const cut = step.ended && !step.ended[i] ? el("small", { class: "cut" }, "cut off") : null;
@@ -439,7 +439,10 @@ function select(element) {
 // --- the formula of one token ---------------------------------------------------------------------------------------------
 
 const minus = (value) => [value < 0 ? " + " : " − ", number(Math.abs(value))];
-const printable = (text) => text.replaceAll("\n", "\\n").replaceAll("\t", "\\t");
+const ESCAPES = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+const printable = (text) => text.replace(/\p{Cc}/gu, (c) => ESCAPES[c] ?? `\\x${c.charCodeAt().toString(16).padStart(2, "0")}`);
+/** A line break can be seen and chosen, and still breaks the line; a token without text is two quotes. */
+const inText = (token) => token.split("\n").map(printable).join("\\n\n") || "''";
 
 function explain() {
   $("formula").hidden = !selected;

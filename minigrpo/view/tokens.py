@@ -2,8 +2,10 @@
 
 import html
 import math
+import re
 
 from torch import Tensor
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from minigrpo.config import BadInput
 
@@ -68,4 +70,20 @@ def printable(token: str) -> str:
 def completion_tokens(tokenizer, rollout) -> list[list[str]]:
     """The tokens of each completion as texts, up to and including EOS, which is shown as ⏎."""
     ids = [row[counts].tolist() for row, counts in zip(rollout.completion_ids, rollout.completion_mask, strict=True)]
-    return [["⏎" if token == tokenizer.eos_token_id else tokenizer.decode([token]) for token in row] for row in ids]
+    return [["⏎" if token == tokenizer.eos_token_id else token_text(tokenizer, token) for token in row] for row in ids]
+
+
+def token_text(tokenizer, token: int) -> str:
+    r"""A token by itself as text: with the space in front of a word, and a part of a character by its bytes, such as \xe4."""
+    text, name = tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token) or ""  # a padded vocabulary has no name
+    if "\ufffd" in text and (part := _bytes(name)):
+        return part.decode("utf-8", errors="backslashreplace")
+    return f" {text}" if name.startswith("▁") and not text.startswith(" ") else text  # decode takes it for the first word
+
+
+def _bytes(name: str) -> bytes:
+    """The bytes that a tokenizer's name for a token stands for: in GPT-2's alphabet, or as <0xE4>; none if it is otherwise."""
+    if re.fullmatch("<0x[0-9A-F]{2}>", name):
+        return bytes.fromhex(name[3:5])
+    byte = {letter: number for number, letter in bytes_to_unicode().items()}
+    return bytes(byte[letter] for letter in name) if set(name) <= set(byte) else b""

@@ -263,6 +263,14 @@ def test_groups_stand_in_the_order_of_their_contrast_and_texts_are_only_texts(op
     assert page.locator(".cut").all_inner_texts() == ["cut off"]
 
 
+def test_each_token_is_seen_and_can_be_chosen_be_it_a_line_break_or_nothing(opened):
+    one = line()
+    row = next(i for i, tokens in enumerate(one["tokens"]) if len(tokens) >= 5)
+    one["tokens"][row][:5] = [" the", "\n\n", r"\xe7\xad", "\x07", ""]
+    tokens = opened([run(lines=[one])]).locator(f'[data-at^="0 {row} "]')
+    assert tokens.all_text_contents()[:5] == [" the", "\\n\n\\n\n", r"\xe7\xad", r"\x07", "''"]
+
+
 def test_pointer_and_keys_give_exact_values_and_lead_to_the_step(opened):
     page = opened([run()])
     figure = page.locator("figure").first

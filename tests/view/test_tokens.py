@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from minigrpo.config import BadInput
 from minigrpo.sampling import sample_completions
-from minigrpo.view.tokens import completion_tokens, printable, show_tokens
+from minigrpo.view.tokens import completion_tokens, printable, show_tokens, token_text
 
 pytestmark = pytest.mark.quick
 
@@ -75,6 +77,26 @@ def test_line_breaks_and_bytes_of_half_a_letter_stay_on_one_line(tiny):
     assert len(repr(view).splitlines()) == 3
     assert "&lt;" in view._repr_html_()
     assert [printable(text) for text in ("", "\ud83d", "\x1b[0m", " ")] == ["''", "\\ud83d", "\\x1b[0m", " "]
+
+
+def subwords(words, *, decoder, **of_bpe):
+    """A tokenizer that knows these tokens and no merges."""
+    backend = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[], **of_bpe))
+    backend.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_subwords_are_readable_with_their_spaces_and_parts_of_a_character_by_their_bytes():
+    """As GPT-2, Qwen and SmolLM cut texts, and as Llama 2 does; a token beyond the vocabulary has no text."""
+    # "等" is e7 ad 89 in UTF-8, and an emoji begins with f0 9f.
+    names = ["Ġthe", "the", "çŃī", "çŃ", "ī", "ĠðŁ", "Ċ", "ĉ", "Ã©", "\\x"]
+    byte_level = subwords(names, decoder=decoders.ByteLevel())
+    shown = [" the", "the", "等", r"\xe7\xad", r"\x89", r" \xf0\x9f", "\n", "\t", "é", r"\x"]
+    assert [token_text(byte_level, token) for token in range(len(names) + 1)] == [*shown, ""]
+    pieces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    names = ["▁the", "the", "▁", "<0xE7>", "<0x0A>", "等"]
+    fallback = subwords(names, decoder=decoders.Sequence(pieces), byte_fallback=True)
+    assert [token_text(fallback, token) for token in range(len(names))] == [" the", "the", " ", r"\xe7", "\n", "等"]
 
 
 def test_what_is_no_number_has_no_colour_and_does_not_take_that_of_others(tiny):
