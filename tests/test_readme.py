@@ -85,7 +85,7 @@ def test_every_flag_and_field_exists(name):
     assert flags <= known
 
 
-OTHERS = {"python", "uv", "jupyter", "ruff", "accelerate"}  # what a block may call besides minigrpo
+OTHERS = {"python", "uv", "jupyter", "ruff", "accelerate", "cp"}  # what a block may call besides minigrpo
 
 
 @each_guide
