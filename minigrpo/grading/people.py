@@ -11,6 +11,7 @@ from minigrpo.grading.cells import plain
 from minigrpo.grading.submission import by_name
 
 DEEPEST = 30  # folders in one another
+NOTHING = "nothing"  # stands for what an empty folder holds
 IGNORED = ("__MACOSX", "__pycache__")  # besides all whose names begin with a dot
 
 
@@ -76,10 +77,11 @@ def _in_folder(folder: Path, several: bool) -> list[Submission]:
         if (".ipynb" in path.name.lower()) if alone else _owner(path, depth) not in people:
             empty.setdefault(path.name if alone else _owner(path, depth), []).append(path)
     for person, files in empty.items():
-        holds = ", ".join(plain(path.name) for path in files[:3])
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        names = [plain(path.name) for path in files if path.name != NOTHING]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        holds = f"There is no notebook (.ipynb) here, but {', '.join(names[:3])}{more}." if names else "The folder is empty."
         where = folder if len(files[0].parts) == 1 else folder / person
-        found.append(Submission(person, where, f"There is no notebook (.ipynb) here, but {holds}{more}."))
+        found.append(Submission(person, where, holds))
     return sorted(found, key=lambda one: (str(one.person), str(one.path)))
 
 
@@ -103,7 +105,7 @@ def _has_sections(notebooks: list[Path]) -> bool:
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[Path], list[tuple[Path, str]]]:
-    """Notebooks, other files (of an empty folder "nothing"), and folders that cannot be read, with the reason."""
+    """Notebooks, other files (of an empty folder NOTHING), and folders that cannot be read, with the reason."""
     notebooks, others, problems = [], [], []
     waiting = [Path()]
     while waiting:
@@ -113,17 +115,16 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path], list[tuple[Path, str]]]
             continue
         try:
             entries = sorted(os.scandir(folder / inside), key=lambda entry: entry.name)
+            entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in IGNORED]
             kinds = [entry.is_dir(follow_symlinks=False) for entry in entries]
         except OSError as error:
             problems.append((inside / ".", f"The folder {plain(inside)} cannot be read ({error.strerror})."))
             continue
         for entry, is_folder in zip(entries, kinds, strict=True):
-            if entry.name.startswith(".") or entry.name in IGNORED:
-                continue
             if is_folder:
                 waiting.append(inside / entry.name)
             else:
                 (notebooks if entry.name.lower().endswith(".ipynb") else others).append(inside / entry.name)
         if inside.parts and not entries:
-            others.append(inside / "nothing")
+            others.append(inside / NOTHING)
     return notebooks, others, problems

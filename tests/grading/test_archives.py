@@ -53,6 +53,17 @@ def test_of_other_files_there_is_the_name_alone(tmp_path):
     assert problems == {"ann": "There is no notebook (.ipynb) here, but old.zip, work.py.", "bob": ""}
 
 
+def test_a_folder_that_holds_nothing_to_see_has_a_row_too(tmp_path):
+    for person in ("ann", "bob", "cy/work"):
+        (tmp_path / person).mkdir(parents=True)
+    (tmp_path / "bob" / ".DS_Store").write_text("")
+    (tmp_path / "cy" / "notes.md").write_text("")
+    (tmp_path / "dan.ipynb").write_text(NOTEBOOK)
+    problems = {one.person: one.problem for one in find([tmp_path])}
+    notes = "There is no notebook (.ipynb) here, but notes.md."
+    assert problems == {"ann": "The folder is empty.", "bob": "The folder is empty.", "cy": notes, "dan": ""}
+
+
 def test_windows_slashes_and_names_that_are_too_long(tmp_path):
     given = archive(tmp_path / "all.zip", {"ann\\ex06.ipynb": NOTEBOOK, f"bob/ex06_{'é' * 200}.ipynb": NOTEBOOK})
     assert [one.person for one in find(archives.unpack([given], tmp_path / "room"))] == ["ann", "bob"]
