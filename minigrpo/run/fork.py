@@ -82,8 +82,8 @@ def _nearest_checkpoint(run: Path, at: int) -> int:
     before = [step for step in steps if step <= at]
     if before:
         return max(before)
-    left = f"those that are left are of the steps {', '.join(map(str, sorted(steps)))}" if steps else "there is none at all"
-    raise BadInput(f"{str(run)!r} has no checkpoint at or before step {at}; {left}.")
+    left = f"it has those of steps {', '.join(map(str, sorted(steps)))}" if steps else "it has none at all"
+    raise BadInput(f"{str(run)!r} has no checkpoint at or before step {at}: {left}. Its save_steps said how often one was kept.")
 
 
 def begin(fork: Fork, folder: Path) -> None:

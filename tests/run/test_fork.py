@@ -119,7 +119,7 @@ def test_a_fork_that_was_stopped_goes_on_like_any_run(original, tmp_path):
         (["--at", "2", "--chat"], "chat was False, now True"),
         (["--at", "2", "--engine", "trl"], "engine was 'minigrpo', now 'trl'"),
         (["--at", "2", "--tokenizer", "other"], "--tokenizer"),
-        (["--at", "1"], "no checkpoint at or before step 1; those that are left are of the steps 2, 4, 6."),
+        (["--at", "1"], "no checkpoint at or before step 1: it has those of steps 2, 4, 6. Its save_steps"),
         (["--at", "9"], "would begin after step 6, and max_steps is 6"),
         (["--at", "2", "--beta", "-1"], "beta must be 0 or a positive number"),
         (["--at", "2", "--learning_rat", "1"], "is --learning_rate meant?"),
