@@ -1,6 +1,7 @@
 """Rows of a file, .jsonl, .json, .csv or .parquet, and what may stand in them; the one place that knows these formats."""
 
 import csv
+import difflib
 import io
 import json
 import math
@@ -36,9 +37,11 @@ def read_rows(path: Path) -> Iterable[tuple[str, dict]]:
         BadInput: if there is no such file, or it is not what its ending says, with the place where that shows.
     """
     if not path.is_file():
-        raise BadInput(
-            f"{str(path)!r} is a folder; name a file in it." if path.is_dir() else f"There is no file {str(path)!r}."
-        )
+        if path.is_dir():
+            raise BadInput(f"{str(path)!r} is a folder; name a file in it.")
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*") if file.is_file()], n=1)
+        meant = f"; is {str(path.parent / near[0])!r} meant?" if near else "."
+        raise BadInput(f"There is no file {str(path)!r}{meant}")
     kind = path.suffix.lower()
     if kind == ".parquet":
         return _parquet_rows(path)

@@ -99,7 +99,9 @@ def _rewards(fn: RewardFunction, values, completions: list) -> Tensor:
     if len(values) != len(completions):
         more = len(values) > len(completions)
         count = f"more than {len(completions)}" if more else len(values)
-        raise BadInput(f"The reward function {name} returned {count} values for {len(completions)} completions.")
+        raise BadInput(
+            f"The reward function {name} returned {count} value{'s' * (count != 1)} for {len(completions)} completions."
+        )
     rewards = [finite(value) for value in values]
     for row, number in enumerate(rewards):
         if number is None:

@@ -162,8 +162,8 @@ def step_prompts(dataset: Dataset, index: int, config: GRPOConfig) -> dict[str, 
         raise BadInput(f"The data set has the columns {dataset.column_names}; a column 'prompt' is needed.")
     if len(dataset) < num_prompts:
         raise BadInput(
-            f"There are {len(dataset)} prompts, and a rollout takes {num_prompts}; generation_batch_size "
-            f"{len(dataset) * config.num_generations} takes {len(dataset)}."
+            f"A rollout takes {num_prompts} prompts, and the data set has {len(dataset)}; generation_batch_size "
+            f"{len(dataset) * config.num_generations} takes no more."
         )
     return draw_rows(dataset, index, num_prompts, config.seed)
 

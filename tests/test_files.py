@@ -146,6 +146,9 @@ def test_a_folder_is_no_file(tmp_path):
         read_rows(tmp_path)
     with pytest.raises(BadInput, match="There is no file"):
         read_rows(tmp_path / "nowhere.csv")
+    (tmp_path / "rows.csv").write_text("prompt")
+    with pytest.raises(BadInput, match=r"rowz\.csv'; is '.*rows\.csv' meant\?$"):
+        read_rows(tmp_path / "rowz.csv")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json"])

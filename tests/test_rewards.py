@@ -31,7 +31,7 @@ def test_columns_of_the_data_set_reach_the_function_row_by_row():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ([1.0], "returned 1 values for 2 completions"),
+        ([1.0], "returned 1 value for 2 completions"),
         (itertools.count(), "returned more than 2 values for 2 completions"),
         ([1.0, NAN], "returned nan for completion 1"),
         ([float("inf"), 1.0], "returned inf for completion 0"),

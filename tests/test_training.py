@@ -451,7 +451,9 @@ def test_every_step_and_every_seed_draws_anew():
 def test_data_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match="a column 'prompt' is needed"):
         step_prompts(Dataset.from_dict({"question": ["a"]}), 0, config())
-    with pytest.raises(BadInput, match="There are 1 prompts, and a rollout takes 4; generation_batch_size 4 takes 1"):
+    with pytest.raises(
+        BadInput, match="A rollout takes 4 prompts, and the data set has 1; generation_batch_size 4 takes no more"
+    ):
         step_prompts(Dataset.from_dict({"prompt": ["a"]}), 0, config())
 
 

@@ -83,7 +83,9 @@ def _nearest_checkpoint(run: Path, at: int) -> int:
     if before:
         return max(before)
     left = f"it has those of steps {', '.join(map(str, sorted(steps)))}" if steps else "it has none at all"
-    raise BadInput(f"{str(run)!r} has no checkpoint at or before step {at}: {left}. Its save_steps said how often one was kept.")
+    raise BadInput(
+        f"{str(run)!r} has no checkpoint at or before step {at}: {left}. Its save_steps said how often one was kept."
+    )
 
 
 def begin(fork: Fork, folder: Path) -> None:

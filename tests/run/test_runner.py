@@ -350,7 +350,7 @@ def test_bad_flags_are_refused_before_anything_is_written(flags, parts, tmp_path
     ("body", "part"),
     [
         ("return [float('nan')] * len(completions)", "returned nan for completion 0"),
-        ("return [1.0]", "returned 1 values for 8 completions"),
+        ("return [1.0]", "returned 1 value for 8 completions"),
         ("return ['good'] * len(completions)", "returned 'good' for completion 0"),
     ],
 )

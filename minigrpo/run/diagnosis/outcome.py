@@ -87,7 +87,7 @@ def too_short(run: Evidence) -> Finding | None:
     if len(run.curve(run.goal)) >= 2 * FEWEST:
         return None
     count = len(run.curve(run.goal))
-    what = f"{count} rows with a {run.goal}" if count else "no reward"
+    what = f"{count} row{'s' * (count > 1)} with a {run.goal}" if count else "no reward"
     return Finding(
         "too_short" if count else "no_reward",
         "Too few rows to see a trend." if count else "The log has no reward: what was learnt cannot be told.",
