@@ -80,8 +80,10 @@ def test_a_name_that_the_hub_does_not_have(monkeypatch):
         load_policy("gpt3")
 
 
-def test_a_folder_that_is_there_is_not_looked_for_on_the_hub():
+def test_what_is_a_file_or_folder_is_not_looked_for_on_the_hub():
     with pytest.raises(BadInput, match=r"^The folder 'mychat' holds no model \(config.json and"):
         load_policy("mychat")
     with pytest.raises(BadInput, match=r"^The folder 'mychat' holds no config.json of a model"):
         fit("mychat")
+    with pytest.raises(BadInput, match=r"^A GGUF file such as 'small.gguf' does not say its shape here; name the model that"):
+        fit("small.gguf")
