@@ -37,7 +37,8 @@ def first_line(error: Exception) -> str:
         said = str(error).splitlines()
     except Exception:
         said = []
-    return (said or [type(error).__name__])[0][:200]
+    line = (said or [type(error).__name__])[0]
+    return line if len(line) <= 200 else line[:200].rsplit(" ", 1)[0] + " ..."
 
 
 GROUPS = ("start here", "for the lessons", "rarely")  # of the flags in train --help
