@@ -116,7 +116,7 @@ def _run_in(
     folder: Path, model, tokenizer, task: Task, reward_fns: list, config: GRPOConfig, resume: bool, notes: list[str]
 ) -> int:
     what = inputs.description(config, task)
-    kind = "prompts of their own" if config.task == "records" else "held-out problems"
+    kind = "prompts of their own" if config.task == "records" else f"held-out problem{'s' * (len(task.held_out) > 1)}"
     by = f" by TRL, processes: {_trl().num_processes(config)}" if config.engine == "trl" else ""
     print(f"{config.model} on {what}{by}, scored on {len(task.held_out)} {kind}. Writing to {folder}", flush=True)
     for note in notes:

@@ -219,6 +219,8 @@ function plan(metric) {
   let [low, high] = [Math.min(0, ...values), Math.max(...values)];
   if (Math.min(...values) > 0.7 * high) low = Math.min(...values); // far from 0: what moves would not be seen
   if (low === high) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+  const least = Math.abs(high) / 100; // what moves less is noise, and the margin would not hold the digits that tell it apart
+  if (high - low < least) [low, high] = [(low + high - least) / 2, (low + high + least) / 2];
   const steps = [...new Set(runs.flatMap((run) => run.curves.step))].sort((a, b) => a - b);
   const [first, last, width] = [steps[0], steps.at(-1), WIDTH - LEFT - RIGHT];
   return {

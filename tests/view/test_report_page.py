@@ -356,6 +356,14 @@ def test_nothing_is_cut_off_on_a_telephone_or_a_projector(opened, width, scheme)
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != before
 
 
+def test_the_axis_of_a_curve_that_hardly_moves_fits_its_margin(opened):
+    one = run()
+    one = Run(one.name, one.config, [{**row, "entropy": 5.66334 + 1e-6 * row["step"]} for row in one.metrics], one.kept)
+    page = opened([one])
+    starts = page.evaluate("[...document.querySelectorAll('figure svg text')].map((text) => text.getBBox().x)")
+    assert min(starts) >= 0
+
+
 def test_in_a_notebook_it_works_inside_its_frame(browser):
     page = browser.new_page()
     page.set_content(Report(render([run()], max_bytes=300_000))._repr_html_())
