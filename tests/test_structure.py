@@ -252,7 +252,8 @@ GRADING_MAY_IMPORT = {
     "worker": set(),  # runs alone, in the sandbox
     "questions": set(),
     "compare": {"questions", "worker"},
-    "symptoms": {"compare", "questions", "worker"},
+    "looks": {"compare"},
+    "symptoms": {"compare", "looks", "questions", "worker"},
     "mutations": {"questions"},
     "causes": {"compare", "mutations", "questions", "symptoms", "worker"},
     "check": {"causes", "compare", "progress", "questions"},

@@ -11,6 +11,8 @@ from minigrpo.grading.questions import Case, Mistake, Question
 from minigrpo.grading.symptoms import clearest
 from minigrpo.grading.worker import Outcome
 
+FEW = 4  # wrong numbers that some known mistake gives by chance, as there are a hundred of them
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -56,6 +58,12 @@ class Attempt:
         shown = {number: tells(self.question, self.cases[number]) for number in self.failing}
         return [number for number in self.failing if shown[number] >= 0.7 * max(shown.values())]
 
+    def is_right_elsewhere(self, says: str) -> bool:
+        """Whether a mistake, by its sentence, passes the cases that the learner's function passes."""
+        gives = next(gives for mistake, gives in self.known if mistake.says == says)
+        passing = set(range(len(self.cases))) - set(self.failing)
+        return all(same(self.wants[number], gives[number]) for number in passing)
+
 
 def find(question: Question, cases: list[Case], outcomes: list[Outcome], failing: list[int]) -> Cause | None:
     """The cause of what fails, or None: an error says more than any cause, and so does a question that accepts many answers."""
@@ -75,7 +83,8 @@ def _only_where(cases: list[Case], failing: list[int]) -> str | None:
     common = set.intersection(*(_features(cases[number]) for number in failing))
     elsewhere = set().union(*(_features(case) for number, case in enumerate(cases) if number not in failing))
     only = sorted(common - elsewhere) if len(failing) < len(cases) else []
-    return f"it fails only where {only[0]}." if only else None
+    # Two things that always come together cannot be told apart, so both are said; of many, none says anything.
+    return f"it fails only where {' and '.join(only)}." if 1 <= len(only) <= 2 else None
 
 
 def _features(case: Case) -> set[str]:
@@ -114,13 +123,16 @@ def _certain(attempt: Attempt) -> Cause | None:
 
 
 def _in_part(attempt: Attempt) -> Cause | None:
-    """The one mistake whose numbers came on some of the failing cases, where no other explains these."""
+    """The one mistake whose numbers came on more than half of the failing cases, where no other explains these.
+
+    On fewer it is false more often than true. And where it leaves failing cases open, it may speak against no other either.
+    """
     explained: dict[str, list[int]] = {}
     for number in attempt.failing:
         got, want = as_wanted(attempt.wants[number], attempt.outcomes[number]), attempt.wants[number]
-        if not _says_something(want, got):
+        if not _wrong_numbers(want, got):
             continue
-        fitting = [(m, gives) for m, gives in attempt.known if same(as_wanted(want, gives[number]), got)]
+        fitting = [(m, gives) for m, gives in attempt.known if _like(want, gives[number], got)]
         if fitting and all(_equal_everywhere(fitting[0][1], gives) for _, gives in fitting[1:]):
             explained.setdefault(fitting[0][0].says, []).append(number)
     if not explained:
@@ -128,14 +140,16 @@ def _in_part(attempt: Attempt) -> Cause | None:
     says, numbers = max(explained.items(), key=lambda item: len(item[1]))
     shown = next((number for number in attempt.ordinary if number in numbers), None)
     count, of = len(numbers), len(attempt.failing)
-    if shown is None or 4 * count < of:  # it fits odd cases only, where much would, or one of many by chance
+    if shown is None or 2 * count <= of or (count < of and not attempt.is_right_elsewhere(says)):
+        return None
+    if count == 1 and _wrong_numbers(attempt.wants[shown], attempt.outcomes[shown]) < FEW:
         return None
     where = "on this case" if of == 1 else f"on all {of} failing cases" if count == of else f"on {count} of {of} failing cases"
     return Cause(f"{where} it looks like this: {says}", shown)
 
 
 def _by_looks(attempt: Attempt) -> Cause | None:
-    seen = clearest(attempt.question, attempt.outcomes, attempt.cases, attempt.ordinary)
+    seen = clearest(attempt.cases, attempt.wants, attempt.outcomes, attempt.failing, attempt.ordinary)
     return Cause(seen[1], seen[0]) if seen else None
 
 
@@ -148,15 +162,18 @@ def _like(want: Outcome, mistake: Outcome, got: Outcome) -> bool:
     mistake, got = as_wanted(want, mistake), as_wanted(want, got)
     if same(mistake, got):
         return True
-    if not _says_something(want, got) or mistake.values is None or len(mistake.values) != len(got.values):
+    if not _wrong_numbers(want, got) or mistake.values is None or len(mistake.values) != len(got.values):
         return False
     pairs = [*zip(mistake.values, got.values, strict=True), *gradient_pairs(mistake, got)]
     return all(m.shape == g.shape and not (wrong_places(m, g) & ~g.isnan()).any() for m, g in pairs)
 
 
-def _says_something(want: Outcome, got: Outcome) -> bool:
-    """Whether a number is clearly wrong, and not only NaN or hardly wrong."""
+def _wrong_numbers(want: Outcome, got: Outcome) -> int:
+    """How many numbers are clearly wrong, and not only NaN or hardly wrong; all of a wrong shape."""
+    got = as_wanted(want, got)
     if got.values is None or len(got.values) != len(want.values):
-        return False
+        return 0
     pairs = [*zip(want.values, got.values, strict=True), *gradient_pairs(want, got)]
-    return any(w.shape != g.shape or (wrong_places(w, g, slack=10) & torch.isfinite(g)).any() for w, g in pairs)
+    return sum(
+        g.numel() if w.shape != g.shape else int((wrong_places(w, g, slack=10) & torch.isfinite(g)).sum()) for w, g in pairs
+    )

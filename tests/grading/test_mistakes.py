@@ -96,6 +96,36 @@ def test_a_mistake_on_fewer_than_half_of_the_failing_cases_is_said_so():
     assert result.label == "a closer look"
 
 
+def test_half_of_the_failing_cases_do_not_make_a_cause():
+    """The first numbers of two cases out of four are a known mistake's, the others nobody's."""
+    question = with_mistakes("kl_k1_plus", lambda p, ref: p - ref + p * ref + 1)
+    mistake, cases = question.mistakes[0], question.draw(0)
+    assert len(cases) == 4
+    for fitting, says in ((2, False), (3, True)):
+        outcomes = [run(mistake.function, case) for case in cases[:fitting]]
+        outcomes += [run(lambda p, ref: p.sin() + ref.cos(), case) for case in cases[fitting:]]
+        assert (mistake.says in (judge(question, cases, outcomes).cause or "")) == says
+
+
+def test_a_lone_number_that_fits_is_no_cause():
+    """A hundred known mistakes give a hundred numbers, and by hand they are round ones."""
+    question = named("pass_at_k")
+    cases, mistake = question.draw(0), question.mistakes[0]
+    outcomes = [run(question.reference, case) for case in cases[:-1]] + [run(mistake.function, cases[-1])]
+    cause = judge(question, cases, outcomes).cause
+    assert "looks like this" not in cause, cause
+
+
+def test_two_mistakes_at_once_are_not_a_factor():
+    """Scored at temperature 1 and upside down: by hand the gradient is a multiple of the wanted one, as g and -g always are."""
+    question = named("tempered_ratio")
+    for one, other in combinations(question.mistakes, 2):
+        cases = question.draw(1)
+        result = judge(question, cases, [run(pair_of(question, one, other, case), case) for case in cases])
+        assert "factor" not in result.cause, result
+        assert "in the gradient, every" not in result.cause, result
+
+
 def test_a_population_std_in_one_of_two_places_is_seen():
     """Of the group's alone, so that cases with the batch's are right."""
 
@@ -108,8 +138,8 @@ def test_a_population_std_in_one_of_two_places_is_seen():
 
 
 def test_two_mistakes_that_agree_on_a_case_are_not_told_apart_by_it():
-    """All three add 1 where policy and reference are equal; what came is none of the three elsewhere."""
-    added = [lambda p, ref, n=n: p - ref + (1 if (p == ref).all() else n) for n in (2, 3, 4)]
+    """All three add 1 on three of four cases; what came is none of the other two on the last."""
+    added = [lambda p, ref, n=n: p - ref + (1 if p.numel() > 1 else n) for n in (2, 3, 4)]
     result = grade(with_mistakes("kl_k1_plus", *added[:2]), added[2], 0)
     assert not result.named
     assert "wrong version" not in result.cause

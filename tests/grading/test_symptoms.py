@@ -1,5 +1,8 @@
 """What is said of wrong numbers: a planted symptom is seen, random numbers have none, and every sentence is true."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from minigrpo.grading.check import every_question, grade
 from minigrpo.grading.compare import as_wanted, run
 from minigrpo.grading.questions import Case
-from minigrpo.grading.symptoms import symptom
+from minigrpo.grading.symptoms import clearest
 from minigrpo.grading.worker import LARGEST, Outcome
-from tests.tools.claims import is_true
+from tests.tools.claims import ADVICE, holds_everywhere, is_true
 
 pytestmark = pytest.mark.quick
 
@@ -25,12 +28,22 @@ def drawn(shape, seed):
     return numbers + 0.01 * numbers.sign()  # none so small that 0 would do for it
 
 
+def seen_in(*pairs, names=()):
+    """What is said of the first of some failing cases, (wanted, got), which must be true of it, and its advice of all."""
+    wants, outcomes = zip(*pairs, strict=True)
+    numbers = list(range(len(pairs)))
+    found = clearest([Case("", {}, gradient=names) for _ in pairs], wants, outcomes, numbers, [0])
+    if found is None:
+        return None
+    together = [(want, as_wanted(want, got)) for want, got in pairs]
+    assert is_true(found[1], *together[0]), (found, pairs)
+    assert holds_everywhere(found[1], together), (found, pairs)
+    return found[1]
+
+
 def said(want, have):
-    """The sentence about one result, which must be true."""
-    wanted, got = Outcome([want]), Outcome([have])
-    seen = symptom(wanted, got)
-    assert seen is None or is_true(seen[1], wanted, as_wanted(wanted, got)), (seen, want, have)
-    return seen and seen[1]
+    """The sentence about one result, where two cases show the same."""
+    return seen_in(*[(Outcome([want]), Outcome([have]))] * 2)
 
 
 def replaced(want, row, value):
@@ -94,10 +107,14 @@ def test_what_is_wanted_tells_too():
 
 def test_a_lone_number_is_no_multiple_unless_of_a_simple_one():
     want = torch.tensor([[0.5, 0.3], [0.2, 0.4]], dtype=torch.float64)
-    assert "is 3 times" in said(want, replaced(want, (0, 0), 1.5))
-    assert said(want, replaced(want, (0, 0), 0.7)).startswith(
-        "wrong are 1 of 4 numbers, only at row 0, only at column 0 (too large)"
-    )
+    for came in (1.5, 0.7):
+        assert said(want, replaced(want, (0, 0), came)).startswith(
+            "wrong are 1 of 4 numbers, only at row 0, only at column 0 (too large)"
+        )
+    thrice = [(Outcome([number]), Outcome([3 * number])) for number in want.flatten()]
+    assert seen_in(*thrice) == "the number is 3 times the wanted one: look for a factor too many or too few."
+    thrice[1] = (Outcome([want[0, 1]]), Outcome([2.7 * want[0, 1]]))
+    assert seen_in(*thrice).startswith("the number is too large, by 1:")
     assert said(want[0, 0], want[0, 0] + 0.2).startswith("the number is too large, by 0.2:")
 
 
@@ -105,6 +122,37 @@ def test_random_small_numbers_beside_a_large_one_are_not_alike():
     want, have = 1e-2 * drawn((2, 3, 5), 0)
     want[0, 0], have[0, 0] = 100.0, 200.0
     assert said(want, have).startswith("wrong are all 15 numbers")
+
+
+@pytest.mark.parametrize("words", [w for w in PLANTED if PLANTED[w](drawn((3, 4), 0)).shape == (3, 4)])
+def test_what_a_case_shows_is_no_cause_unless_all_failing_cases_show_it(words):
+    """Beside a case that looks otherwise, and where a single case fails, it is told what is seen, and nothing to look for."""
+    want, other = drawn((2, 4, 4), 0)
+    one, others = (Outcome([want]), Outcome([PLANTED[words](want)])), (Outcome([other]), Outcome([drawn((4, 4), 5)]))
+    assert not re.search(ADVICE, seen_in(one, others))
+    assert not re.search(ADVICE, seen_in(one))
+    fact = words.partition(":")[0]
+    assert fact in seen_in(one)
+    assert fact in seen_in(one, others)
+
+
+def test_the_gradient_of_a_softmax_over_two_is_no_multiple():
+    """g and -g, whatever the loss: a factor there says nothing, and least of all where the value is wrong, too."""
+    case = Case("", {"x": drawn((4, 1, 2), 0)}, gradient=("x",))
+    right, wrong = (lambda x: x.log_softmax(-1)[..., 0] ** 2), (lambda x: x.log_softmax(-1)[..., 0].exp().sin())
+    one = replace(case, args={"x": case.args["x"][:1]})
+    pairs = [(run(right, c), run(wrong, c)) for c in (one, case, replace(case, args={"x": 2 * case.args["x"]}))]
+    assert "times" not in seen_in(*pairs, names=("x",))
+    assert "times" not in seen_in(pairs[0], names=("x",))
+    detached = [
+        (run(right, c), run(lambda x: right(x).detach() + 0.4 * (right(x) - right(x).detach()), c)) for c in (one, case)
+    ]
+    assert "times" not in seen_in(detached[0], names=("x",))
+
+
+def test_a_factor_that_is_another_in_each_case_is_said_so():
+    pairs = [(Outcome([want]), Outcome([factor * want])) for want, factor in zip(drawn((2, 4, 4), 0), (0.7, 1.3), strict=True)]
+    assert "is 0.7 times the wanted one (in other cases it is another factor): look for" in seen_in(*pairs)
 
 
 def test_places_along_three_axes_are_told_by_axis():
@@ -127,22 +175,21 @@ def test_booleans_are_told_in_their_own_words():
 def test_a_right_value_with_a_wrong_gradient_is_told_apart(part, words):
     case = Case("", {"x": drawn((3, 5), 0)}, gradient=("x",))
     wanted, got = run(lambda x: x**2, case), run(lambda x: (1 - part) * (x**2).detach() + part * x**2, case)
-    sentence = symptom(wanted, got, case.gradient)[1]
+    sentence = seen_in(*[(wanted, got)] * 2, names=("x",))
     assert sentence.startswith(f"the value is right, but in its gradient, every number {words}")
-    assert is_true(sentence, wanted, got)
 
 
 def test_a_right_gradient_with_a_wrong_value_is_said_where_nothing_clearer_is():
     case = Case("", {"x": drawn((3, 5), 0)}, gradient=("x",))
     wanted, got = run(lambda x: x**2, case), run(lambda x: x**2 + drawn((3, 5), 1), case)
-    assert "the gradient is right" in symptom(wanted, got, case.gradient)[1]
-    assert is_true(symptom(wanted, got, case.gradient)[1], wanted, got)
+    assert "the gradient is right" in seen_in(*[(wanted, got)] * 2, names=("x",))
 
 
 def test_of_several_results_the_right_ones_are_named():
     a, b, c = drawn((3, 2, 2), 0)
-    seen = symptom(Outcome([a, b, c]), Outcome([a, -b, c]))[1]
-    assert seen.startswith("in result 2 (1 and 3 are right), every number is minus")
+    assert seen_in(*[(Outcome([a, b, c]), Outcome([a, -b, c]))] * 2).startswith(
+        "in result 2 (1 and 3 are right), every number is minus"
+    )
 
 
 numbers = st.floats(width=32) | st.sampled_from([0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 1e300, 1e-300])
@@ -172,19 +219,19 @@ def test_what_rounding_beside_a_large_number_hides_is_not_counted_as_wrong():
 def test_the_largest_result_and_none_are_no_trouble():
     large = drawn((2, LARGEST // 2), 0)
     assert said(large, large.flip(1)) == "the wanted numbers stand in reverse order along axis 1."
-    assert symptom(Outcome([large]), Outcome(None, error="RuntimeError")) is None
-    assert symptom(Outcome([large]), Outcome([large, large])) is None
-    assert symptom(Outcome([large]), Outcome([large])) is None
+    assert seen_in((Outcome([large]), Outcome(None, error="RuntimeError"))) is None
+    assert seen_in((Outcome([large]), Outcome([large, large]))) is None
+    assert said(large, large) is None
 
 
 def test_where_rounding_and_what_is_wrong_are_alike_nothing_is_counted():
     """3 is hardly off, and may be right or wrong: "2 of 4", and "only at place 0 and 2", would be as true as false."""
     want = torch.tensor([1.0, 2.0, 3.0, 4.0])
     got = want + torch.tensor([-4e-4, 0.0, 4e-5, 0.0])
-    seen = symptom(Outcome([want]), Outcome([got]))[1]
-    assert seen.startswith("nothing is off by more than 0.0004, some of it hardly")
-    assert is_true(seen, Outcome([want]), Outcome([got]))
-    assert "only at place 0" in symptom(Outcome([want]), Outcome([want + torch.tensor([-4e-4, 0.0, 0.0, 0.0])]))[1]
+    assert said(want, got).startswith("nothing is off by more than 0.0004, some of it hardly")
+    assert "with all small constants" in said(want, got)
+    assert "small constants" not in said(want, got + torch.tensor([0.0, 0.7, 0.0, 0.0]))
+    assert "only at place 0" in said(want, want + torch.tensor([-4e-4, 0.0, 0.0, 0.0]))
 
 
 @pytest.mark.slow

@@ -64,9 +64,47 @@ CLAIMS = (
 )
 
 
+# What a sentence that says what to look for claims of every failing case, be the number another one: patterns as above.
+ADVICE = (
+    r"look for a (factor|term|wrong sign)|look at (what is|where|the order|small)|: is (there|a ratio|something)|carries no"
+)
+LAWS = (
+    (r"is minus the wanted", lambda want, have, w, h: _near(h, -w)),
+    (r"stands where 0 is wanted", lambda want, have, w, h: (w == 0).all()),
+    (r"times the wanted", lambda want, have, w, h: _near(h * (w @ w), w * (h @ w))),
+    (r"(above|below) the wanted", lambda want, have, w, h: _near(h - w, (h - w)[0])),
+    (
+        r"times a number of its own",
+        lambda want, have, w, h: all(_near((a @ a) * b, (a @ b) * a) for a, b in zip(want, have, strict=True)),
+    ),
+    (r"in each row all numbers are off", lambda want, have, w, h: _near(np.diff(have - want), 0)),
+    (r"is exp of", lambda want, have, w, h: _near(h, np.exp(w))),
+    (r"is the logarithm of", lambda want, have, w, h: _near(h, np.log(w))),
+    (r"is 1 over", lambda want, have, w, h: _near(h, 1 / w)),
+    (r"is the square of", lambda want, have, w, h: _near(h, w * w)),
+    (r"is the root of", lambda want, have, w, h: _near(h, np.sqrt(w))),
+    (r"all there, but at other places", lambda want, have, w, h: _near(np.sort(want.ravel()), np.sort(have.ravel()))),
+    (r"every number is \S+, and different", lambda want, have, w, h: _near(have, have.flat[0])),
+)
+
+
+def holds_everywhere(sentence: str, cases: list[tuple[Outcome, Outcome]]) -> bool:
+    """Whether every failing case, (wanted, got), bears what a sentence with advice says of one; without advice, any."""
+    laws = [law for pattern, law in LAWS if re.search(pattern, sentence)] if re.search(ADVICE, sentence) else []
+    kind = "gradients" if "gradient" in sentence else "values"
+    for law in laws:
+        for wanted, got in cases:
+            if got.values is None or len(got.values) != len(wanted.values):
+                return False
+            pairs = [p for p in zip(*_arrays(wanted, got, kind), strict=True) if p[0].shape == p[1].shape and _wrong(*p)]
+            if not any(law(a, b, a[_off(a, b)], b[_off(a, b)]) for a, b in pairs):
+                return False
+    return True
+
+
 def is_true(sentence: str, wanted: Outcome, got: Outcome) -> bool:
     """Whether a symptom's sentence holds of a result, or of a gradient if it speaks of one."""
-    if sentence.startswith("the gradient is right"):
+    if "he gradient is right, the value is not" in sentence:
         return not any(map(_wrong, *_arrays(wanted, got, "gradients"))) and any(map(_wrong, *_arrays(wanted, got, "values")))
     kind = "gradients" if "gradient" in sentence else "values"
     right_is_true = "value is right" not in sentence or not any(map(_wrong, *_arrays(wanted, got, "values")))
@@ -105,6 +143,8 @@ def _holds(sentence: str, want: np.ndarray, have: np.ndarray) -> bool:
         if axis:
             return [have.shape[int(axis[1])], want.shape[int(axis[1])]] == [int(axis[2]), int(axis[3])]
         return (want.ndim > have.ndim) == ("axis is missing" in sentence)
+    if (axis := re.search(r"along axis (\d)", sentence)) and int(axis[1]) >= want.ndim:
+        return False  # said of another result
     wrong = _off(want, have)
     found = [(holds, said) for pattern, holds in CLAIMS if (said := re.search(pattern, sentence))]
     true = [bool(holds(want, have, want[wrong], have[wrong], said.groups())) for holds, said in found]

@@ -5,12 +5,13 @@ python -m tests.tools.known_mistakes [NAME ...] [--seed 0] [--most 40] [--show]
 Three kinds are judged: the mistakes that are written by hand, alone; two of them at once; and unseen variants, the long-way
 answers of solutions/src with one piece of their source changed, which no question knows of. The rule by which a row counts:
 
-* named: a mistake is stated for all cases, and gives the same numbers on the inputs of another seed, too;
+* named: a mistake is stated for all cases, and gives the same numbers on the inputs of four other seeds, too;
 * useful: an error with its line, a wrong shape or kind, a mistake for some of the failing cases, or a sentence about the
   numbers that is true and says more than how many are wrong, or what all failing cases, and they alone, have in common;
 * by hand: the sentence only counts what is wrong, but a call of a few numbers is shown with its result and the wanted one;
 * vague: it only counts what is wrong, or says where, or there is none, and no such call is shown;
-* MISLEADING: what is said is not so, or the mistake that is named does not give these numbers on another seed;
+* MISLEADING: what is said is not so, or its advice ("look for a factor") is not borne by every failing case, or the mistake
+  that is named does not give these numbers on four other seeds;
 * ACCEPTED: all points, and wrong on another seed. What is right on all seeds is no wrong answer ("equal").
 
 Exits with 1 if anything is accepted or misleading, or more than a tenth is vague.
@@ -30,12 +31,12 @@ from unittest.mock import patch
 import jupytext
 import torch
 
-from minigrpo.grading import causes, compare, symptoms, worker
+from minigrpo.grading import causes, compare, worker
 from minigrpo.grading.check import Result, every_question, judge
 from minigrpo.grading.mutations import derived, variants_of_tree
 from minigrpo.grading.questions import Case, Mistake, Question
 from minigrpo.grading.worker import Outcome
-from tests.tools.claims import is_true
+from tests.tools.claims import holds_everywhere, is_true
 
 SOLUTIONS = Path(__file__).parents[2] / "solutions" / "src"
 OTHER_SEEDS = 4
@@ -102,7 +103,6 @@ def remembered() -> Iterator[None]:
         patch.object(causes, "run", run),
         patch.object(causes, "wanted", wanted),
         patch.object(causes, "tells", once(causes.tells)),
-        patch.object(symptoms, "wanted", wanted),
         patch.object(compare, "wanted", wanted),
     ):
         yield
@@ -155,19 +155,22 @@ def _kind(result: Result, cases: list[Case], outcomes: list[Outcome], make: Call
     if result.cause is None:
         clear = question.accepts or got.values is None or " has the " in result.difference
         return "useful" if clear else "by hand" if result.small else "vague"
-    return _of_cause(result, case, got, make, others)
+    return _of_cause(result, cases, outcomes, make, others)
 
 
-def _of_cause(result: Result, case: Case, got: Outcome, make: Callable, others: list[list[Case]]) -> str:
+def _of_cause(result: Result, cases: list[Case], outcomes: list[Outcome], make: Callable, others: list[list[Case]]) -> str:
     question, cause = result.question, result.cause
+    pairs = [(want := compare.wanted(question, c), compare.as_wanted(want, o)) for c, o in zip(cases, outcomes, strict=True)]
+    shown = [case.about for case in cases].index(result.about)
     named = [m for m in (*question.mistakes, *derived(question)) if m.says in cause]
     if not named or not (result.named or "like this: " in cause):
-        if not is_true(cause, compare.wanted(question, case), compare.as_wanted(compare.wanted(question, case), got)):
+        failing = [p for c, o, p in zip(cases, outcomes, pairs, strict=True) if compare.failure(question, c, o)]
+        if not is_true(cause, *pairs[shown]) or not holds_everywhere(cause, failing):
             return "MISLEADING"
         counts = any(words in cause for words in VAGUE) and "only where" not in cause
         return "useful" if not counts else "by hand" if result.small else "vague"
     if result.named:
-        return "named" if any(_always(m, make, others[0]) for m in named) else "MISLEADING"
+        return "named" if any(all(_always(m, make, drawn) for drawn in others) for m in named) else "MISLEADING"
     return "useful" if any(_ever(question, m, make, others) for m in named) else "MISLEADING"
 
 
