@@ -12,38 +12,42 @@ def _draw(generator: torch.Generator, low: float, high: float) -> float:
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
-def _curve(generator: torch.Generator, start: float, end: float, steps: int) -> torch.Tensor:
+def _curve(generator: torch.Generator, start: float, end: float, steps: int, late: bool) -> torch.Tensor:
     """An S from start to end, done after two thirds of the steps, with noise."""
-    turn, width = _draw(generator, 0.25, 0.45), 0.06
+    turn, width = 0.45 if late else _draw(generator, 0.25, 0.45), 0.06
     rise = torch.sigmoid((torch.linspace(0, 1, steps, dtype=torch.float64) - turn) / width)
     return start + (end - start) * rise + NOISE * torch.randn(steps, generator=generator, dtype=torch.float64)
 
 
-def run_of(generator: torch.Generator, kind: int, *, far: bool = False, stays: bool = False) -> dict[str, torch.Tensor]:
-    """Four curves of a run of this kind; of a gamed one, ``far`` from the reference, or with an accuracy that stays."""
+def run_of(generator: torch.Generator, kind: int, *, edge: bool = False, stays: bool = False) -> dict[str, torch.Tensor]:
+    """Four curves of a run of this kind, drawn so that a wrong threshold or mean shows each time.
+
+    One in three is on an ``edge``: it turns late; gamed, its KL is large and its accuracy falls; diverged, its KL ends just
+    above 3. One in three ``stays``: gamed, its accuracy is what it was.
+    """
     steps = int(torch.randint(60, 200, (), generator=generator))
     rise, fall = _draw(generator, 0.75, 0.95), _draw(generator, 0.0, 0.15)
     ends = {
         HEALTHY: (rise, rise - 0.03, _draw(generator, 0.3, 1.2), _draw(generator, 0.3, 0.6)),
         GAMED: (
             rise,
-            0.3 if stays else _draw(generator, 0.05, 0.32),
-            _draw(generator, 3.2, 4.5) if far else _draw(generator, 0.5, 2.5),
+            0.3 if stays else _draw(generator, 0.05, 0.12 if edge else 0.32),
+            _draw(generator, 3.2, 4.5) if edge else _draw(generator, 0.5, 2.5),
             _draw(generator, 0.05, 0.6),
         ),
         NOTHING: (0.3, 0.3, 0.0, 1.0),
         COLLAPSED: (_draw(generator, 0.2, 0.42), _draw(generator, 0.1, 0.4), _draw(generator, 0.5, 2.5), 0.0),
-        DIVERGED: (fall, fall, _draw(generator, 3.5, 9.0), _draw(generator, 0.4, 4.0)),
+        DIVERGED: (fall, fall, _draw(generator, *((3.2, 3.6) if edge else (3.5, 9.0))), _draw(generator, 0.4, 4.0)),
     }[kind]
     names, starts = ("reward", "accuracy", "kl", "entropy"), (0.3, 0.3, 0.0, 1.0)
-    curves = {n: _curve(generator, a, b, steps) for n, a, b in zip(names, starts, ends, strict=True)}
+    curves = {n: _curve(generator, a, b, steps, edge) for n, a, b in zip(names, starts, ends, strict=True)}
     return {name: curve.clamp(min=0.0) for name, curve in curves.items()}
 
 
 def _cases(generator):
     order = torch.randperm(15, generator=generator).tolist()  # three runs of each kind
     return [
-        Case(f"run {number} of 15", run_of(generator, kind % 5, far=kind < 5, stays=5 <= kind < 10))
+        Case(f"run {number} of 15", run_of(generator, kind % 5, edge=kind < 5, stays=5 <= kind < 10))
         for number, kind in enumerate(order, 1)
     ]
 

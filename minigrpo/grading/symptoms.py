@@ -4,6 +4,10 @@ One case proves little: any number is a multiple of any other, and the gradient 
 done. So what usually makes numbers look so is said only where all failing cases look so; else what is seen, and no more.
 """
 
+from collections import Counter
+
+import torch
+
 from minigrpo.grading.compare import as_wanted, gradient_pairs
 from minigrpo.grading.looks import Sight, listed, look
 from minigrpo.grading.questions import Case
@@ -17,12 +21,30 @@ def clearest(
     cases: list[Case], wants: list[Outcome], outcomes: list[Outcome], failing: list[int], shown: list[int]
 ) -> tuple[int, str] | None:
     """Which of the cases ``shown``, some of the failing ones, shows most, and what; None where no numbers came."""
+    if confused := _confused([(wants[n], outcomes[n]) for n in failing]):
+        return shown[0], confused
     seen = {n: sights(wants[n], outcomes[n], cases[n].gradient) for n in failing}
     stated = [(*one, n) for n in shown for key, sight in seen[n].items() if (one := _stated(key, sight, seen))]
     if not stated:
         return None
     _, sentence, number = min(stated, key=lambda one: one[0])
     return number, sentence
+
+
+def _confused(pairs: list[tuple[Outcome, Outcome]]) -> str | None:
+    """Where each result is one of a few numbers that stand for something: how often which came for which."""
+    if not all(_is_kind(outcome) for pair in pairs for outcome in pair):
+        return None
+    counts = Counter((got.values[0].item(), want.values[0].item()) for want, got in pairs)
+    most = counts.most_common(4)
+    told = [f"in {n} case{'s' * (n > 1)} {got} came where {want} is wanted" for (got, want), n in most]
+    return f"{', '.join(told)}{', and others' * (len(counts) > 4)}."
+
+
+def _is_kind(outcome: Outcome) -> bool:
+    """Whether a result is one integer, as of a class."""
+    values = outcome.values or []
+    return len(values) == 1 and values[0].numel() == 1 and values[0].dtype == torch.int64
 
 
 def sights(want: Outcome, got: Outcome, names: tuple[str, ...] = ()) -> Sights:

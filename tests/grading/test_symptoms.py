@@ -270,3 +270,9 @@ def test_an_error_in_the_first_case_is_not_hidden_behind_the_numbers_of_another(
     result = grade(question, wrong, 0)
     assert "AttributeError" in result.difference
     assert result.cause is None
+
+
+def test_of_kinds_it_is_told_which_came_for_which():
+    """A kind is no amount: "too small, by 1" would say nothing."""
+    pairs = [(Outcome([torch.tensor(want)]), Outcome([torch.tensor(got)])) for want, got in ((1, 0), (3, 2), (1, 0))]
+    assert seen_in(*pairs) == "in 2 cases 0 came where 1 is wanted, in 1 case 2 came where 3 is wanted."

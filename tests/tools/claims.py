@@ -106,6 +106,8 @@ def is_true(sentence: str, wanted: Outcome, got: Outcome) -> bool:
     """Whether a symptom's sentence holds of a result, or of a gradient if it speaks of one."""
     if "he gradient is right, the value is not" in sentence:
         return not any(map(_wrong, *_arrays(wanted, got, "gradients"))) and any(map(_wrong, *_arrays(wanted, got, "values")))
+    if confused := re.findall(r"(\S+) came where (\S+) is wanted", sentence):
+        return (str(got.values[0].item()), str(wanted.values[0].item())) in confused
     kind = "gradients" if "gradient" in sentence else "values"
     right_is_true = "value is right" not in sentence or not any(map(_wrong, *_arrays(wanted, got, "values")))
     return right_is_true and any(_holds(sentence, *pair) for pair in zip(*_arrays(wanted, got, kind), strict=True))
@@ -146,7 +148,7 @@ def _holds(sentence: str, want: np.ndarray, have: np.ndarray) -> bool:
     if (axis := re.search(r"along axis (\d)", sentence)) and int(axis[1]) >= want.ndim:
         return False  # said of another result
     wrong = _off(want, have)
-    found = [(holds, said) for pattern, holds in CLAIMS if (said := re.search(pattern, sentence))]
+    found = [(holds, said) for pattern, holds in CLAIMS if (said := re.search(pattern, sentence, re.IGNORECASE))]
     true = [bool(holds(want, have, want[wrong], have[wrong], said.groups())) for holds, said in found]
     return bool(wrong.any() and found and all(true)) and _places_hold(sentence, want, have, wrong)
 
