@@ -157,8 +157,21 @@ def _mask_cases(generator):
         case("padding with EOS; one completion is nothing but an EOS", (2, 0, 4), eos),
         case("padding with EOS; a completion that was cut off", (1, 5, 3), eos),
         case("padding with a token of its own, which one completion wrote itself", (1, 4, 3), other),
-        Case("the example by hand", {"completion_ids": torch.tensor([[3, 6, 0, 0]]), "eos_token_id": 6, "pad_token_id": 0}),
+        case("padding with a token of its own; a completion that was cut off", (5, 2, 3), other),
+        Case(
+            "the example by hand",
+            {"completion_ids": torch.tensor([[3, 6, 0, 0], [3, 1, 2, 4]]), "eos_token_id": 6, "pad_token_id": 0},
+        ),
     ]
+
+
+def _finished(mask):
+    """A wrong mask that leaves out what was cut off, as is wanted."""
+
+    def answer(completion_ids, eos_token_id, pad_token_id):
+        return mask(completion_ids, eos_token_id, pad_token_id) & (completion_ids == eos_token_id).any(1, keepdim=True)
+
+    return answer
 
 
 def _one_more(completion_ids, eos_token_id, pad_token_id):
@@ -369,11 +382,11 @@ QUESTIONS = (
         points=1,
         read='notebook 05, "EOS is not trained"; notebook 01, "The mask: what counts"',
         cases=_mask_cases,
-        reference=shipped.EOS.right,
+        reference=_finished(shipped.EOS.right),
         hints=(
-            "No token's value says whether it is padding. Its place does: padding is what stands behind the end.",
-            "A token counts if no EOS stands *before* it. Then the first EOS itself counts, and nothing behind it.",
-            "is_eos = completion_ids == eos_token_id, then is_eos.cumsum(1) - is_eos.long() == 0, whatever pad_token_id is.",
+            "No token's value says whether it is padding. Its place does. And what tells you that a completion was cut off?",
+            "The mask of ex01.3 counts all of a completion that was cut off. Leave out the rows that hold no EOS at all.",
+            "finished = (completion_ids == eos_token_id).any(1, keepdim=True), and with it the mask of ex01.3, by &.",
         ),
         mistakes=(
             Mistake(
@@ -386,25 +399,36 @@ QUESTIONS = (
                 "every EOS counts",
                 "now every EOS counts, and where EOS is the padding, all padding with it. Only the first one of a completion "
                 "was written by the policy.",
-                lambda ids, eos_token_id, pad_token_id: (ids != pad_token_id) | (ids == eos_token_id),
+                _finished(lambda ids, eos_token_id, pad_token_id: (ids != pad_token_id) | (ids == eos_token_id)),
             ),
             Mistake(
                 "one token more",
                 "the mask was made one token longer. That is right only where EOS is the padding: elsewhere the EOS "
                 "counted already, and a completion that is nothing but an EOS is still lost. Look for the first EOS.",
-                _one_more,
+                _finished(_one_more),
             ),
             Mistake(
                 "the first EOS put back",
                 "the first EOS counts now, but padding is still told by its value: where the policy itself wrote the padding's "
                 "token, it is left out. Go by the place: all that stands before the end counts.",
-                _first_eos_put_back,
+                _finished(_first_eos_put_back),
             ),
             Mistake(
                 "up to EOS, without it",
                 "what stands before the first EOS counts, the EOS itself does not, and that was the bug: ending is a decision "
                 "of the policy. Up to *and including* the first EOS.",
-                lambda ids, eos_token_id, pad_token_id: (ids == eos_token_id).cumsum(1) == 0,
+                _finished(lambda ids, eos_token_id, pad_token_id: (ids == eos_token_id).cumsum(1) == 0),
+            ),
+            Mistake(
+                "what was cut off counts",
+                "the first EOS counts, and a completion without any, which was cut off, counts too. Here it is left out: its "
+                "reward is one for a text that was never finished.",
+                shipped.EOS.right,
+            ),
+            Mistake(
+                "only whether it ended",
+                "all of a completion that ended counts, its padding too. The mask ends with the first EOS.",
+                _finished(lambda ids, eos_token_id, pad_token_id: torch.ones_like(ids, dtype=torch.bool)),
             ),
         ),
     ),

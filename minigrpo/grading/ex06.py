@@ -56,6 +56,14 @@ def _log_of_softmax(logits, ref_logits, temperature):
     return (p * (p.log() - q.log())).sum(-1)
 
 
+def _log_of_sum(small):
+    def answer(logits, ref_logits, temperature):
+        p, q = (logits / temperature).softmax(-1), (ref_logits / temperature).softmax(-1)
+        return (p * ((p + small).log() - (q + small).log())).sum(-1)
+
+    return answer
+
+
 def _log_of_quotient(logits, ref_logits, temperature):
     p, q = (logits / temperature).softmax(-1), (ref_logits / temperature).softmax(-1)
     return (p * (p / q).log()).sum(-1)
@@ -345,6 +353,16 @@ QUESTIONS = (
                 "right until a probability underflows to 0: its logarithm is -inf, and 0 times -inf is NaN. Use log_softmax, "
                 "and exp of that for the weights.",
                 _log_of_softmax,
+            ),
+            *(
+                Mistake(
+                    f"logarithm of p + {small:g}",
+                    "right until a probability underflows to 0: what is added to it, or the least that it is held to, then "
+                    "stands for it, and a log-prob of -1000 becomes the logarithm of that constant. Use log_softmax, and exp "
+                    "of that for the weights.",
+                    _log_of_sum(small),
+                )
+                for small in (1e-12, 1e-10, 1e-8)
             ),
             Mistake(
                 "logarithm of a quotient",

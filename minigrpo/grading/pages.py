@@ -188,11 +188,19 @@ def _square(item: Graded | None) -> dict:
     return {"state": state(item), "sign": signs.get(state(item), ""), "points": item.points, "of": item.question.points}
 
 
+def _why(result) -> tuple[str, str]:
+    """(sentence, its label); an error is told as it is, but for its line, so that one of many people is counted once."""
+    if result.cause:
+        return result.cause, result.label
+    error = re.match(r"it raised (\w+: .*?)(?: \(in line \d|$)", result.difference, re.DOTALL)
+    return (error[1], "it raised") if error else ("", "")
+
+
 def _to_discuss(question: Question, items: list[Graded]) -> dict:
     """How a question went, and the causes that were found for it, the commonest first."""
     wrong = [item.result for item in items if item.result is not None and item.result.about is not None]
-    causes = Counter((result.cause or "", result.label) for result in wrong)
-    unnamed = causes.pop(("", "a closer look"), 0) + causes.pop(("", "the likely cause"), 0)
+    causes = Counter(_why(result) for result in wrong)
+    unnamed = causes.pop(("", ""), 0)
     return {
         "id": question.id,
         "name": question.name,

@@ -94,8 +94,8 @@ check(training_step)
 # ## ex04.3 · Two updates on one rollout (4 points, 15 minutes, difficulty 4)
 #
 # Sampling is slow, so one would like to learn from a rollout twice. At the second update the policy is no longer the one that
-# sampled. So the loss is now minus the clipped objective, min(r A, clip(r, 1 - epsilon, 1 + epsilon) A), with the ratio r to
-# **the log-probs of the start**, averaged as before. Do two updates of plain gradient descent. At the first the ratio is 1.
+# sampled. So the loss is now minus the clipped objective, that of ex03.3 without a KL, with the ratio to **the log-probs of the
+# start**, averaged as before. Do two updates of plain gradient descent. At the first the ratio is 1.
 #
 # `two_steps(weights, features, token_ids, completion_mask, advantages, learning_rate, epsilon)`: as before, and a number
 # -> (D, V) the weights after both updates. The argument `weights` stays as it is.

@@ -281,14 +281,15 @@ def shows_mask():
 check(shows_mask)
 
 # %% [markdown]
-# ## ex05.9 · The mask, repaired (1 point, 4 minutes, difficulty 2)
+# ## ex05.9 · The mask, repaired, without what was cut off (1 point, 4 minutes, difficulty 2)
 #
-# Ending was a decision of the policy, and what is never trained is never learnt. A policy may write *any* token, that of the
-# padding too: its value says nothing.
+# Repair it, and where you are at it: a completion that reached the limit of its length was cut off, and holds no EOS. Its reward
+# is one for a text that was never finished, so **none of its tokens count**. Of the others those of ex01.3 do. A policy may write
+# *any* token, that of the padding too.
 #
 # `fixed_mask(completion_ids, eos_token_id, pad_token_id)`: (B, C) integers, two integers -> (B, C) bool
 #
-# By hand, with EOS 6 and pad 0: the mask of 3, 6, 0, 0 is True, True, False, False.
+# By hand, with EOS 6 and pad 0: the mask of 3, 6, 0, 0 is True, True, False, False, and that of 3, 1, 2, 4 False throughout.
 #
 # Read: [notebook 05](../notebooks/05_failures.ipynb), "EOS is not trained"; [notebook 01](../notebooks/01_logprobs.ipynb), "The
 # mask: what counts".
@@ -300,9 +301,9 @@ def fixed_mask(completion_ids, eos_token_id, pad_token_id):
     mask = torch.zeros(completion_ids.shape, dtype=torch.bool)
     for row in range(completion_ids.shape[0]):
         for position in range(completion_ids.shape[1]):
-            mask[row, position] = True
             if completion_ids[row, position] == eos_token_id:
-                break  # the first EOS counts, and nothing behind it
+                mask[row, : position + 1] = True  # up to the first EOS; without one, nothing
+                break
     return mask
     ### END SOLUTION
 

@@ -12,10 +12,11 @@ import pytest
 
 from minigrpo.grading import reports
 from minigrpo.grading.cells import Cell
-from minigrpo.grading.check import grade, questions
-from minigrpo.grading.pages import code_of, pages
+from minigrpo.grading.check import grade, judge, questions
+from minigrpo.grading.pages import _why, code_of, pages
 from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED
 from minigrpo.grading.submission import Graded, Report
+from minigrpo.grading.worker import Outcome
 from minigrpo.run import cli
 
 TROUBLES = [BROKEN, ENDLESS, ENDLESS, UNANSWERED, BROKEN]
@@ -213,3 +214,17 @@ def test_the_pages_in_a_browser(browser, written, tmp_path):
         assert page.locator("h1").inner_text() == "ann"
         assert all(url.startswith("file:") for url in asked)
         page.close()
+
+
+def test_an_error_names_itself_whatever_line_it_is_in():
+    """It stands under a question as a mistake does, and is no wrong answer "with no cause that is known"."""
+    question = next(question for question in questions("ex06") if question.name == "kl_exact")
+    first, second = (
+        judge(
+            question,
+            question.draw(0),
+            [Outcome(None, error=f"NameError: name 'x' is not defined (in line {n} of the cell)")] * 5,
+        )
+        for n in (3, 17)
+    )
+    assert _why(first) == _why(second) == ("NameError: name 'x' is not defined", "it raised")

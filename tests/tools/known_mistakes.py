@@ -5,8 +5,9 @@ python -m tests.tools.known_mistakes [NAME ...] [--seed 0] [--most 40] [--show]
 Three kinds are judged: the mistakes that are written by hand, alone; two of them at once; and unseen variants, the long-way
 answers of solutions/src with one piece of their source changed, which no question knows of. The rule by which a row counts:
 
-* named: a mistake is stated for all cases, and gives the same numbers on the inputs of four other seeds, too;
-* useful: an error with its line, a wrong shape or kind, a mistake for some of the failing cases, or a sentence about the
+* named: a mistake is stated for all cases, and gives the same numbers on the inputs of four other seeds, too; or the function
+  raises on every case, and its error is shown with the learner's line: nothing could name it more surely;
+* useful: an error on some of the cases, a wrong shape or kind, a mistake for some of the failing cases, or a sentence about the
   numbers that is true and says more than how many are wrong, or what all failing cases, and they alone, have in common;
 * by hand: the sentence only counts what is wrong, but a call of a few numbers is shown with its result and the wanted one;
 * vague: it only counts what is wrong, or says where, or there is none, and no such call is shown;
@@ -153,6 +154,8 @@ def _kind(result: Result, cases: list[Case], outcomes: list[Outcome], make: Call
     if compare.failure(question, case, got) is None:
         return "MISLEADING"  # nothing is wrong in the case that is shown
     if result.cause is None:
+        if all("(in line" in (outcome.error or "") for outcome in outcomes):
+            return "named"
         clear = question.accepts or got.values is None or " has the " in result.difference
         return "useful" if clear else "by hand" if result.small else "vague"
     return _of_cause(result, cases, outcomes, make, others)
