@@ -151,6 +151,7 @@ def _mask_cases(generator):
         for row, end in enumerate(ends):
             ids[row, end:] = pad
             ids[row, end : end + 1] = eos
+            ids[row, -1] = pad if end == COLUMNS and pad != eos else ids[row, -1]  # cut off, and it looks like one that ended
         return Case(about, {"completion_ids": ids, "eos_token_id": eos, "pad_token_id": pad})
 
     return [

@@ -362,7 +362,7 @@ QUESTIONS = (
                     "of that for the weights.",
                     _log_of_sum(small),
                 )
-                for small in (1e-12, 1e-10, 1e-8)
+                for small in (1e-12, 1e-10, 1e-9, 1e-8)
             ),
             Mistake(
                 "logarithm of a quotient",
