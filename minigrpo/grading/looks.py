@@ -239,7 +239,7 @@ def _hardly(want, have, wrong):
     if torch.isfinite(want - have).all() and bool((wrong_places(want, have, slack=0.4) != wrong).any()):
         off = (want - have).abs().max().item()
         small = ", with all small constants" if off < 1e-2 * want.abs().max() else ", step by step"
-        return f"nothing is off by more than {off:.3g}, some of it hardly: work it out by hand{small}."
+        return f"the largest error is {off:.3g}, and some are near rounding: work it out by hand{small}."
     return None
 
 

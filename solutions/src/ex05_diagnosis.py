@@ -283,9 +283,9 @@ check(shows_mask)
 # %% [markdown]
 # ## ex05.9 · The mask, repaired, without what was cut off (1 point, 4 minutes, difficulty 2)
 #
-# Repair it, and where you are at it: a completion that reached the limit of its length was cut off, and holds no EOS. Its reward
-# is one for a text that was never finished, so **none of its tokens count**. Of the others those of ex01.3 do. A policy may write
-# *any* token, that of the padding too.
+# Repair it, and leave out what was cut off: a completion that reached the limit of its length holds no EOS. Its reward is one for
+# a text that was never finished, so **none of its tokens count**. Of the others those of ex01.3 do. A policy may write *any*
+# token, that of the padding too.
 #
 # `fixed_mask(completion_ids, eos_token_id, pad_token_id)`: (B, C) integers, two integers -> (B, C) bool
 #

@@ -228,7 +228,7 @@ def test_where_rounding_and_what_is_wrong_are_alike_nothing_is_counted():
     """3 is hardly off, and may be right or wrong: "2 of 4", and "only at place 0 and 2", would be as true as false."""
     want = torch.tensor([1.0, 2.0, 3.0, 4.0])
     got = want + torch.tensor([-4e-4, 0.0, 4e-5, 0.0])
-    assert said(want, got).startswith("nothing is off by more than 0.0004, some of it hardly")
+    assert said(want, got).startswith("the largest error is 0.0004, and some are near rounding")
     assert "with all small constants" in said(want, got)
     assert "small constants" not in said(want, got + torch.tensor([0.0, 0.7, 0.0, 0.0]))
     assert "only at place 0" in said(want, want + torch.tensor([-4e-4, 0.0, 0.0, 0.0]))

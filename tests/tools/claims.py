@@ -57,7 +57,7 @@ CLAIMS = (
     (r"(\d+) too large and (\d+) too", lambda want, have, w, h, said: [(h > w).sum(), (h < w).sum()] == [int(n) for n in said]),
     (r"(?:, |\()too (large|small)", lambda want, have, w, h, said: ((h > w) if said[0] == "large" else (h < w)).all()),
     (r"the number is too (large|small)", lambda want, have, w, h, said: (h > w).all() == (said[0] == "large")),
-    (r"off by more than (\S+), some", lambda want, have, w, h, said: (np.abs(want - have) <= 1.01 * float(said[0])).all()),
+    (r"largest error is (\S+), and some", lambda want, have, w, h, said: (np.abs(want - have) <= 1.01 * float(said[0])).all()),
     (r"(\d+) of (\d+)", lambda want, have, w, h, said: [len(w), want.size] == [int(n) for n in said]),
     (r"all (\d+) numbers", lambda want, have, w, h, said: len(w) == want.size == int(said[0])),
     (r"every number", lambda want, have, w, h, said: len(w) == want.size or _near(have, have.flat[0])),
