@@ -53,13 +53,18 @@ recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
 if recorded:
     mg.compare_runs({"SmolLM2": recorded}, ["reward", "entropy", "completions/mean_length"])
     plt.show()
-    for name in names:
-        (sampled, greedy), (new, new_greedy) = (index[name][when].values() for when in ("before", "after"))
-        print(
-            f"{name}: right on held-out sums {sampled:.2f} -> {new:.2f}, greedy {greedy:.2f} -> {new_greedy:.2f}"
-        )
 else:
     print("No recorded runs: python -m tests.benchmarks.record_real makes them.")
+
+
+# %%
+def held_out_shares(name):
+    """What share of its answers to held-out prompts is right, before and after."""
+    (sampled, greedy), (new, new_greedy) = (index[name][when].values() for when in ("before", "after"))
+    return f"{name}: right {sampled:.2f} -> {new:.2f}, greedy {greedy:.2f} -> {new_greedy:.2f}"
+
+
+print("\n".join(map(held_out_shares, names)))
 
 # %% [markdown]
 # All three runs start from the same model. Its sampled share is 0.11 or 0.03, depending on which 192 answers were drawn (for seeds 1 and 2 the same ones). So much is chance, so do not read much into which seed is best. The two draws together: one answer in fourteen was right, and
@@ -93,20 +98,25 @@ for sample in samples[:1] + samples[-1:]:
 #
 # ### A task that 40 steps do not solve
 #
-# If you say "31" and stop, you have solved most of the first task. So here is one where stopping is no help, run once, with seed 0: "Describe the sea in exactly three words.", with two to five words, none of them twice (`--task words`). **Write down:** a policy that says three different words whatever it is asked is right how often? And
+# If you say "31" and stop, you have solved most of the first task. So here is one where stopping is no help, run with three seeds, too: "Describe the sea in exactly three words.", with two to five words, none of them twice (`--task words`). **Write down:** a policy that says three different words whatever it is asked is right how often? And
 # where will 40 steps of the same settings get it?
 
 # %%
-words = mg.read_metrics(RUNS / "words-0.jsonl") if "words-0" in index else []
+asked = sorted(name for name in index if name.startswith("words-"))
+words = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in asked]
 if words:
-    mg.compare_runs({"addition": recorded, "words": [words]}, ["reward", "entropy"])
+    mg.compare_runs({"addition": recorded, "words": words}, ["reward", "entropy"])
     plt.show()
-    before, after = (index["words-0"][when] for when in ("before", "after"))
-    print(f"sampled {before['accuracy']:.2f} -> {after['accuracy']:.2f}", end=", ")
-    print(f"greedy {before['accuracy_greedy']:.2f} -> {after['accuracy_greedy']:.2f}")
-    first, last = (sum(row["reward"] for row in rows) / 10 for rows in (words[:10], words[-10:]))
+    print("\n".join(map(held_out_shares, asked)))
+    first, last = (
+        sum(row["reward"] for run in words for row in run[ten]) / (10 * len(words))
+        for ten in (slice(10), slice(-10, None))
+    )
     print(f"in training {first:.2f} in the first ten steps, {last:.2f} in the last ten")
+    after = sum(index[name]["after"]["accuracy"] for name in asked) / len(asked)
+    print(f"all runs together, on held-out prompts {after:.2f}")
     assert last > 1.5 * first
+    assert index[asked[0]]["before"]["accuracy"] < after < 0.25
 
 # %%
 if words:
@@ -116,7 +126,8 @@ if words:
         print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])!r}")
 
 # %% [markdown]
-# The prompts ask for two, three, four or five words, so three different words are always right a quarter of the time. The policy does not even get there. In training its reward doubles. On the 28 held-out prompts, the sampled share stays where it was.
+# The prompts ask for two, three, four or five words, so three different words are always right a quarter of the time. The policy does not even get there. In training its reward doubles. On the 28 held-out prompts it rises on two of three seeds, to 0.21 taken together: less than
+# that of a policy that never looks at the number.
 #
 # Read the answers: short lists of odd words. Nothing in the reward asks for sense, so nothing keeps it (lesson [05](05_failures.ipynb)). And the entropy does not fall. A likely reason: any words will do if their number is right. So the push goes to the words that happened to stand in a right answer, and hardly any of it to counting. You could now try a
 # reward that pays a part for being one word off, larger groups, more steps, or a larger model. We have run none of these, so none of them is a cure yet.
