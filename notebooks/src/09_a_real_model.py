@@ -108,6 +108,9 @@ if words:
     mg.compare_runs({"addition": recorded, "words": words}, ["reward", "entropy"])
     plt.show()
     print("\n".join(map(held_out_shares, asked)))
+
+# %%
+if words:
     first, last = (
         sum(row["reward"] for run in words for row in run[ten]) / (10 * len(words))
         for ten in (slice(10), slice(-10, None))
