@@ -90,6 +90,7 @@ from .run.checkpoints import (
 )
 from .run.diagnosis.logs import diagnose as diagnose
 from .run.fit import fit as fit
+from .run.step_seconds import step_seconds as step_seconds
 from .run.report import show_report as show_report
 from .run.trl_engine import to_trl as to_trl
 from .view.plots import (

@@ -63,6 +63,7 @@ MAY_IMPORT = {
     "run/overwriting": set(),
     "run/folders": {"config", "run/overwriting"},
     "run/fit": {"config", "hub"},
+    "run/step_seconds": {"config", "policy", "training", "update", "run/fit"},
     "run/checkpoints": {"config", "policy", "sampling", "update"},
     "run/rewards_by_name": {"config", "protocol", "rewards"},
     "run/inputs": {
@@ -118,7 +119,7 @@ MAY_IMPORT = {
     "run/cli": {
         "chat", "config", "policy", "sampling", "run/asking", "run/diagnosis/doctor", "run/diagnosis/logs", "run/evaluate",
         "run/fit", "run/flags", "run/folders", "run/fork", "run/inputs", "run/report", "run/reward_model", "run/runner",
-        "run/selfcheck", "run/summary", "run/grade", "grading",
+        "run/selfcheck", "run/step_seconds", "run/summary", "run/grade", "grading",
     },
     "run/grade": {"config", "run/flags", "run/folders", "grading"},
     # view draws what it is given, and calls the algebra.

@@ -217,7 +217,13 @@ def _diagnose(argv: list[str]) -> int:
 def _fit(argv: list[str]) -> None:
     from minigrpo.run.fit import fit
 
-    print(fit(**fit_args(argv)))
+    asked, timed = fit_args(argv)
+    print(fit(**asked), flush=True)
+    if timed:
+        from minigrpo.run.step_seconds import step_seconds
+
+        seconds = step_seconds(**asked)
+        print(f"{seconds:>9.{2 * (seconds < 10)}f} s  a step on this machine, if no completion ends early")
 
 
 def _reward_model(argv: list[str]) -> None:

@@ -88,7 +88,7 @@ def fit(model: str = "tiny", *, prompt_length: int = 64, config: GRPOConfig | No
     """The memory that a run would take, without loading anything: a formula, within 15 % of what was measured.
 
     For models like GPT-2 and Llama, in float32, with every completion as long as it may be and no two alike; less is taken
-    where they are. Seconds are not told: they depend on the machine.
+    where they are. Seconds depend on the machine: see ``step_seconds``.
 
     Args:
         model: one of SHAPES, the folder of a model, or a name on the hub, of which only the configuration is fetched.
@@ -97,8 +97,7 @@ def fit(model: str = "tiny", *, prompt_length: int = 64, config: GRPOConfig | No
         BadInput: for a model whose configuration cannot be had or does not say what is needed, or a length below 1.
     """
     config, shape = config or GRPOConfig(model=model, **settings), shape_of(model)
-    if prompt_length < 1:
-        raise BadInput(f"prompt_length must be at least 1, got {prompt_length}.")
+    check_prompt_length(prompt_length)
     rows = config.generation_batch_size
     part = min(config.per_device_train_batch_size or rows, rows)
     text, weights = prompt_length + config.max_completion_length, FLOAT * shape.parameters
@@ -112,6 +111,11 @@ def fit(model: str = "tiny", *, prompt_length: int = 64, config: GRPOConfig | No
         update=_update(shape, config, part, prompt_length, text) + weights * config.gradient_checkpointing * (part == rows),
         gradient_beside_update=part < rows,
     )
+
+
+def check_prompt_length(prompt_length: int) -> None:
+    if prompt_length < 1:
+        raise BadInput(f"prompt_length must be at least 1, got {prompt_length}.")
 
 
 def _update(shape: Shape, config: GRPOConfig, part: int, prompt_length: int, text: int) -> float:

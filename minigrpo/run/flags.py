@@ -182,13 +182,14 @@ def read_config(path: str) -> dict:
     return values
 
 
-def fit_args(argv: list[str]) -> dict:
-    """What ``fit`` takes: model and configuration, by the flags of train, and the tokens of a prompt."""
+def fit_args(argv: list[str]) -> tuple[dict, bool]:
+    """What ``fit`` takes: model and configuration, by the flags of train, and the tokens of a prompt; and ``seconds``."""
     parser = new_parser("fit", epilog="Every flag of minigrpo train is taken, too, such as --model and --num-generations.")
     add_flag(parser, "prompt_length", type=int, default=64, help="tokens of a prompt (default %(default)s)")
+    add_flag(parser, "seconds", action="store_true", help="time a step, too, on this machine; that takes about as long as one")
     args, of_train = parser.parse_known_args(argv)
     config, _ = train_config(of_train)
-    return {"model": config.model, "config": config, "prompt_length": args.prompt_length}
+    return {"model": config.model, "config": config, "prompt_length": args.prompt_length}, args.seconds
 
 
 def fork_config(argv: list[str]) -> tuple[dict, GRPOConfig, argparse.Namespace]:

@@ -323,7 +323,7 @@ assert again["smollm2"] < 8 < again[MODELS[1]] < 16 < 24 < again[MODELS[2]]
 # %% [markdown]
 # So with 8 rows at once, and checkpointing, SmolLM2 fits into 8 GB and a model of half a billion parameters into 16 GB. One of a billion is at the edge of 24 GB, at beta 0. Beyond that it takes several devices that divide moments, gradients and weights among them, or weights in bfloat16, or training only a few added weights (LoRA). For a model of yours: `minigrpo fit --model NAME --max-completion-length 256`.
 #
-# `fit` does not tell the time, which depends on the machine. Run three steps, look at `sampling/seconds` and `update/seconds` in the metrics, and multiply.
+# The formula cannot know how fast your machine is. `minigrpo fit --model NAME --seconds` also makes a step with one layer of the model and one with four, and follows the straight line through both to all its layers. In a run, `sampling/seconds` and `update/seconds` in the metrics say what a step really took.
 #
 # ## The way on
 #

@@ -12,7 +12,9 @@ from minigrpo.config import BadInput
 from minigrpo.policy import fuse_gelu
 from minigrpo.recompute import recomputed_layers
 from minigrpo.run import cli
+from minigrpo.run import step_seconds as step_seconds_module
 from minigrpo.run.fit import LIBRARIES, SHAPES, Shape, fit, shape_of
+from minigrpo.run.step_seconds import step_seconds
 from tests.test_recompute import Peak
 
 pytestmark = pytest.mark.quick
@@ -106,3 +108,57 @@ def test_the_command_prints_the_parts_and_refuses_in_a_sentence(capsys, tmp_path
         fit("tiny", prompt_length=0)
     with pytest.raises(BadInput, match=r"holds no config\.json of a model"):
         fit(str(tmp_path))
+
+
+# --- seconds --------------------------------------------------------------------------------------------------------------
+
+
+def test_seconds_are_a_straight_line_through_a_layer_and_four(monkeypatch):
+    """Whatever the embedding and a layer cost, the model's own number of layers costs what they add up to."""
+    asked = []
+
+    def timed(shape, layers, prompt_length, config):
+        asked.append((shape.vocabulary, layers, prompt_length))
+        return 0.7 + 0.2 * layers
+
+    monkeypatch.setattr(step_seconds_module, "timed", timed)
+    assert step_seconds("smollm2", prompt_length=9) == pytest.approx(0.7 + 0.2 * SHAPES["smollm2"].layers)
+    assert asked == [(49152, 1, 9), (49152, 4, 9)]
+    assert step_seconds("tiny") == pytest.approx(0.7 + 0.2 * 2)  # all of its layers
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_is_timed_has_the_shape_and_makes_the_steps_of_the_configuration(gated, monkeypatch):
+    """Three updates per rollout, two rollouts: the faster one, per update."""
+    shape, seen = Shape(0, 9, 96, 200, 48 if gated else 96, 300, gated), []
+
+    def train(state, prompts, reward_fns, config):
+        assert shape_of_model(state.model) == shape._replace(parameters=0, layers=2)
+        assert len({len(state.tokenizer(text).input_ids) for text in prompts["prompt"]} | {7}) == 1
+        assert len(set(prompts["prompt"])) == len(prompts) == config.generation_batch_size // config.num_generations
+        seen.append(config.max_steps)
+        for seconds in (9.0, 1.0, 2.0, 3.0, 1.0, 2.0):
+            yield {"sampling/seconds": seconds / 2, "update/seconds": seconds / 2}
+
+    monkeypatch.setattr(step_seconds_module, "train", train)
+    schedule = {"lr_scheduler_type": "linear", "warmup_steps": 40}  # more than the steps that are timed
+    config = minigrpo.GRPOConfig(num_iterations=3, generation_batch_size=16, reward_weights=[1.0, 2.0], **schedule)
+    assert step_seconds_module.timed(shape, 2, 7, config) == pytest.approx((3 + 1 + 2) / 3)
+    assert seen == [6]
+
+
+def shape_of_model(model):
+    config = model.config
+    keys = getattr(config, "num_key_value_heads", 0) * getattr(config, "head_dim", 0) or config.hidden_size
+    mlp = getattr(config, "intermediate_size", None) or config.n_inner
+    gated = config.model_type == "llama"
+    return Shape(0, config.num_hidden_layers, config.hidden_size, mlp, keys, config.vocab_size, gated)
+
+
+def test_the_command_times_a_step_and_leaves_the_callers_draws_alone(capsys):
+    state = torch.get_rng_state()
+    assert cli.main(["fit", "--seconds", "--generation-batch-size", "16", "--max-completion-length", "4"]) == 0
+    assert re.search(r"^ +\d+\.\d\d s  a step on this machine", capsys.readouterr().out, re.MULTILINE)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert cli.main(["fit", "--triples", "--seconds"]) == 2
+    assert "leave --triples out" in capsys.readouterr().err

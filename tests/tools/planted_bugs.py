@@ -729,6 +729,16 @@ BUGS = [
     Bug("every process says what all have found", "run/cli.py",
         "time.sleep(3)", "pass",
         "tests/run/test_trl_engine.py::test_what_every_process_finds_the_first_says_before_the_others"),
+    # --- will it fit? -------------------------------------------------------------------------------------------------
+    Bug("a reference at beta 0", "run/fit.py",
+        "reference=weights * bool(config.beta),", "reference=weights,",
+        "tests/run/test_fit.py::test_no_reference_at_beta_0_and_nothing_grows_when_less_is_asked"),
+    Bug("as many layers between few and more as more has", "run/step_seconds.py",
+        "(more - few) / (MORE - FEW)", "(more - few) / MORE",
+        "tests/run/test_fit.py::test_seconds_are_a_straight_line_through_a_layer_and_four"),
+    Bug("the seconds of a rollout and not of an update", "run/step_seconds.py",
+        "return min(sum(first), sum(second)) / config.num_iterations", "return min(sum(first), sum(second))",
+        "tests/run/test_fit.py::test_what_is_timed_has_the_shape_and_makes_the_steps_of_the_configuration"),
     # --- policy, configuration, evaluation, plots ---------------------------------------------------------------------
     Bug("weights in bfloat16, which small updates do not move", "policy.py",
         "dtype=torch.float32", "dtype=torch.bfloat16",
