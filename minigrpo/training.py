@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import TrainerState
 
 from minigrpo.advantages import compute_advantages
+from minigrpo.checks import check_result, check_takes_counts
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import estimate_kl, kl_k1, kl_penalized_rewards
 from minigrpo.logprobs import token_logprobs
@@ -21,7 +22,7 @@ from minigrpo.sampling import Rollout, draw_rows, sample_completions, seeded
 from minigrpo.scoring import fixed_logprobs
 from minigrpo.threads import suited_threads
 from minigrpo.triples import Records
-from minigrpo.update import Batch, TrainState, check_result, check_takes_counts, mixed_precision, update
+from minigrpo.update import Batch, TrainState, mixed_precision, update
 
 
 def train(
