@@ -14,7 +14,7 @@ from minigrpo.checks import check_loss, check_result
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.kl import kl_exact
 from minigrpo.logprobs import token_entropies, token_logprobs
-from minigrpo.loss import GRPOLoss
+from minigrpo.loss import GRPOLoss, grpo_loss
 from minigrpo.recompute import recomputed_layers
 from minigrpo.sampling import Rollout
 from minigrpo.scoring import in_parts, policy_logits, policy_logprobs
@@ -124,7 +124,7 @@ def update(
         FloatingPointError: if the gradient is not finite; the weights are then as they were.
     """
     state.optimizer.zero_grad()
-    parts = micro_batches(state, config, logprobs_fn, kl_fn)
+    parts = micro_batches(state, config, logprobs_fn, kl_fn, loss_fn)
     sums = [accumulate(state, part, config, logprobs_fn=logprobs_fn, kl_fn=kl_fn, loss_fn=loss_fn) for part in parts]
     loss, clipped, entropy, tokens = map(sum, zip(*sums, strict=True))
     learning_rate = state.optimizer.param_groups[0]["lr"]  # of this step; descend goes on to that of the next
@@ -142,36 +142,60 @@ def accumulate(
 ) -> tuple[float, float, float, int]:
     """One forward and backward pass, which adds the gradient of a part of the batch to what is there.
 
+    A silent part, whose gradient is 0, is read for its entropies alone. A batch that is silent as a whole gets its 0 made, so
+    that AdamW goes on by its momentum.
+
     Returns:
         What the part adds to the loss; how many tokens the clip held back; their entropies in nats, summed; and their number.
     """
     mask = part.rollout.completion_mask
-    with mixed_precision(state, config), recomputed_layers(state.model, enabled=config.gradient_checkpointing):
+    teaches = bool(silent(state.batch, config, loss_fn).all() or not silent(part, config, loss_fn).all())
+    recomputed = recomputed_layers(state.model, enabled=config.gradient_checkpointing and teaches)
+    with torch.set_grad_enabled(teaches), mixed_precision(state, config), recomputed:
         logprobs, entropies, logits = under_the_policy(state, part, config, logprobs_fn, kl_fn)
         old_logprobs = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
         kl = penalty(state, part, config, kl_fn, logprobs, old_logprobs, logits)
     result = share_of_loss(state.batch, part, config, loss_fn, logprobs, old_logprobs, kl)
-    result.loss.backward()
+    if teaches:
+        check_loss(loss_fn, result)
+        result.loss.backward()
     tokens = int(mask.sum())
     return result.loss.item(), result.clip_fraction.item() * tokens, entropies[mask].sum().item(), tokens
 
 
-def micro_batches(state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None) -> list[Batch]:
+def micro_batches(
+    state: TrainState, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None, loss_fn: Callable
+) -> list[Batch]:
     """The batch in parts of per_device_train_batch_size rows, whose losses and gradients add up to those of the whole.
 
-    Equal completions that are scored once count as one row; but not with bnpo, whose mean depends on who shares a part.
+    Silent rows have parts of their own, and equal completions that are scored once count as one row. Neither with bnpo, whose
+    mean depends on who shares a part.
     """
     batch, size = state.batch, config.per_device_train_batch_size
     if size is None:
         return [batch]
     together = config.loss_type != "bnpo" and not needs_logits(batch, config, logprobs_fn, kl_fn)
-    return [batch.rows(rows) for rows in in_parts(state.model, batch.rollout, size, equal_together=together)]
+    kinds = [batch]
+    if config.loss_type != "bnpo":
+        quiet = silent(batch, config, loss_fn)
+        kinds = [batch.rows(rows.nonzero()[:, 0]) for rows in (~quiet, quiet) if rows.any()]
+    return [kind.rows(rows) for kind in kinds for rows in in_parts(state.model, kind.rollout, size, equal_together=together)]
+
+
+def penalized(batch: Batch, config: GRPOConfig) -> bool:
+    """Whether the loss weighs a KL."""
+    return batch.ref_logprobs is not None and not config.kl_in_reward
+
+
+def silent(batch: Batch, config: GRPOConfig, loss_fn: Callable) -> Tensor:
+    """(B,) whether a row has no gradient: no advantage and no KL. What a learner's own loss makes of such a row is unknown."""
+    advantage = batch.advantages.reshape(len(batch.advantages), -1).any(1)
+    return ~advantage & (loss_fn is grpo_loss and not penalized(batch, config))
 
 
 def needs_logits(batch: Batch, config: GRPOConfig, logprobs_fn: Callable, kl_fn: Callable | None) -> bool:
     """Whether a learner's function or the exact KL takes (B, C, V) logits; the fast way never holds all of them at once."""
-    exact = kl_fn is None and batch.ref_logprobs is not None and not config.kl_in_reward
-    return logprobs_fn is not token_logprobs or exact
+    return logprobs_fn is not token_logprobs or (kl_fn is None and penalized(batch, config))
 
 
 def under_the_policy(
@@ -197,7 +221,7 @@ def penalty(
     logits: Tensor | None,
 ) -> Tensor | None:
     """(B, C) nats: the KL that the loss weighs; None where there is none, or the reward was charged for it."""
-    if batch.ref_logprobs is None or config.kl_in_reward:
+    if not penalized(batch, config):
         return None
     if kl_fn is None:
         with torch.no_grad():
@@ -237,7 +261,6 @@ def share_of_loss(
         max_completion_length=config.max_completion_length,
         **counts,
     )
-    check_loss(loss_fn, result)
     if config.loss_type == "bnpo":
         result = result._replace(loss=result.loss * len(part.advantages) / len(whole.advantages))
     return result

@@ -94,6 +94,63 @@ def test_whatever_the_batch_has(state, what):
     assert_parts_make_the_whole(state)
 
 
+def of_silent_rows(state, rows, kl=None):
+    """No advantage in these rows, and no KL."""
+    batch = vars(state.batch)
+    advantages = batch["advantages"].clone()
+    advantages[rows] = 0.0
+    state.batch = Batch(**batch | {"ref_logprobs": kl, "advantages": advantages})
+
+
+def backward_passes(monkeypatch):
+    """The number of rows that each takes back, in a list that grows."""
+    seen, backward = [], torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss, *args: (seen.append(loss), backward(loss, *args))[1])
+    return seen
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo", "bnpo"])
+def test_rows_without_advantage_are_not_taken_back_and_change_nothing(state, loss_type, monkeypatch):
+    """Rows 0 to 5 are a group that agrees, in two parts of at most 4, and row 8 is like them."""
+    of_silent_rows(state, [0, 1, 2, 3, 4, 5, 8])
+    passes = backward_passes(monkeypatch)
+    if loss_type == "bnpo":  # its rows stay in their order, and its parts are no parts of a whole
+        gradient_of(state, config(loss_type="bnpo", per_device_train_batch_size=PART))
+        assert len(passes) == 2  # of the parts 0..3, 4..7, 8..11
+        return
+    assert_parts_make_the_whole(state, {"loss_type": loss_type})
+    assert len(passes) == 1 + 1  # as a whole; and the five rows with an advantage, of which two are equal
+
+
+def test_rows_without_advantage_still_feel_the_kl(state, monkeypatch):
+    of_silent_rows(state, range(6), kl=state.batch.ref_logprobs)
+    passes = backward_passes(monkeypatch)
+    assert_parts_make_the_whole(state)
+    assert len(passes) == 1 + 3
+
+
+def test_a_silent_part_of_a_learners_own_loss_is_taken_back(state, monkeypatch):
+    """Such as one with a bonus for entropy, which needs no advantage."""
+
+    def bonus(logprobs, *args, **kwargs):
+        result = grpo_loss(logprobs, *args, **kwargs)
+        return result._replace(loss=result.loss + 0.01 * logprobs.sum())
+
+    of_silent_rows(state, range(6))
+    passes = backward_passes(monkeypatch)
+    assert_parts_make_the_whole(state, loss_fn=bonus)
+    assert len(passes) == 1 + 3
+
+
+def test_a_batch_that_is_silent_as_a_whole_goes_on_by_momentum(state):
+    """A gradient of 0, which is not the same to AdamW as none."""
+    of_silent_rows(state, range(ROWS))
+    gradient, metrics = gradient_of(state, config(per_device_train_batch_size=PART))
+    assert not gradient.any()
+    assert metrics["grad_norm"] == metrics["loss"] == 0
+    assert metrics["entropy"] > 0
+
+
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_bnpo_is_the_mean_of_its_parts_token_means(state, level):
     """So TRL has it: each part divides by its own tokens, and all parts weigh the same; rows stay in their order."""
