@@ -39,9 +39,11 @@ def test_beginnings_are_counted_once():
     )
     rows = zip(rollout.group_ids.tolist(), rollout.completion_ids.tolist(), rollout.completion_mask.sum(1), strict=True)
     texts = [(group, *ids[:length]) for group, ids, length in rows]
-    counted = vs_trl.different_beginnings(rollout)
+    of_prompts, counted = vs_trl.different_beginnings(rollout)
+    assert of_prompts == len("1+1")  # the last token's row is that of a completion's first
     assert counted[0] == 2
     assert sum(counted) == len({text[:cut] for text in texts for cut in range(1, len(text))})
+    assert vs_trl.different_beginnings(rollout.rows(torch.tensor([], dtype=torch.int64))) == (0, [])
 
 
 def test_a_step_of_each_is_timed():

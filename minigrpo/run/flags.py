@@ -149,9 +149,9 @@ def _other_defaults() -> str:
         return ", ".join(f"{name} {value}" for name, value in defaults.items() if name != "task")
 
     return (
-        f"Other defaults come with --task addition and words ({listed(task_defaults('addition'))}), with --triples "
-        f"({listed(triples_defaults('bundled'))}), and with --dataset-name ({listed(dataset_defaults())}). With one of these, "
-        "--help shows them where they belong."
+        f"Other defaults come with --task addition ({listed(task_defaults('addition'))}) and words "
+        f"({listed(task_defaults('words'))}), with --triples ({listed(triples_defaults('bundled'))}), and with --dataset-name "
+        f"({listed(dataset_defaults())}). With one of these, --help shows them where they belong."
     )
 
 

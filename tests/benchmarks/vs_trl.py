@@ -40,12 +40,15 @@ class Setting(NamedTuple):
     prompt_length: int | None = None
     layers: int = 12
     model: str | None = None  # or a real one, on the task addition
+    rows: int | None = (
+        None  # that are updated on at once here, as train --task addition does; TRL has all at once: it is faster
+    )
 
 
 SETTINGS = {
     "bundled": Setting(16, 8, 16, 2e-4, steps=40),
     "small": Setting(4, 8, 32, 1e-6, steps=3, vocabulary=50257, prompt_length=128),
-    "real": Setting(8, 8, 16, 1e-5, steps=2, model="smollm2"),
+    "real": Setting(8, 8, 16, 1e-5, steps=2, model="smollm2", rows=16),
 }
 
 
@@ -101,11 +104,15 @@ class Clock:
 
         return call
 
-    def end_step(self, tokens: int, begun: list[int] = ()) -> None:
+    def end_step(self, tokens: int, batch=None) -> None:
         """A step is what ``timed("step", ...)`` saw; what is not sampling in it is the update."""
         for kind in ("cpu", "wall"):
             self.part[f"update {kind}"] = self.part[f"step {kind}"] - self.part[f"sampling {kind}"]
-        self.steps.append(self.part | {"tokens": tokens, "begun": begun})
+        self.part |= {"tokens": tokens}
+        if batch is not None:
+            teaching = batch.rollout.rows(batch.advantages.nonzero()[:, 0])  # the others have no gradient, without a KL
+            self.part |= {"drawn": different_beginnings(batch.rollout), "learnt": different_beginnings(teaching)}
+        self.steps.append(self.part)
         self.part = {}
 
 
@@ -121,6 +128,7 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
         generation_batch_size=setting.num_prompts * setting.num_generations,
         num_generations=setting.num_generations,
         max_completion_length=setting.max_completion_length,
+        per_device_train_batch_size=setting.rows,
         learning_rate=setting.learning_rate,
         max_steps=steps,
     )
@@ -130,7 +138,7 @@ def our_steps(setting: Setting, beta: float, steps: int, clock: Clock):
 
     def one() -> None:
         with suited_threads(model):
-            clock.end_step(step()["update/tokens"], different_beginnings(state.batch.rollout))
+            clock.end_step(step()["update/tokens"], state.batch)
 
     return one
 
@@ -140,13 +148,16 @@ def is_product(module) -> bool:
     return type(module).__name__ in ("Linear", "Conv1D")
 
 
-def different_beginnings(rollout) -> list[int]:
-    """How many different texts have t completion tokens, and go on, for t = 0, 1 ...: what nobody can avoid reading."""
+def different_beginnings(rollout) -> tuple[int, list[int]]:
+    """What nobody can avoid reading: how many different beginnings the prompts have, up to their last token but one; and how
+    many different texts have t completion tokens, and go on, for t = 0, 1 ..."""
     rows = zip(
         rollout.group_ids.tolist(), rollout.completion_ids.tolist(), rollout.completion_mask.sum(1).tolist(), strict=True
     )
     texts = [(group, *ids[:length]) for group, ids, length in rows]
-    return [len({text[: t + 1] for text in texts if len(text) > t + 1}) for t in range(max(map(len, texts)) - 1)]
+    begun = [len({text[: t + 1] for text in texts if len(text) > t + 1}) for t in range(max(map(len, texts), default=1) - 1)]
+    prompts = [ids[mask].tolist() for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)]
+    return len({tuple(ids[:length]) for ids in prompts for length in range(1, len(ids))}), begun
 
 
 def their_trainer(setting: Setting, beta: float, steps: int, clock: Clock, after_step: Callable = lambda: None):
@@ -240,25 +251,21 @@ def status(name: str) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def unavoidable(setting: Setting, begun: list[int], threads: int) -> float:
+def unavoidable(setting: Setting, step: dict, threads: int) -> float:
     """CPU seconds of the products with the weights alone, of a step at beta 0, see ``different_beginnings``.
 
-    Each beginning of a prompt is read once to sample and once to learn, however many begin so, each beginning of a
-    completion too, and each product of the update has two more in its backward pass. The head is multiplied where a
-    completion token is predicted. Attention is left out.
+    Each beginning of a prompt is read once to sample, however many begin so, each beginning of a completion too. What has an
+    advantage is read once more to learn, and each product there has two more in its backward pass. The head is multiplied
+    where a completion token is predicted. Attention is left out.
     """
     import torch
 
-    from minigrpo.sampling import prompt_tokens
-
     torch.set_num_threads(threads)
-    model, tokenizer, dataset, _ = load(setting)
-    prompts = prompt_tokens(tokenizer, dataset["prompt"][: setting.num_prompts], sys.maxsize)
+    model, (read, begun), (read_again, learnt) = load(setting)[0], step["drawn"], step["learnt"]
     matrices = [m.weight.T if isinstance(m, torch.nn.Linear) else m.weight for m in model.modules() if is_product(m)]
     *layers, head = [tuple(matrix.shape) for matrix in matrices]  # (in, out), in the order in which a text goes through them
-    head, read = [head], len({tuple(ids[:length]) for ids in prompts for length in range(1, len(ids))})
-    products = [(read, shape) for shape in layers] + [(rows, shape) for rows in begun for shape in layers + head]
-    products += 3 * ([(read + sum(begun), shape) for shape in layers] + [(sum(begun), shape) for shape in head])
+    products = [(read, shape) for shape in layers] + [(rows, shape) for rows in begun for shape in [*layers, head]]
+    products += 3 * [*((read_again + sum(learnt), shape) for shape in layers), (sum(learnt), head)]
     matrices = {shape: torch.randn(shape) for _, shape in products}
     seconds = []
     for _ in range(5 if setting.vocabulary is None else 2):
@@ -317,8 +324,8 @@ def measure(name: str, setting: Setting, beta: float, threads: int, steps: int |
     if "ours_peak_mb" in row:
         row["memory_ratio"] = row["ours_peak_mb"] / row["trl_peak_mb"]
     if not beta:
-        middle = sorted(ours, key=lambda step: sum(step["begun"]))[len(ours) // 2]
-        row["matrix_products_share"] = alone(unavoidable, setting, middle["begun"], threads) / row["ours_step_cpu_s"]
+        middle = sorted(ours, key=lambda step: step["step cpu"])[len(ours) // 2]
+        row["matrix_products_share"] = alone(unavoidable, setting, middle, threads) / middle["step cpu"]
     return row
 
 
