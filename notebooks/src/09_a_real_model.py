@@ -40,13 +40,13 @@ RUNS = Path("runs/real")
 index = json.loads((RUNS / "index.json").read_text()) if RUNS.exists() else {}
 names = sorted(name for name in index if name.startswith("addition-"))
 configs = {"SmolLM2": mg.GRPOConfig.for_task("addition"), "other lessons": mg.GRPOConfig()}
-fields = ("learning_rate", "beta", "per_device_train_batch_size", "max_steps")
+fields = ("learning_rate", "lr_scheduler_type", "beta", "per_device_train_batch_size", "max_steps")
 pd.DataFrame(
     {name: {field: str(getattr(config, field)) for field in fields} for name, config in configs.items()}
 )
 
 # %% [markdown]
-# (*None* is all rows at once.) The learning rate is a twentieth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move.
+# (*None* is all rows at once.) The learning rate is less than a tenth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move. It also falls linearly to 0, or the entropy would be gone before the end. And $\beta$ is 0: a number is right or wrong, so no KL is needed to keep the answers sane. That saves the memory of the reference and its pass. It saves more, too. Without a KL a group that agrees has a gradient of 0, so `update` leaves out its backward pass. (It does so where `per_device_train_batch_size` divides the rollout into parts.)
 
 # %%
 recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
@@ -99,7 +99,7 @@ for sample in samples[:1] + samples[-1:]:
 # ### A task that 40 steps do not solve
 #
 # If you say "31" and stop, you have solved most of the first task. So here is one where stopping is no help, run with three seeds, too: "Describe the sea in exactly three words.", with two to five words, none of them twice (`--task words`). **Write down:** a policy that says three different words whatever it is asked is right how often? And
-# where will 40 steps of the same settings get it?
+# where will 40 steps get it? (Here $\beta$ is 0.02 and the learning rate stays at 1e-5, so that something keeps the words near those of a chat model.)
 
 # %%
 asked = sorted(name for name in index if name.startswith("words-"))
@@ -159,7 +159,7 @@ if LIVE:
     metrics = next(mg.train(state, task.train, [task.reward], config))
     for text, reward in list(zip(state.batch.rollout.completions, state.batch.rewards, strict=True))[:4]:
         print(f"{reward:.0f}  {text!r}")
-    assert abs(metrics["kl"]) < 0.01  # measured before the first update
+    assert abs(metrics["loss"]) < 0.01  # a group's advantages add up to 0
     del state  # 2 GB
 
 # %% [markdown]
