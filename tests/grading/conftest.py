@@ -2,6 +2,8 @@
 
 import pytest
 
+collect_ignore = ["light"]  # to look for doctests in its worker would take torch from this process
+
 
 @pytest.fixture(autouse=True)
 def one_run(monkeypatch):

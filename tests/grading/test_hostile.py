@@ -1,8 +1,10 @@
 """Notebooks that attack the grader: none earns what it did not answer, hurts what is outside, hangs, or runs on afterwards."""
 
 import contextlib
+import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -16,13 +18,12 @@ from pathlib import Path
 import pytest
 
 from minigrpo.config import BadInput
-from minigrpo.grading import sandbox, submission
+from minigrpo.grading import exam, sandbox, submission
 from minigrpo.grading.check import questions
-from minigrpo.grading.compare import run
-from minigrpo.grading.exam import Exam
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(sysconfig.get_path("purelib"))
+LIGHT = Path(__file__).with_name("light")
 LONGEST = 120  # seconds until a submission is taken to hang, with the limits below and something else running
 
 SHIFT = "def shift_logits(logits, prompt_length):\n    return logits[:, prompt_length - 1 : -1]\n"
@@ -42,6 +43,9 @@ def top_k_logprobs(logits, token_ids, temperature, top_k): return torch.zeros_li
 def token_entropies(logits, temperature): return torch.zeros_like(logits[..., 0])
 def tempered_ratio(logits, token_ids, old_logprobs, temperature): return torch.zeros_like(old_logprobs)
 """
+# Where the worker is a light one, numbers come and go, and to double them is right.
+HONEST = [f"def {name}(numbers):\n    return [2 * x for x in numbers]\n" for name in ("shift_logits", "completion_mask")]
+NOTHING = "def top_k_logprobs(numbers): return [0.0] * len(numbers)\ntoken_entropies = tempered_ratio = top_k_logprobs\n"
 # The pipe that the worker answers on, the id that is asked for, and what can be said in its place.
 CHANNEL = """
 import fcntl, json, os, sys
@@ -123,7 +127,7 @@ def how():
 def arena(how, tmp_path, monkeypatch):
     """Grade a notebook; what is left of its workers, files or time is a failure."""
     own = os.readlink("/proc/self/ns/pid")
-    workers, namespaces, pins = [], set(), contextlib.ExitStack()
+    workers, namespaces, pins, most = [], set(), contextlib.ExitStack(), [math.inf]
 
     class Watched(sandbox.Worker):
         def __init__(self, *args, **kwargs):
@@ -136,6 +140,10 @@ def arena(how, tmp_path, monkeypatch):
                     namespaces.add(f"pid:[{os.fstat(namespace).st_ino}]")
             namespaces.discard(own)
 
+        def ask(self, request, seconds, *rest):
+            honest = request.get("cell") in HONEST or request.get("name") in ("shift_logits", "completion_mask")
+            return super().ask(request, seconds if honest else min(seconds, most[0]), *rest)
+
     monkeypatch.setattr(submission, "Worker", Watched)
     monkeypatch.setattr(submission, "CELL_SECONDS", 2.0)
     monkeypatch.setattr(submission, "CALL_SECONDS", 2.0)
@@ -146,12 +154,14 @@ def arena(how, tmp_path, monkeypatch):
     def stop(*_):
         raise Hung("grade_file hangs")
 
-    def grade(path, seed=3, longest=LONGEST, exam=None):
+    def grade(path, seed=3, longest=LONGEST, asked=None, patience=math.inf):
+        """``patience``: seconds for what is not honest."""
+        most[0] = patience
         before = [snapshot(folder) for folder in (tmp_path, ROOT / "minigrpo" / "grading", ROOT / "solutions")]
         former = signal.signal(signal.SIGALRM, stop)
         signal.alarm(longest)
         try:
-            report = submission.grade_file(path, "mallory", how, seed, exam=exam)
+            report = submission.grade_file(path, "mallory", how, seed, exam=asked)
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, former)
@@ -173,6 +183,14 @@ def arena(how, tmp_path, monkeypatch):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
     pins.close()
+
+
+@pytest.fixture
+def light_arena(arena, monkeypatch):
+    """The same without torch in its worker, for what does not need it; whose questions ask for numbers doubled."""
+    monkeypatch.setattr(sandbox, "WORKER", LIGHT / "worker.py")
+    monkeypatch.setattr(sandbox, "MEMORY", 300_000_000)
+    return functools.partial(arena, asked=exam.load(LIGHT / "ex01.py"))
 
 
 def earned(report):
@@ -206,11 +224,6 @@ for name in ("allclose", "equal", "isclose", "__ne__", "isnan", "any", "all", "n
     "Tensor.abs gives zero, item gives the answer": """
 torch.Tensor.abs = lambda self: torch.zeros(())
 torch.Tensor.item = lambda self: 0.0
-""",
-    "json patched to add a verdict": """
-import json
-plain = json.dumps
-json.dumps = lambda m, **k: plain({**m, "points": 3, "passed": 4, "verdict": True, "graded": [{"points": 3}]})
 """,
     "objects equal to everything": """
 class Any(float):
@@ -270,6 +283,13 @@ def tempered_ratio(*a):
     sys.setrecursionlimit(10**9)
     return tempered_ratio(*a)
 """,
+    "an end": """
+def top_k_logprobs(*a): import os; os._exit(0)
+""",
+    "more memory than there is": """
+def top_k_logprobs(*a): return torch.zeros(10**11)
+def token_entropies(*a): return bytearray(64 * 2**30)
+""",
     "a result far too large": """
 def top_k_logprobs(*a): return torch.zeros(300_000)
 def token_entropies(*a): return [torch.zeros(150_000, dtype=torch.float64) + 1 / 3] * 40
@@ -285,17 +305,6 @@ def top_k_logprobs(*a): raise E
 def token_entropies(*a): raise type("NotImplementedError" * 1000, (Exception,), {})
 def tempered_ratio(*a): raise BaseException
 """,
-    "ready again, and answers ahead of their questions": CHANNEL
-    + """
-def top_k_logprobs(logits, token_ids, temperature, top_k):
-    say('{"ready": true}')
-def token_entropies(logits, temperature):
-    for ahead in range(50):
-        say(json.dumps({"id": asked() + ahead, "values": [numbers(logits[..., 0] * 0)], "gradients": [numbers(logits)],
-                        "error": None, "changed": None, "points": 3}))
-def tempered_ratio(logits, token_ids, old_logprobs, temperature):
-    say('{"id": true}'); say("[]"); say("null"); say("NaN")
-""",
     "not a number": CHANNEL
     + """
 def put(word, shape): return {"dtype": "float64", "shape": list(shape), "data": [word] * shape.numel()}
@@ -310,13 +319,6 @@ def top_k_logprobs(logits, token_ids, temperature, top_k): forge({"dtype": 1}, "
 def token_entropies(logits, temperature): forge([{"dtype": [], "shape": {}, "data": ""}], [None], changed={"a": [1]})
 def tempered_ratio(*a): forge([{"dtype": "float64", "shape": [0, 2**62], "data": []}] * 3, [{"shape": None}])
 """,
-    "deeply nested, not UTF-8, huge": CHANNEL
-    + """
-def top_k_logprobs(*a): say("[" * 1_000_000)
-def token_entropies(*a): say(b"\\xff\\xfe{")
-def tempered_ratio(*a):
-    while True: os.write(pipe(), b"0" * 65536)
-""",
     "nested as deep as JSON can be read": CHANNEL
     + """
 def top_k_logprobs(*a):
@@ -330,49 +332,6 @@ block = b"x" * 2**20
 for _ in range(1024): os.write(1, block); os.write(2, block)
 print("x" * 10**6)
 """,
-    "one byte at a time": CHANNEL
-    + """
-import time
-def top_k_logprobs(*a):
-    while True: os.write(pipe(), b" "); time.sleep(0.05)
-""",
-    "cells that end the worker": [
-        "import sys; sys.exit(0)",
-        "raise KeyboardInterrupt",
-        "class E(BaseException):\n    def __str__(self): raise KeyError\nraise E",
-        "import os; os._exit(0)",
-        "import ctypes; ctypes.string_at(0)",
-        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-        "import os; os.closerange(3, 100)",
-        ZEROS,
-    ],
-    "functions that end the worker": """
-import ctypes, os, sys
-def top_k_logprobs(*a): os._exit(0)
-def token_entropies(*a): ctypes.string_at(0)
-def tempered_ratio(*a): sys.exit(0)
-""",
-    "another program in its place": """
-import os
-def top_k_logprobs(*a): os.execv("/bin/sh", ["sh", "-c", "sleep 1000"])
-def token_entropies(*a): os.kill(-1, 9)
-def tempered_ratio(*a):
-    os.kill(1, 9); os.kill(os.getppid(), 15); os.killpg(0, 9)
-""",
-    "an endless loop": ["while True: pass", ZEROS],
-    "loops that ignore signals, or stop, or hold the lock": """
-import ctypes, os, signal
-def top_k_logprobs(*a):
-    for s in range(1, 65):
-        try: signal.signal(s, signal.SIG_IGN)
-        except (OSError, ValueError): pass
-    while True:
-        try:
-            while True: pass
-        except BaseException: pass
-def token_entropies(*a): os.kill(os.getpid(), signal.SIGSTOP)
-def tempered_ratio(*a): ctypes.PyDLL(None).sleep(1000)
-""",
     "daemons": """
 import os, signal, subprocess, sys, threading, time
 if os.fork() == 0:
@@ -384,13 +343,6 @@ if os.fork() == 0:
     os._exit(0)
 subprocess.Popen(["/bin/sh", "-c", "trap '' TERM HUP; while :; do sleep 1; done"], start_new_session=True)
 threading.Thread(target=time.sleep, args=(1000,)).start()
-""",
-    "a memory bomb": """
-def top_k_logprobs(*a): return bytearray(64 * 2**30)
-kept = []
-def token_entropies(*a):
-    for _ in range(60): kept.append(bytearray(500_000_000))  # never touched
-def tempered_ratio(*a): return torch.zeros(10**10)
 """,
     "files written everywhere": f"""
 import os, pathlib
@@ -429,18 +381,91 @@ tempered_ratio = Odd()
         ZEROS,
     ],
 }
-RUINS = {"torch's comparisons patched": {"ex01.1", "ex01.3"}, "Tensor.abs gives zero, item gives the answer": set()}
+# Those that do nothing to torch or to worker.py: a light worker will do.
+LIGHT_ATTEMPTS = {
+    "json patched to add a verdict": """
+import json
+plain = json.dumps
+json.dumps = lambda m, **k: plain({**m, "points": 3, "passed": 4, "verdict": True, "graded": [{"points": 3}]})
+""",
+    "ready again, and answers ahead of their questions": CHANNEL
+    + """
+def top_k_logprobs(*a):
+    say('{"ready": true}')
+def token_entropies(numbers):
+    zeros = {"dtype": "float64", "shape": [len(numbers)], "data": [0.0 for x in numbers]}
+    for ahead in range(50):
+        say(json.dumps({"id": asked() + ahead, "values": [zeros], "gradients": [zeros],
+                        "error": None, "changed": None, "points": 3}))
+def tempered_ratio(*a):
+    say('{"id": true}'); say("[]"); say("null"); say("NaN")
+""",
+    "deeply nested, not UTF-8, huge": CHANNEL
+    + """
+def top_k_logprobs(*a): say("[" * 1_000_000)
+def token_entropies(*a): say(b"\\xff\\xfe{")
+def tempered_ratio(*a):
+    while True: os.write(pipe(), b"0" * 65536)
+""",
+    "one byte at a time": CHANNEL
+    + """
+import time
+def top_k_logprobs(*a):
+    while True: os.write(pipe(), b" "); time.sleep(0.05)
+""",
+    "cells that end the worker": [
+        "import sys; sys.exit(0)",
+        "raise KeyboardInterrupt",
+        "class E(BaseException):\n    def __str__(self): raise KeyError\nraise E",
+        "import os; os._exit(0)",
+        "import ctypes; ctypes.string_at(0)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "import os; os.closerange(3, 100)",
+        NOTHING,
+    ],
+    "functions that end the worker": """
+import ctypes, os, sys
+def top_k_logprobs(*a): os._exit(0)
+def token_entropies(*a): ctypes.string_at(0)
+def tempered_ratio(*a): sys.exit(0)
+""",
+    "another program in its place": """
+import os
+def top_k_logprobs(*a): os.execv("/bin/sh", ["sh", "-c", "sleep 1000"])
+def token_entropies(*a): os.kill(-1, 9)
+def tempered_ratio(*a):
+    os.kill(1, 9); os.kill(os.getppid(), 15); os.killpg(0, 9)
+""",
+    "an endless loop": ["while True: pass", NOTHING],
+    "loops that ignore signals, or stop, or hold the lock": """
+import ctypes, os, signal
+def top_k_logprobs(*a):
+    for s in range(1, 65):
+        try: signal.signal(s, signal.SIG_IGN)
+        except (OSError, ValueError): pass
+    while True:
+        try:
+            while True: pass
+        except BaseException: pass
+def token_entropies(*a): os.kill(os.getpid(), signal.SIGSTOP)
+def tempered_ratio(*a): ctypes.PyDLL(None).sleep(1000)
+""",
+}
 
 
 # Those that change nothing but their own answers share a worker, which takes as long to start as all of them to run.
 TOGETHER = {
     "answers": (
+        "an end",
+        "check and the worker's own functions overwritten",
         "objects equal to everything",
         "tensor subclasses",
         "a result far too large",
         "an error that no file can hold",
         "an error that is hostile itself",
         "names that are no functions",
+        "more memory than there is",
+        "Tensor.abs gives zero, item gives the answer",
         "recursion",  # the last: it lifts Python's limit
     ),
     "forged": (
@@ -449,6 +474,7 @@ TOGETHER = {
         "not a number",
         "answers of the wrong kind",
         "nested as deep as JSON can be read",
+        "right values, no gradient, and a shapeless one from a patched autograd",  # the last: it takes autograd from all
     ),
     "cells": (
         "a gigabyte of output",
@@ -468,11 +494,18 @@ def cells_of(name, folder):
     return [SHIFT, *(cell.replace("FOLDER", str(folder)) for cell in attempt), MASK]
 
 
-@pytest.mark.parametrize("name", [name for name in ATTEMPTS if name not in sum(TOGETHER.values(), ())])
-def test_an_attempt_earns_nothing(arena, tmp_path, name):
-    got = earned(arena(write_notebook(tmp_path, cells_of(name, tmp_path))))
-    assert got <= {"ex01.1", "ex01.3"}
-    assert got >= {"ex01.1", "ex01.3"} - RUINS.get(name, set())
+@pytest.mark.parametrize("name", LIGHT_ATTEMPTS)
+def test_an_attempt_earns_nothing(light_arena, tmp_path, name):
+    attempt = LIGHT_ATTEMPTS[name]
+    if isinstance(attempt, str):
+        attempt = [attempt if "def token_entropies" in attempt else NOTHING + attempt]
+    path = write_notebook(tmp_path, [HONEST[0], *attempt, HONEST[1]])
+    assert earned(light_arena(path, patience=0.5)) == {"ex01.1", "ex01.3"}
+
+
+def test_comparisons_patched(arena, tmp_path):
+    """They ruin the honest answers, too."""
+    assert earned(arena(write_notebook(tmp_path, cells_of("torch's comparisons patched", tmp_path)))) <= {"ex01.1", "ex01.3"}
 
 
 @pytest.mark.parametrize("bundle", TOGETHER)
@@ -485,7 +518,7 @@ def test_attempts_in_one_worker_earn_nothing(arena, tmp_path, monkeypatch, bundl
         cells = (cell.replace(CHANNEL, "") for cell in cells_of(name, tmp_path))
         sources += [re.sub(own, rf"\1_{number}", cell) for cell in cells]
         asked += [replace(q, id=f"{q.id}, {name}", name=f"{q.name}_{number}") for q in questions("ex01")]
-    report = arena(write_notebook(tmp_path, sources), exam=Exam("ex01", asked, b""))
+    report = arena(write_notebook(tmp_path, sources), asked=exam.Exam("ex01", asked, b""))
     assert earned(report) == {f"{honest}, {name}" for name in TOGETHER[bundle] for honest in ("ex01.1", "ex01.3")}
 
 
@@ -506,9 +539,11 @@ def test_an_argument_changed_and_the_look_at_it_patched(arena, tmp_path):
         "def completion_mask(completion_ids, eos_token_id):\n    is_eos = completion_ids == eos_token_id\n"
         "    completion_ids.zero_()\n    return is_eos.cumsum(1) - is_eos.long() == 0\n"
     )
-    assert earned(arena(write_notebook(tmp_path, [source, SHIFT]))) <= {"ex01.1", "ex01.3"}
-    wrong = source.replace("return is_eos.cumsum(1) - is_eos.long() == 0", "return is_eos")
-    assert earned(arena(write_notebook(tmp_path, [wrong, SHIFT]))) == {"ex01.1"}
+    wrong = source.replace("return is_eos.cumsum(1) - is_eos.long() == 0", "return is_eos").replace("_mask(", "_mask_2(")
+    asked = [q for q in questions("ex01") if q.name in ("shift_logits", "completion_mask")]
+    asked = exam.Exam("ex01", [*asked, replace(asked[1], id="wrong", name="completion_mask_2")], b"")
+    got = earned(arena(write_notebook(tmp_path, [source, wrong, SHIFT]), asked=asked))
+    assert got in ({"ex01.1"}, {"ex01.1", "ex01.3"})
 
 
 HUNT = """
@@ -548,18 +583,18 @@ def test_there_is_nothing_to_read(arena, tmp_path, monkeypatch):
     assert "found []" in says(report, 4)
 
 
-def test_there_is_nobody_to_talk_to(arena, tmp_path):
+def test_there_is_nobody_to_talk_to(light_arena, tmp_path):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         server.setblocking(False)
         call = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 1)"
-        assert earned(arena(write_notebook(tmp_path, [call, MASK]))) == {"ex01.3"}
+        assert earned(light_arena(write_notebook(tmp_path, [call, HONEST[1]]))) == {"ex01.3"}
         with pytest.raises(BlockingIOError):
             server.accept()
 
 
-def test_processes_are_limited(arena, tmp_path, monkeypatch):
+def test_processes_are_limited(light_arena, tmp_path, monkeypatch):
     """A fork bomb of 150 at most: more than 100 that succeed are no limit at all. Where it ends the worker that is one, too."""
     monkeypatch.setattr(submission, "CELL_SECONDS", 10.0)  # on a busy machine, forks take their time
     bomb = """
@@ -572,12 +607,26 @@ try:
 except OSError: pass
 def token_entropies(*a): raise RuntimeError(f"made{' too many' if made > 100 else ' few'}: {made}")
 """
-    report = arena(write_notebook(tmp_path, [bomb, MASK]))
+    report = light_arena(write_notebook(tmp_path, [bomb, HONEST[1]]))
     assert earned(report) == {"ex01.3"}
     assert "made few" in says(report, 4) or "a statement was left out" in says(report, 4)
 
 
-def test_files_are_limited(arena, tmp_path):
+def test_memory_is_limited(light_arena, tmp_path):
+    """For each process; what all take together has limits of its own."""
+    bomb = """
+def top_k_logprobs(*a): return bytearray(64 * 2**30)
+kept = []
+def token_entropies(*a):
+    for _ in range(60): kept.append(bytearray(10_000_000))
+def tempered_ratio(*a): return b"x" * 10**10
+"""
+    report = light_arena(write_notebook(tmp_path, [bomb, HONEST[1]]))
+    assert earned(report) == {"ex01.3"}
+    assert all("MemoryError" in says(report, number) for number in (2, 4, 5))
+
+
+def test_files_are_limited(light_arena, tmp_path):
     """One file; then 300 MB at most in each folder are tried: files of less than the largest allowed, many of them."""
     fill = """
 import os
@@ -594,7 +643,7 @@ for folder in ("/tmp", "/dev/shm"):
     except OSError: pass
 def token_entropies(*a): raise RuntimeError(f"{size} bytes, then {made}")
 """
-    report = arena(write_notebook(tmp_path, [fill, MASK]))
+    report = light_arena(write_notebook(tmp_path, [fill, HONEST[1]]))
     assert earned(report) == {"ex01.3"}
     assert "0 bytes, then {'/tmp': 'few', '/dev/shm': 'few'}" in says(report, 4)
 
@@ -627,32 +676,32 @@ if os.fork() == 0:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="written in one machine's registers")
-def test_the_sandbox_own_process_cannot_be_turned(arena, tmp_path):
-    assert earned(arena(write_notebook(tmp_path, [TAMPER, MASK]))) == {"ex01.3"}
+def test_the_sandbox_own_process_cannot_be_turned(light_arena, tmp_path):
+    assert earned(light_arena(write_notebook(tmp_path, [TAMPER, HONEST[1]]))) == {"ex01.3"}
 
 
-def test_a_worker_that_does_not_listen(arena, tmp_path, monkeypatch):
+def test_a_worker_that_does_not_listen(light_arena, tmp_path, monkeypatch):
     """It answers for its first cell by itself and sleeps; the next cell is more than the pipe holds."""
     monkeypatch.setattr(submission, "MOST_STARTS", 3)  # one for each of the other cells and one for the first question
     deaf = CHANNEL + "import time\nsay(json.dumps({'id': asked(), 'error': None}))\ntime.sleep(1000)"
-    assert earned(arena(write_notebook(tmp_path, [deaf, "# " + "x" * 200_000, MASK]), longest=40)) == set()
+    path = write_notebook(tmp_path, [deaf, "# " + "x" * 200_000, HONEST[1]])
+    assert earned(light_arena(path, longest=40, patience=0.5)) == set()
 
 
-def test_numbers_of_another_seed(arena, tmp_path):
-    table = {}
-    for number, question in enumerate(questions("ex01")):
-        outcomes = [run(question.reference, c) for c in question.draw(3 * 1000 + number)]
-        table[question.name] = [outcome.values[0].tolist() for outcome in outcomes]
-    del table["completion_mask"]
-    cell = f"import torch\nfrom itertools import cycle\ntable = {table!r}\n" + "".join(
-        f"{name} = lambda *a, n=cycle(table[{name!r}]): torch.tensor(next(n), dtype=torch.float64)\n" for name in table
+def test_numbers_of_another_seed(light_arena, tmp_path):
+    asked = light_arena.keywords["asked"].questions
+    drawn = {q.name: [case.args["numbers"] for case in q.draw(3 * 1000 + number)] for number, q in enumerate(asked)}
+    cell = "from itertools import cycle\n" + "".join(
+        f"{name} = lambda *a, n=cycle({numbers!r}): [2 * x for x in next(n)]\n" for name, numbers in drawn.items()
     )
-    assert earned(arena(write_notebook(tmp_path, [cell, MASK]), seed=4)) == {"ex01.3"}
+    path = write_notebook(tmp_path, [cell, HONEST[1]])
+    assert earned(light_arena(path, seed=4)) == {"ex01.3"}
+    assert len(earned(light_arena(path, seed=3))) == 5
 
 
-def test_cells_deleted_or_emptied(arena, tmp_path):
-    assert earned(arena(write_notebook(tmp_path, []))) == set()
-    report = arena(write_notebook(tmp_path, [SHIFT, "globals().clear()", "__builtins__ = {}", MASK]))
+def test_cells_deleted_or_emptied(light_arena, tmp_path):
+    assert earned(light_arena(write_notebook(tmp_path, []))) == set()
+    report = light_arena(write_notebook(tmp_path, [HONEST[0], "globals().clear()", "__builtins__ = {}", HONEST[1]]))
     assert earned(report) <= {"ex01.3"}
     assert says(report, 1) == "No function shift_logits is defined."
 
@@ -684,9 +733,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_notebook(arena, tmp_path, name):
+def test_no_notebook(light_arena, tmp_path, name):
     (tmp_path / "ex01_x.ipynb").write_bytes(FILES[name])
-    report = arena(tmp_path / "ex01_x.ipynb")
+    report = light_arena(tmp_path / "ex01_x.ipynb", asked=None)
     assert (report.points, report.of, len(report.graded)) == (0, 12, 5)
 
 
@@ -710,16 +759,14 @@ def test_a_source_nested_at_every_depth(how, tmp_path, monkeypatch):
 
 
 # Formatters break lines before an operator, which is no magic.
-OPERATOR_FIRST = MASK.replace(
-    "return is_eos.cumsum(1) - is_eos.long() == 0", "return ~(\n        is_eos.cumsum(1) - is_eos.long()\n        != 0\n    )"
-)
+OPERATOR_FIRST = HONEST[1].replace("x in numbers", "x in numbers if x\n        != None")
 
 
 @pytest.mark.parametrize("form", [3, 4])
-def test_an_unusual_notebook_that_is_honest(arena, tmp_path, form):
+def test_an_unusual_notebook_that_is_honest(light_arena, tmp_path, form):
     """With a BOM, its sources as lines, one of an old format, an operator at the start of a line."""
     lines = OPERATOR_FIRST.splitlines(True)
     old = {"worksheets": [{"cells": [{"cell_type": "code", "input": lines}]}], "nbformat": 3}
     text = json.dumps(old if form == 3 else {"cells": [{"cell_type": "code", "source": lines}]})
     (tmp_path / "ex01_x.ipynb").write_text(text, encoding="utf-8-sig")
-    assert earned(arena(tmp_path / "ex01_x.ipynb")) == {"ex01.3"}
+    assert earned(light_arena(tmp_path / "ex01_x.ipynb")) == {"ex01.3"}
