@@ -22,26 +22,42 @@ import yaml
 import minigrpo
 from minigrpo.grading import sandbox
 from minigrpo.grading.check import questions
-from tests.grading.test_hostile import MASK, SHIFT, snapshot, write_notebook
+from tests.grading.test_hostile import HONEST, snapshot, write_notebook
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = Path(minigrpo.__file__).parent / "grading" / "templates"
 SITE = f"python/lib/python{sysconfig.get_python_version()}/site-packages"
 IGNORE = shutil.ignore_patterns("__pycache__")
 NOBODY = 65534
-HONEST = {"ex01.1", "ex01.3"}
+BOTH = {"ex01.1", "ex01.3"}  # the honest answers
 MARK = f"wall{secrets.randbits(32):x}"  # stands in the name of all that the attempts start or write
 SIZE = 3_000_000 + secrets.randbits(20)  # of the shared memory that they leave
 
 # The command with less patience than the real one, and without the slow import that keeps transformers quiet.
-COMMAND = """
-import sys
+SETTINGS = """
+import pathlib, sys
 from minigrpo.run import cli
 cli._quiet = lambda: None
 from minigrpo.grading import sandbox, submission
 submission.CELL_SECONDS = submission.CALL_SECONDS = 4.0
-submission.SECONDS, sandbox.RESIDENT = 30.0, 2_000_000_000
-sys.exit(cli.main(sys.argv[1:]))
+submission.SECONDS = 30.0
+"""
+COMMAND = "sys.exit(cli.main(sys.argv[1:]))"
+# With a worker that does without torch, and so starts at once and takes little memory.
+LIGHT = """
+sandbox.WORKER, sandbox.RESIDENT = pathlib.Path("PLACE/light/worker.py"), 400_000_000
+submission.CALL_SECONDS = 2.0
+"""
+# The walls alone, and a worker with torch behind them.
+WALLS = """
+import sys
+from minigrpo.config import BadInput
+from minigrpo.grading import sandbox
+try: how = sandbox.isolation(sys.argv[1:] == ["--trust"])
+except BadInput as error: sys.exit(str(error))
+worker = sandbox.Worker(how)
+print(how, worker.ask({"cell": "import torch; assert torch.ones(2).sum() == 2"}, 60.0)["error"])
+worker.close()
 """
 
 
@@ -61,6 +77,7 @@ def place():
     (folder / "python" / "bin" / "python").symlink_to(f"{sys.base_prefix}/bin/{version}")
     shutil.copytree(Path(minigrpo.__file__).parent, folder / "package" / "minigrpo", ignore=IGNORE)
     (folder / "package").chmod(0o700)
+    shutil.copytree(Path(__file__).with_name("light"), folder / "light", ignore=IGNORE)
     yield folder
     shutil.rmtree(folder)
     for found in left_behind():  # where a test failed
@@ -71,8 +88,8 @@ def place():
                 subprocess.run(["rm", "-rf", found])  # shutil would not come down from as deep as they are
 
 
-def command(place, *arguments, path="/nonexistent", user=None):
-    """minigrpo's command line in ``place``, by default as root and where no bubblewrap is found."""
+def command(place, *arguments, path="/nonexistent", user=None, program=SETTINGS + COMMAND):
+    """``program``, minigrpo's command line, in ``place``, by default as root and where no bubblewrap is found."""
     old, new = sys.base_prefix, f"{place}/python/base"
     mounts = [("--bind", sysconfig.get_path("purelib"), f"{place}/{SITE}")]
     if closed := [folder for folder in reversed(Path(old).parents) if not folder.stat().st_mode & 0o001]:
@@ -80,7 +97,7 @@ def command(place, *arguments, path="/nonexistent", user=None):
     steps = [f"mkdir -p {mount[-1]} && mount {' '.join(map(str, mount))}" for mount in mounts]
     drop = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
     settings = [f"PATH={path}", f"PYTHONPATH={place}/package", "OMP_NUM_THREADS=1", "MINIGRPO_SECRET=SECRET"]
-    python = [f"{place}/python/bin/python", "-B", "-c", COMMAND, *map(str, arguments)]
+    python = [f"{place}/python/bin/python", "-B", "-c", program, *map(str, arguments)]
     script = " && ".join([*steps, 'exec "$@"'])
     return ["unshare", "--mount", "sh", "-c", script, "sh", *drop, "env", "-i", *settings, *python]
 
@@ -116,7 +133,7 @@ for grader in graders:
     attempt("ptrace", lambda: libc.ptrace(16, grader, None, None) == 0)
     for number in (0, signal.SIGSTOP, signal.SIGKILL):
         attempt("signal", lambda: os.kill(grader, number) is None)
-    attempt("a file as large as bubblewrap allows", lambda: open("/tmp/MARK", "wb", 0).write(b"x" * 99_000) > 9_000)
+    attempt("a file as large as bubblewrap allows", lambda: open("/tmp/MARK-large", "wb", 0).write(b"x" * 99_000) > 9_000)
 attempt("answers", lambda: open("PACKAGE/minigrpo/kl.py"))
 for name in ("FOLDER/submissions/zoe/ex01_x.ipynb", "FOLDER/out.json", "FOLDER/MARK", "PACKAGE/minigrpo/kl.py",
              "HIDDEN/MARK", "/usr/MARK", "/dev/MARK", "/MARK"):
@@ -183,7 +200,7 @@ def top_k_logprobs(*a):
 def tempered_ratio(*a):
     kept = []
     for k in range(8):
-        if os.fork() == 0: kept.append(b"x" * 250_000_000); time.sleep(60); os._exit(0)
+        if os.fork() == 0: kept.append(b"x" * 60_000_000); time.sleep(60); os._exit(0)
     time.sleep(60)
 def token_entropies(*a):
     attempt("more memory than there is", lambda: bytearray(64 * 2**30))
@@ -205,7 +222,7 @@ def left_behind():
             named = MARK in (path / "comm").read_text() or MARK in (path / "cmdline").read_text()
             if named and (path / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
                 found.append(path)
-    found += [p for f in ("/tmp", "/var/tmp", "/dev/shm", "/usr", "/") if (p := Path(f, MARK)).exists()]
+    found += [p for f in ("/tmp", "/var/tmp", "/dev/shm", "/usr", "/") for p in Path(f).glob(f"{MARK}*")]
     return found + [line for line in Path("/proc/sysvipc/shm").read_text().splitlines() if str(SIZE) in line.split()]
 
 
@@ -219,10 +236,12 @@ def outcome_of_a_batch(place, names, **options):
         words = {"FOLDER": folder, "PACKAGE": place / "package", "HIDDEN": place / SITE / "trl", "MARK": MARK, "SIZE": SIZE}
         for word, value in words.items():
             cell = cell.replace(word, str(value))
-        write_notebook(folder / "submissions" / name, [SHIFT, cell, MASK] if name in ATTEMPTS else [SHIFT, MASK])
+        write_notebook(folder / "submissions" / name, [HONEST[0], cell, HONEST[1]] if name in ATTEMPTS else HONEST)
     (folder / "out.json").write_text("{}")
     before = snapshot(place)
-    done = run(place, "grade", folder / "submissions", "--format", "json", **options)
+    program = SETTINGS + LIGHT.replace("PLACE", str(place)) + COMMAND
+    asked = ["--questions", place / "light" / "ex01.py"]
+    done = run(place, "grade", folder / "submissions", "--format", "json", *asked, program=program, **options)
     assert (done.returncode, left_behind()) == (0, []), done.stderr
     assert snapshot(place) == before
     said = json.loads(done.stdout)
@@ -234,12 +253,12 @@ def outcome_of_a_batch(place, names, **options):
 def check_batch(people, sees_the_grader):
     """Everybody has the points of the two honest answers, the attempts found nothing, and were ended for what they took."""
     earned = {person: {name for name, (points, _) in rows.items() if points} for person, rows in people.items()}
-    assert earned.pop("fork", set()) <= HONEST  # how far it comes before its forks take too much memory is up to the scheduler
-    assert earned == dict.fromkeys(people.keys() - {"fork"}, HONEST)
+    assert earned.pop("fork", set()) <= BOTH  # how far it comes before its forks take too much memory is up to the scheduler
+    assert earned == dict.fromkeys(people.keys() - {"fork"}, BOTH)
     for person in ("reach", "take"):
         assert "found []" in people[person]["ex01.4"][1], person
     assert f"{int(sees_the_grader)} seen" in people["reach"]["ex01.5"][1]
-    assert "still running after 4 s" in people["take"]["ex01.2"][1]
+    assert "still running after 2 s" in people["take"]["ex01.2"][1]
     assert "GB of memory" in people["take"]["ex01.5"][1]
 
 
@@ -264,38 +283,39 @@ def test_bubblewrap_keeps_attempts_in_without_root(readable):
     """Or, where the system gives user namespaces to root only, nothing is graded."""
     trial = ["setpriv", f"--reuid={NOBODY}", "--clear-groups", "bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]
     if subprocess.run(trial, capture_output=True).returncode:
-        refused = run(readable, "grade", write_notebook(readable, [MASK]), path=os.environ["PATH"], user=NOBODY)
-        assert (refused.returncode, "user namespaces" in refused.stderr) == (2, True)
+        refused = run(readable, path=os.environ["PATH"], user=NOBODY, program=WALLS)
+        assert (refused.returncode, "user namespaces" in refused.stderr) == (1, True)
         return
+    loaded = run(readable, path=os.environ["PATH"], user=NOBODY, program=WALLS)
+    assert (loaded.returncode, loaded.stdout) == (0, "bubblewrap None\n"), loaded.stderr
     isolation, people = outcome_of_a_batch(readable, ["reach", "leave", "take"], path=os.environ["PATH"], user=NOBODY)
     assert isolation.split(";")[0] == "bubblewrap"
     check_batch(people, sees_the_grader=False)
 
 
 def test_with_neither_nothing_runs_unless_it_is_trusted(readable):
-    notebook = write_notebook(readable, [SHIFT, MASK])
-    refused = run(readable, "grade", notebook, user=NOBODY)
-    assert (refused.returncode, refused.stdout) == (2, "")
+    refused = run(readable, user=NOBODY, program=WALLS)
+    assert (refused.returncode, refused.stdout) == (1, "")
     assert "--trust" in refused.stderr
-    trusted = run(readable, "grade", notebook, "--trust", user=NOBODY)
-    assert (trusted.returncode, trusted.stdout.splitlines()[0]) == (0, "isolated by: none")
+    trusted = run(readable, "--trust", user=NOBODY, program=WALLS)
+    assert (trusted.returncode, trusted.stdout) == (0, "none None\n"), trusted.stderr
 
 
 def test_a_python_that_another_user_cannot_read_is_no_wall(place):
     """An honest cell that imports what is not yet loaded would fail."""
-    notebook = write_notebook(place, [MASK])
     (place / "python").chmod(0o700)
     try:
-        refused = run(place, "grade", notebook)
+        refused = run(place, program=WALLS)
     finally:
         (place / "python").chmod(0o755)
-    assert refused.returncode == 2
+    assert refused.returncode == 1
     assert "a Python that every user may read" in refused.stderr
 
 
 def test_the_time_in_which_torch_loads_is_not_the_submissions(tmp_path, monkeypatch):
     slow = tmp_path / "worker.py"
-    slow.write_text("import time\ntime.sleep(2)\n" + sandbox.WORKER.read_text(encoding="utf-8"))
+    light = Path(__file__).with_name("light") / "worker.py"
+    slow.write_text("import time\ntime.sleep(1.5)\n" + light.read_text(encoding="utf-8"))
     monkeypatch.setattr(sandbox, "WORKER", slow)
     worker = sandbox.Worker("none", seconds=1.0)
     try:
