@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from minigrpo.config import BadInput
-from minigrpo.grading import batch, cache, cells, inside, reports, submission, walls
+from minigrpo.grading import batch, cache, cells, inside, reports, sandbox, submission, walls
 from minigrpo.grading.cells import NoNotebook, read_cells
 from minigrpo.grading.check import questions
 from minigrpo.grading.pages import pages
@@ -27,7 +27,7 @@ from minigrpo.grading.results import BROKEN, ENDLESS, UNANSWERED
 from minigrpo.grading.sandbox import GraderError, WorkerDied
 from minigrpo.grading.submission import Graded, Report, by_name, outcome_of
 from minigrpo.grading.worker import decode, encode
-from tests.grading.test_hostile import MASK, SHIFT, how, write_notebook  # noqa: F401
+from tests.grading.test_hostile import LIGHT, MASK, SHIFT, how, write_notebook  # noqa: F401
 
 # --- whose is it ------------------------------------------------------------------------------------------------------------
 
@@ -217,7 +217,12 @@ HONEST = [
 
 def test_what_passes_in_the_notebook_passes_in_the_sandbox(how, tmp_path, monkeypatch):  # noqa: F811
     """With this Python, which where root runs the tests lies in a home that only root may enter."""
-    monkeypatch.setattr(submission, "CELL_SECONDS", 5.0)
+
+    class Worker(sandbox.Worker):
+        def ask(self, request, seconds, *rest):
+            return super().ask(request, 1.0 if "sleep(100)" in request.get("cell", "") else seconds, *rest)
+
+    monkeypatch.setattr(submission, "Worker", Worker)
     report = submission.grade_file(write_notebook(tmp_path, HONEST), "ann", how, 0)
     full = {item.question.id for item in report.graded if item.points == item.question.points}
     assert full == {"ex01.1", "ex01.3"}
@@ -296,21 +301,22 @@ def replay(*a):
 def test_what_does_not_end_is_called_so_and_nobody_is_told_about_the_subject(how, tmp_path, monkeypatch):  # noqa: F811
     """Endless prints, an end of the process, a cell that fails, one that hangs before its function, and nothing."""
     for name in ("CELL_SECONDS", "CALL_SECONDS"):
-        monkeypatch.setattr(submission, name, 2.0)
+        monkeypatch.setattr(submission, name, 1.0)
+    monkeypatch.setattr(sandbox, "WORKER", LIGHT / "worker.py")
     asked = questions("ex01")
     names = [question.name for question in asked]
     cells = [ENDED.replace("token_logprobs", names[0]).replace("replay", names[1])]
     cells += [f"{names[2]} = undefined", f"while True:\n    def {names[3]}(*a): pass"]
     report = submission.grade_file(write_notebook(tmp_path, cells), "ann", how, 0, kept=tmp_path / "kept")
     items = report.graded
-    assert report.note == "A statement of code cell 3 was left out: it was still running after 2 s and was stopped."
+    assert report.note == "A statement of code cell 3 was left out: it was still running after 1 s and was stopped."
     assert report.note in reports.write([report], how, "table")
     assert not (tmp_path / "kept").exists()
     assert [item.why for item in items] == [ENDLESS, BROKEN, BROKEN, ENDLESS, UNANSWERED]
-    assert items[0].says == "It was still running after 2 s and was stopped: does a loop never end?"
+    assert items[0].says == "It was still running after 1 s and was stopped: does a loop never end?"
     assert "it ended" in items[1].says
     assert "code cell 2) fails: NameError" in items[2].says
-    assert "a statement was left out: it was still running after 2 s" in items[3].says
+    assert "a statement was left out: it was still running after 1 s" in items[3].says
     page = pages([report], "bubblewrap")["ann.html"]
     assert report.note in page
     assert page.count("A hint") == 1  # to what was not answered
