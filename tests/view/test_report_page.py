@@ -135,26 +135,38 @@ def run(name="run", lines=None, written_down=False, **settings):
     return Run(name, config.to_dict(), metrics, lines)
 
 
+@pytest.fixture(scope="module")
+def window(browser):
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(window, tmp_path):
     """Opens the page of some runs from disk, every group of it; at the end nothing was asked for and nothing went wrong."""
     wrong, pages = [], []
+    listeners = {
+        "request": lambda request: request.url == pages[-1].as_uri() or wrong.append(request.url),
+        "console": lambda message: wrong.append(message.text),
+        "pageerror": lambda error: wrong.append(str(error)),
+    }
+    for event, listener in listeners.items():
+        window.on(event, listener)
 
-    def open_page(runs, max_bytes=3_000_000, **screen):
-        path = tmp_path / f"report-{len(pages)}.html"
-        path.write_text(render(runs, max_bytes=max_bytes), encoding="utf-8")
-        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **screen})
-        page.on("request", lambda request: request.url == path.as_uri() or wrong.append(request.url))
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(path.as_uri())
-        open_groups(page)
-        pages.append(page)
-        return page
+    def open_page(runs, max_bytes=3_000_000, width=1280, scheme="light"):
+        pages.append(tmp_path / f"report-{len(pages)}.html")
+        pages[-1].write_text(render(runs, max_bytes=max_bytes), encoding="utf-8")
+        window.set_viewport_size({"width": width, "height": 900})
+        window.emulate_media(color_scheme=scheme)
+        window.mouse.move(0, 0)
+        window.goto(pages[-1].as_uri())
+        open_groups(window)
+        return window
 
     yield open_page
-    for page in pages:
-        page.close()
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
     assert wrong == []
 
 
@@ -163,21 +175,27 @@ def open_groups(page):
     page.wait_for_timeout(60)  # a toggle is told of a moment later
 
 
-def switch(page, changes):
-    page.click("#reset")
-    for name, value in changes.items():
-        field = page.locator(f"#{IDS.get(name, name)}")
-        field.select_option(value) if isinstance(value, str) else field.fill(str(value))
-
-
-def numbers(page, places):
-    """Choose each token, and read the numbers of its formula."""
-    script = """(places) => places.map((place) => {
-        document.querySelector(`[data-at="${place}"]`).click();
-        const named = [...document.querySelectorAll("#formula [data-name]")];
-        return Object.fromEntries(named.map((data) => [data.dataset.name, Number(data.value)]));
-    })"""
-    return page.evaluate(script, places)
+def numbers(page, places, changes=None):
+    """Switch from the run's settings to these, choose each token, and read the numbers of its formula."""
+    script = """([places, changes]) => {
+        document.body.style.display = "none"; // nothing is laid out for each token
+        if (changes) document.querySelector("#reset").click();
+        for (const [id, value] of Object.entries(changes ?? {})) {
+            const field = document.querySelector(`#${id}`);
+            field.value = value;
+            field.dispatchEvent(new Event("input"));
+        }
+        const read = (place) => {
+            document.querySelector(`[data-at="${place}"]`).click();
+            const named = [...document.querySelectorAll("#formula [data-name]")];
+            return Object.fromEntries(named.map((data) => [data.dataset.name, Number(data.value)]));
+        };
+        const found = places.map(read);
+        document.body.style.display = "";
+        return found;
+    }"""
+    fields = {IDS.get(name, name): value for name, value in changes.items()} if changes is not None else None
+    return page.evaluate(script, [places, fields])
 
 
 def fact(page, name):
@@ -216,14 +234,14 @@ def test_fifty_tokens_have_the_packages_numbers_under_every_switch(opened, setti
     assert len(places) >= 45
     written_down = torch.tensor(last["advantages"], dtype=torch.float64) if settings.pop("written_down", False) else None
     for changes in SWITCHES:
-        switch(page, changes)
         now = {**made.config, **changes}
         if now["loss_type"] == "cispo" and made.config["loss_type"] != "cispo":
             now["epsilon_high"] = 5.0
         if now["loss_type"] != "cispo" and made.config["loss_type"] == "cispo":
             now["epsilon_high"] = None
         wanted, loss, clipped = by_the_package(last, GRPOConfig(**now), written_down)
-        for (i, t), found in zip(places, numbers(page, [f"0 {i} {t}" for i, t in places]), strict=True):
+        named = [f"0 {i} {t}" for i, t in places]
+        for (i, t), found in zip(places, numbers(page, named, changes), strict=True):
             assert found.keys() == {*NAMES} - ({"kl"} if last["ref_logprobs"] is None else set())
             for name, value in found.items():
                 assert value == pytest.approx(wanted[name][i, t].item(), rel=1e-6, abs=1e-6), (changes, i, t, name)
@@ -248,6 +266,8 @@ def test_a_formula_reads_as_in_the_lesson(opened):
     assert page.locator("#lines dd").last.inner_text().startswith("0: clipped; of the KL ")
     page.fill("#beta", "0")
     assert page.locator("#lines dd").last.inner_text() == "0: clipped"
+    page.click("#reset")
+    assert page.locator("#lines dd").last.inner_text().startswith("0: clipped; of the KL ")
     page.keyboard.press("Escape")
     assert page.locator("#formula").is_hidden()
 
@@ -343,7 +363,7 @@ def test_nothing_is_cut_off_on_a_telephone_or_a_projector(opened, width, scheme)
     long = line()
     long["prompts"][0] = "antidisestablishmentarianism" * 8
     long["tokens"][0][0] = "supercalifragilisticexpialidocious" * 4
-    page = opened([run(lines=[long]), run("another")], viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = opened([run(lines=[long]), run("another")], width=width, scheme=scheme)
     page.locator('[data-at="0 0 0"]').click()
     screenshot(page, f"report-{width}-{scheme}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
