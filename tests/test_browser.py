@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import pytest
@@ -41,7 +42,7 @@ LIVE = {
     ],
     "07_triples": ["import minigrpo", 'records = mg.load_triples("bundled")', "mg.rate(records"],
 }
-# The other controls, on one page: a cell that all need, then one for each.
+# All of it on one page, for one kernel: their cells, one that the other controls need, and one for each of these.
 PREPARED = """
 import minigrpo as mg
 from minigrpo.view.controls import advantages, clinic, clip, settings, temperature
@@ -64,17 +65,18 @@ CONTROLS = {
 DARK = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
 
 
-def served(name):
-    """The notebook whole, or with those of its code cells alone that have one of LIVE's words in them; or the controls."""
-    if name == "controls":
-        cells = [nbformat.v4.new_code_cell(code) for code in (PREPARED, *CONTROLS.values())]
-        return nbformat.v4.new_notebook(cells=cells, metadata=KERNEL)
-    notebook = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
-    words = LIVE.get(name, [""])
-    notebook["cells"] = [
-        cell for cell in notebook["cells"] if cell["cell_type"] != "code" or any(w in "".join(cell["source"]) for w in words)
-    ]
-    return notebook
+def live_cells():
+    """{word: source} of those code cells of the notebooks that have one of LIVE's words in them, and of all others."""
+    found = {}
+    for name, words in LIVE.items():
+        notebook = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+        sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        chosen = [(word, source) for source in sources for word in words if word in source]
+        assert [word for word, _ in chosen] == words, "each word stands in one cell"
+        found |= chosen
+    assert "max_steps=100" in found["mg.watch("]
+    found["mg.watch("] = found["mg.watch("].replace("max_steps=100", "max_steps=30")  # three pictures will do
+    return found | {"prepared": PREPARED} | CONTROLS
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +84,8 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab that serves a copy of the notebooks, with settings of its own."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(FOLDER, folder / "notebooks")
-    for name in (*LIVE, "controls"):
-        (folder / "notebooks" / f"{name}.ipynb").write_text(json.dumps(served(name)), encoding="utf-8")
+    cells = [nbformat.v4.new_code_cell(source) for source in live_cells().values()]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), folder / "notebooks" / "live.ipynb")
     settings = folder / "settings"
     for plugin, values in (SETTINGS | (DARK if os.environ.get("DARK") else {})).items():
         package, name = plugin.split(":")
@@ -132,30 +134,36 @@ def until(condition, page, what):
         page.wait_for_timeout(300)
 
 
-def open_and_run(browser, lab, name, while_running=None):
-    """The page of a notebook after Run All Cells, when every code cell has its number."""
+class Live(NamedTuple):
+    page: object
+    cells: dict  # by their words
+    pictures: set  # lengths of those that were seen where the training is watched
+
+
+@pytest.fixture(scope="module")
+def live(browser, lab):
+    """The page after Run All Cells, when every code cell has its number."""
     page = browser.new_page(viewport={"width": 1280, "height": 1800})
-    page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
+    page.goto(f"{lab}/lab/tree/notebooks/live.ipynb?reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     until(lambda: kernel_is_idle(lab), page, "the kernel starts")
-    page.get_by_role("menuitem", name="Edit", exact=True).click()
-    page.get_by_text("Clear Outputs of All Cells").click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    cells = sum(cell["cell_type"] == "code" for cell in served(name)["cells"])
+    cells = {word: page.locator(".jp-CodeCell").nth(number) for number, word in enumerate(live_cells())}
+    pictures = set()
 
     def done():
-        if while_running:
-            while_running(page)
+        pictures.update(cells["mg.watch("].locator("img").evaluate_all("them => them.map(x => x.src.length)"))
         saved = page.evaluate("() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(x => x.textContent)")
         numbers = [int(n) for text in saved for n in re.findall(r"\[(\d+)\]", text)]
-        return kernel_is_idle(lab) and max(numbers, default=0) >= cells
+        return kernel_is_idle(lab) and max(numbers, default=0) >= len(cells)
 
     until(done, page, "all cells have run")
     page.wait_for_timeout(1000)
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
-    return page
+    yield Live(page, cells, pictures)
+    close(page, lab)
 
 
 def screenshot(page, name):
@@ -172,42 +180,38 @@ def close(page, lab):
         urllib.request.urlopen(urllib.request.Request(f"{lab}/api/sessions/{session['id']}", method="DELETE"), timeout=10)
 
 
-def test_a_notebook_runs_and_its_live_figure_moves(browser, lab):
-    pictures = set()
-
-    def look(page):
-        pictures.update(page.evaluate("() => [...document.querySelectorAll('.jp-OutputArea img')].map(x => x.src.length)"))
-
-    page = open_and_run(browser, lab, "00_one_picture", look)
-    screenshot(page, "00_one_picture")
-    assert len(pictures) > page.locator(".jp-OutputArea img").count()  # one figure was seen in several states
-    assert page.locator(".jp-OutputArea img").count() >= 1
-    be_the_reward(page)
-    close(page, lab)
+def test_a_notebook_runs_and_its_live_figure_moves(live):
+    screenshot(live.page, "00_one_picture")
+    assert live.cells["mg.watch("].locator("img").count() == 1
+    assert len(live.pictures) > 2  # it was seen empty, at its end, and between
 
 
-def be_the_reward(page):
-    """One answer is called right, a step is taken, and eight new answers are there."""
-    page.get_by_role("button", name="right", exact=True).nth(2).click()
-    page.locator("button.jupyter-button", has_text="step").click()
-    until(lambda: page.get_by_text("step 1: 1 of 8").count() == 1, page, "a step is taken")
-    page.locator("button.jupyter-button", has_text="step").scroll_into_view_if_needed()
-    screenshot(page, "00_be_the_reward")
+def test_an_answer_is_called_right_and_a_step_is_taken(live):
+    """Then eight new answers are there."""
+    cell, step = live.cells["be_the_reward()"], live.cells["be_the_reward()"].locator("button.jupyter-button", has_text="step")
+    cell.get_by_role("button", name="right", exact=True).nth(2).click()
+    step.click()
+    until(lambda: cell.get_by_text("step 1: 1 of 8").count() == 1, live.page, "a step is taken")
+    step.scroll_into_view_if_needed()
+    screenshot(live.page, "00_be_the_reward")
 
 
-def test_the_rating_buttons_write_scores(browser, lab):
-    page = open_and_run(browser, lab, "07_triples")
-    page.get_by_role("button", name="undo").scroll_into_view_if_needed()
+def test_the_rating_buttons_write_scores(live):
+    page, cell = live.page, live.cells["mg.rate(records"]
+
+    def shows(said, what):
+        until(lambda: cell.get_by_text(f"{said} of 10 scored, in mine.jsonl").count() == 1, page, what)
+
+    cell.get_by_role("button", name="undo").scroll_into_view_if_needed()
     screenshot(page, "07_triples")
-    until(lambda: page.get_by_text("0 of 10 scored, in mine.jsonl").count() == 1, page, "the widget is shown")
-    page.get_by_role("button", name="5", exact=True).click()
-    until(lambda: page.get_by_text("1 of 10 scored, in mine.jsonl").count() == 1, page, "a button scores")
-    page.get_by_placeholder("1 to 5, or u").press("3")
-    until(lambda: page.get_by_text("2 of 10 scored, in mine.jsonl").count() == 1, page, "a key scores")
-    page.get_by_role("button", name="undo").click()
-    until(lambda: page.get_by_text("1 of 10 scored, in mine.jsonl").count() == 1, page, "undo takes back")
+    shows(0, "the widget is shown")
+    cell.get_by_role("button", name="5", exact=True).click()
+    shows(1, "a button scores")
+    cell.get_by_placeholder("1 to 5, or u").press("3")
+    shows(2, "a key scores")
+    cell.get_by_role("button", name="undo").click()
+    shows(1, "undo takes back")
     screenshot(page, "07_rated")
-    close(page, lab)
 
 
 def test_no_control_is_left_out():
@@ -223,11 +227,9 @@ def test_no_control_is_left_out():
     assert made == {*CONTROLS, "be_the_reward"}
 
 
-def test_the_controls_follow_the_hand(browser, lab):
+def test_the_controls_follow_the_hand(live):
     """Each redraws its picture when it is dragged, and says in words what its buttons are for."""
-    page = open_and_run(browser, lab, "controls")
-    cells = page.locator(".jp-CodeCell")
-    drive = Hand(page, {name: cells.nth(number) for number, name in enumerate(CONTROLS, start=1)})
+    page, drive = live.page, Hand(live.page, live.cells)
     broken = page.locator(".jp-OutputArea img").evaluate_all(
         "them => them.filter(x => x.offsetWidth && !x.naturalWidth).length"
     )
@@ -247,7 +249,6 @@ def test_the_controls_follow_the_hand(browser, lab):
     drive.press("open_clinic", "F")
     drive.press("open_clinic", "see the result")
     drive.press("open_clinic", "I am sure", says="No: the learning rate is too high.")
-    close(page, lab)
 
 
 class Hand:
