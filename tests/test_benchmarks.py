@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic. That they run, and what they measure, is for whoever runs them: no test asserts a time."""
 
 import json
+import os
 
 import torch
 
@@ -47,10 +48,14 @@ def test_beginnings_are_counted_once():
 
 
 def test_a_step_of_each_is_timed():
-    """One pair of steps of the smallest shape: the clock has all parts of both, and they add up."""
+    """One pair of steps of the smallest shape, here, where TRL is loaded: the clock has all parts of both, and they add up."""
     setting = vs_trl.Setting(2, 2, 4, 1e-6, steps=1, vocabulary=300, prompt_length=3, layers=1)
-    for steps in vs_trl.alone(vs_trl.race, setting, 0.04, 1, 1):
+    for steps in vs_trl.race(setting, 0.04, 1, 1):
         (step,) = steps
         assert step["step cpu"] > step["sampling cpu"] > 0
         assert step["step wall"] == step["sampling wall"] + step["update wall"]
         assert step["tokens"] == 16
+
+
+def test_what_is_measured_has_a_process_of_its_own():
+    assert vs_trl.alone(os.getpid) != os.getpid()
