@@ -107,7 +107,7 @@ def lab(tmp_path_factory):
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + SECONDS
         while True:
             try:
                 urllib.request.urlopen(f"{url}/api/status", timeout=1)
