@@ -184,7 +184,9 @@ def test_the_command_leaves_the_files_of_a_run(tmp_path, capsys):
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch, estimator):
     scores = {"accuracy": 0.0, "accuracy_greedy": 0.0, "mean_length": 1.0}  # of no account here, and the slowest part
     monkeypatch.setattr("minigrpo.run.runner.evaluate", lambda *args, **kwargs: scores)
-    flags = ["--triples-estimator", estimator]
+    monkeypatch.setattr("minigrpo.run.summary.plot_to", lambda *args: None)
+    load_triples("bundled").select(range(48)).to_json(tmp_path / "few.jsonl")
+    flags = ["--triples", str(tmp_path / "few.jsonl"), "--generation-batch-size", "12", "--triples-estimator", estimator]
     assert command(tmp_path / "whole", *flags) == 0
     assert command(tmp_path / "parts", *flags, "--max-steps", "6") == 0  # the middle of the second pass
     assert cli.main(["train", "--resume", "--output-dir", str(tmp_path / "parts"), "--max-steps", "8"]) == 0
