@@ -40,7 +40,8 @@ RECORDS = Dataset.from_dict(
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for objective in ("regression", "bradley_terry"):
-        assert cli.main(["reward-model", "train", "--objective", objective, "--output-dir", str(folder / objective)]) == 0
+        flags = ["--objective", objective, "--max-steps", "40", "--output-dir", str(folder / objective)]
+        assert cli.main(["reward-model", "train", *flags]) == 0
     return folder
 
 
@@ -97,13 +98,13 @@ def test_as_a_reward_function_it_prefers_what_people_did(trained):
 
 
 def test_a_run_on_its_reward_logs_the_true_one_beside_it_and_raises_it(trained, tmp_path):
-    flags = ["--task", "sums", "--max-steps", "60", "--output-dir", str(tmp_path / "run")]
+    flags = ["--task", "sums", "--max-steps", "40", "--output-dir", str(tmp_path / "run")]
     assert cli.main(["train", "--reward-model", str(trained / "regression"), *flags]) == 0
     summary, rows = folders.read_json(tmp_path / "run" / "summary.json"), folders.read_metrics(tmp_path / "run")
     assert summary["after"]["accuracy"] > summary["before"]["accuracy"] + 0.15
     assert rows[0]["reward"] == pytest.approx(rows[0]["rewards/reward_model/mean"], abs=1e-5)
     assert rows[-1]["rewards/sum_rubric/mean"] > rows[0]["rewards/sum_rubric/mean"]
-    assert cli.main(["train", "--resume", "--output-dir", str(tmp_path / "run"), "--max-steps", "61"]) == 0
+    assert cli.main(["train", "--resume", "--output-dir", str(tmp_path / "run"), "--max-steps", "41"]) == 0
     assert cli.main(["generate", "--model", str(tmp_path / "run"), "1 + 1 = ?"]) == 0
 
 
