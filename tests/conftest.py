@@ -76,6 +76,30 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def drawn_once():
+    """Curves take most of a second, and few tests look at them: a module's first run draws its own, the others get a copy."""
+    from minigrpo.run import runner, summary
+
+    finish, draw, first = summary.finish, summary.plot_to, []
+
+    def draw_or_copy(output, *args):
+        if first:
+            output.write_bytes(first[0])
+        else:
+            draw(output, *args)
+            first.append(output.read_bytes())
+
+    def finish_undrawn(*args, **kwargs):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(summary, "plot_to", draw_or_copy)
+            finish(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "finish", finish_undrawn)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from tests.tools.pretrain import byte_tokenizer

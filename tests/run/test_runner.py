@@ -1,6 +1,7 @@
 """The whole command: its files, killing it, stopping it, going on, and nothing lost."""
 
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from minigrpo import tasks
 from minigrpo.config import BadInput, GRPOConfig
 from minigrpo.run import cli, folders, runner
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
 SMALL = ["--generation-batch-size", "16", "--num_generations", "4", "--max-steps", "12", "--save_steps", "4"]
 FILES = {"config.json", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", "model"}
 
@@ -65,23 +67,25 @@ def few_problems():
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert train(folder) == 0
+    with redirect_stdout(io.StringIO()) as said:
+        assert train(folder) == 0
+    (folder.parent / "said").write_text(said.getvalue(), encoding="utf-8")
     return folder
 
 
 # --- what a run leaves behind -----------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_its_files_and_says_where(uninterrupted, tmp_path, capsys):
-    assert train(tmp_path / "run") == 0
-    said = capsys.readouterr().out
-    names = {p.name for p in (tmp_path / "run").iterdir()}
+def test_a_run_leaves_its_files_and_says_where(uninterrupted):
+    said = (uninterrupted.parent / "said").read_text(encoding="utf-8")
+    names = {p.name for p in uninterrupted.iterdir()}
     assert names >= FILES | {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
-    assert all(str(tmp_path / "run" / name) in said for name in FILES)
+    assert (uninterrupted / "curves.png").stat().st_size > 20_000
+    assert all(str(uninterrupted / name) in said for name in FILES)
     assert "thinks first" in said
     assert said.count("  ->  ") == 3
     assert not [name for name in names if name.endswith(".tmp")]
-    assert {p.name for p in (tmp_path / "run" / "model").iterdir()} >= {"model.safetensors", "tokenizer.json", "config.json"}
+    assert {p.name for p in (uninterrupted / "model").iterdir()} >= {"model.safetensors", "tokenizer.json", "config.json"}
 
 
 def test_the_summary_and_the_lines_have_what_they_promise(uninterrupted):
