@@ -18,6 +18,7 @@ pytestmark = [
 ]
 SMALL = {
     "generation_batch_size": 4, "num_generations": 4, "per_device_train_batch_size": 2, "max_completion_length": 4,
+    "beta": 0.04, "lr_scheduler_type": "constant",
 }  # fmt: skip
 # As its tokenizer_config.json on the hub has it.
 TEMPLATE = (
