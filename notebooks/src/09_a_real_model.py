@@ -93,7 +93,7 @@ for sample in samples[:1] + samples[-1:]:
         print(f"  {answer['reward']:.0f}  {''.join(answer['tokens'])[:100]!r}")
 
 # %% [markdown]
-# It says 18, goes on talking, and its *last* number is 1. Others talk until they are cut off after 16 tokens and have not answered. That is one reason for the low start: sampled, three answers in a hundred are right; greedy, one in three.
+# It says 18, goes on talking, and its *last* number is 8. Others talk until they are cut off after 16 tokens and have not answered. That is one reason for the low start: sampled, three answers in a hundred are right; greedy, one in three.
 #
 # **Write down:** the reward does not mention brevity. Will the answers get shorter?
 
