@@ -82,20 +82,20 @@ def test_its_log_probs_are_those_of_a_plain_forward_pass(smollm2):
                 torch.testing.assert_close(found[row, : len(written)], plain, rtol=1e-4, atol=1e-4)
 
 
-def test_two_steps_of_training_move_it_and_it_is_saved_as_any_model(copied, tmp_path):
+def test_three_steps_of_training_move_it_and_it_is_saved_as_any_model(copied, tmp_path):
     model, tokenizer = copied
     task = addition_task()
-    config = GRPOConfig.for_task("addition", max_steps=2, **SMALL)
+    config = GRPOConfig.for_task("addition", max_steps=3, **SMALL)
     before = model.model.norm.weight.clone()
 
     def longest(prompts, completions, **columns):
         return [float(len(completion[0]["content"])) for completion in completions]
 
     rows = list(train(TrainState.start(model, tokenizer, config), task.train, [longest], config))
-    assert [row["step"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
-    assert rows[1]["kl"] != rows[0]["kl"]
-    assert 0 < (model.model.norm.weight - before).abs().max() < 3 * config.learning_rate
+    assert rows[2]["kl"] != rows[0]["kl"]
+    assert 0 < (model.model.norm.weight - before).abs().max() < 4 * config.learning_rate
     save_policy(model, tokenizer, tmp_path)
     again, _ = load_policy(str(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
