@@ -48,6 +48,16 @@ LIGHT = """
 sandbox.WORKER, sandbox.RESIDENT = pathlib.Path("PLACE/light/worker.py"), 400_000_000
 submission.CALL_SECONDS = 2.0
 """
+# Behind one wall less, a light worker is asked about its rights.
+UNFILTERED = r"""
+import pathlib
+from minigrpo.grading import sandbox
+sandbox.walls.syscall_filter = lambda: None
+sandbox.WORKER = pathlib.Path("PLACE/light/worker.py")
+worker = sandbox.Worker("another user")
+print(worker.ask({"cell": "assert 'NoNewPrivs:\\t1' in open('/proc/self/status').read()"}, 10.0)["error"])
+worker.close()
+"""
 # The walls alone, and a worker with torch behind them.
 WALLS = """
 import sys
@@ -310,6 +320,12 @@ def test_a_python_that_another_user_cannot_read_is_no_wall(place):
         (place / "python").chmod(0o755)
     assert refused.returncode == 1
     assert "a Python that every user may read" in refused.stderr
+
+
+def test_no_program_lends_a_worker_other_rights(place):
+    """Nor where libseccomp is missing, whose filter of system calls says so as well."""
+    done = run(place, program=UNFILTERED.replace("PLACE", str(place)))
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
 
 
 def test_the_time_in_which_torch_loads_is_not_the_submissions(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """The same run by TRL: every field of the configuration, one process and two, a killed one, the same files.
 
-Two processes are real ones, on the CPU, over gloo. accelerate's launcher starts them once; elsewhere they are forked from one that
-has imported TRL, which takes seconds.
+Two processes are real ones, on the CPU, over gloo. accelerate's launcher starts them once; elsewhere they are forked from one
+that has imported TRL, which takes seconds.
 """
 
 import dataclasses
