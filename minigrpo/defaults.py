@@ -6,8 +6,8 @@ def task_defaults(task: str) -> dict:
     # Learning rates are a tenth or a twentieth of the bundled model's: AdamW moves every weight by about this much a step,
     # whatever its size, and a model of 135 million of them needs that much less for the same change of what it says.
     of_task = {
-        # A number is right or wrong, and no KL is needed to keep it one: without the reference a run takes 0.5 GB less and two
-        # thirds of the time. The rate falls, or the entropy would be gone before the end.
+        # A number is right or wrong, and no KL is needed to keep it one: without the reference a run takes 0.5 GB less and
+        # three quarters of the time. The rate falls, or the entropy would be gone before the end.
         "addition": {"learning_rate": 1.5e-5, "lr_scheduler_type": "linear", "beta": 0.0},
         # Words are counted and not understood, so the KL has to keep them near those of a chat model.
         "words": {"learning_rate": 1e-5, "beta": 0.02},

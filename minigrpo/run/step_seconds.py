@@ -23,7 +23,7 @@ def step_seconds(model: str = "tiny", *, prompt_length: int = 64, config: GRPOCo
     """Wall seconds of a training step on this machine, with every completion as long as it may be and no two alike.
 
     All layers cost the same. So a model with one of them and a model with four, of random weights, make two steps each. The
-    faster one of each counts, and a straight line leads to the model's own number. It takes about as long as a step, or less.
+    faster one of each counts, and a straight line leads to the model's own number. All this takes about as long as one step.
 
     Args:
         model, prompt_length, config, **settings: as for ``fit``.
@@ -76,7 +76,7 @@ def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def _prompts(vocabulary: int, length: int, count: int) -> Dataset:
-    """So many prompts of random tokens."""
+    """``count`` prompts of random tokens."""
     draw = random.Random(0)
     return Dataset.from_dict(
         {"prompt": [" ".join(f"t{draw.randrange(1, vocabulary)}" for _ in range(length)) for _ in range(count)]}
