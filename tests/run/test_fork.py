@@ -17,6 +17,7 @@ from minigrpo.training import train
 from minigrpo.triples import load_triples, prepare
 from minigrpo.update import TrainState
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
 SMALL = [
     "--generation-batch-size",
     "8",

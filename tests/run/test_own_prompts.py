@@ -14,6 +14,7 @@ from minigrpo.policy import save_policy
 from minigrpo.run import asking, cli, folders, inputs, summary
 from minigrpo.run.verdict import verdict
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
 ROOT = Path(__file__).parents[2]
 SMALL = ["--generation-batch-size", "16", "--num-generations", "4", "--max-steps", "4", "--max-completion-length", "8"]
 REWARDS = """
