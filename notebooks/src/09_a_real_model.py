@@ -47,7 +47,7 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# (*None* is all rows at once.) The learning rate is less than a tenth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move. It also falls linearly to 0, or the entropy would be gone before the end. And $\beta$ is 0: a number is right or wrong, so no KL is needed to keep the answers sane. That saves the memory of the reference and its pass. It saves more, too. Without a KL a group that agrees has a gradient of 0, so `update` leaves out its backward pass. (It does so where `per_device_train_batch_size` divides the rollout into parts.)
+# (*None* is all rows at once.) The learning rate is less than a tenth. AdamW moves each weight by about the learning rate, whatever the gradient's size, and here 500 times as many weights move. It also falls linearly to 0, or the entropy would be gone before the end. And $\beta$ is 0: this reward is hard to game, since a number is right or wrong. Without a KL the run needs no reference, neither its memory nor its pass. And a group that agrees has a gradient of 0, so its backward pass is left out. (This happens where `per_device_train_batch_size` divides the rollout into parts.)
 
 # %%
 recorded = [mg.read_metrics(RUNS / f"{name}.jsonl") for name in names]
@@ -108,7 +108,7 @@ for name, run in zip(names, recorded, strict=True):
 # %% [markdown]
 # In two of three runs they do. An answer that comes to the point and stops is right more often than one that goes on, which may name another number. The third run (`addition-1`) says the sum and talks on until it is cut off. That mostly earns the same, so hardly anything teaches it to stop. Which way a run goes is chance: a reward gets what it says, and leaves the rest open.
 #
-# It also ends with the largest entropy. Does it still explore? Take what each token was drawn with, and split the answers after the sum:
+# This run also ends with the largest entropy. Does it still explore? Take the log-prob that each token was drawn with, and split each answer after the sum:
 
 
 # %%
@@ -134,7 +134,7 @@ if names:
     assert surprise("addition-1")[1] > 1
 
 # %% [markdown]
-# Up to the sum it is as sure as the others. The entropy is that of the chatter, a mean over tokens of which half no longer matter.
+# Up to the sum it is as sure as the others. Its entropy is a mean over all tokens, and so mostly that of the chatter.
 #
 # Read the curves as in lesson [05](05_failures.ipynb). A model whose reward rises while its entropy falls towards 0 has made up its mind and stopped exploring. At the end of a task as small as this that is fine. On a larger one, raise beta or stop.
 #

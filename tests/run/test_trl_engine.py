@@ -73,7 +73,7 @@ def in_two_processes(said: Path, function: Callable, *argv) -> tuple[list[int], 
     wait([process.sentinel for process in both], timeout=120)
     failed = any(process.exitcode for process in both)
     for process in both:
-        process.join(0.1 if failed else 60)
+        process.join(0.1 if failed else 120)
     for process in both:
         process.terminate()
         process.join()
