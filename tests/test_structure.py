@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import minigrpo
+from tests.tools.planted_bugs import BUGS
 
 pytestmark = pytest.mark.quick
 
@@ -313,3 +314,14 @@ def test_the_worker_imports_nothing_of_ours():
     """What calls the functions is all that goes with the process in the sandbox."""
     assert not any(module.startswith("minigrpo") for module in imports(GRADING["worker"]))
     assert {module for module in imports(GRADING["inside"]) if module.startswith("minigrpo")} == {"minigrpo.grading.worker"}
+
+
+# --- the planted bugs -------------------------------------------------------------------------------------------------------
+
+
+def test_each_bug_can_be_planted_and_has_its_test():
+    """Whoever changes such a line or renames such a test hears of it here, and not when the whole list is run."""
+    for bug in BUGS:
+        assert (PACKAGE / bug.file).read_text(encoding="utf-8").count(bug.find) == 1, bug.name
+        path, test = bug.test.split("::")
+        assert f"def {test.partition('[')[0]}(" in (Path(__file__).parents[1] / path).read_text(encoding="utf-8"), bug.name
