@@ -135,6 +135,7 @@ NOTHING_SHOWS = [
     ("groups", (ROW[0], 3), "both give 1.5, -2, 0.5: take two prompts"),
     ("groups", (torch.tensor([1.0, 0.0, 0.5, 0.5]), 2), "whose groups have different means"),
     ("groups", (torch.tensor([1.0, 2.0]), 1), "take two prompts"),
+    ("groups", (torch.tensor([1.0, 0.0, 0.5, 0.500001]), 2), "whose groups have different means"),  # by rounding
     ("positions", (torch.ones(2, 3, dtype=torch.bool),), "both give 0, 1, 2, 0 ...: take a prompt that is shorter"),
     ("best", (*RUN[:2], torch.tensor([0.2, 0.3, 0.5])), "both give 3, 3: take a run that goes on"),
     ("best", (RUN[0], 0 * RUN[1], RUN[2]), "a run that goes on"),
