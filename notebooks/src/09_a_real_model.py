@@ -21,8 +21,6 @@ from datasets import Dataset
 
 import minigrpo as mg
 
-torch.set_num_threads(1)  # the same numbers on every number of cores
-
 # %% [markdown]
 # ## SmolLM2 learns to add
 #
@@ -37,6 +35,7 @@ torch.set_num_threads(1)  # the same numbers on every number of cores
 
 # %%
 # NBVAL_CHECK_OUTPUT
+torch.set_num_threads(1)  # the same numbers on every number of cores
 RUNS = Path("runs/real")
 index = json.loads((RUNS / "index.json").read_text()) if RUNS.exists() else {}
 names = sorted(name for name in index if name.startswith("addition-"))
@@ -134,8 +133,15 @@ if names:
     assert surprise("addition-1")[1] > 1
 
 # %% [markdown]
-# Up to the sum it is as sure as the others. Its entropy is a mean over all tokens, and so mostly that of the chatter.
-#
+# Up to the sum it is as sure as the others. Its entropy is a mean over all tokens, and so mostly that of the chatter. `mg.diagnose` sees only the curves, and notices:
+
+# %%
+if names:
+    finding = mg.diagnose(RUNS / "addition-1.jsonl").first
+    print(finding.title, finding.do, sep="\n")
+    assert finding.name == "paid_unfinished"
+
+# %% [markdown]
 # Read the curves as in lesson [05](05_failures.ipynb). A model whose reward rises while its entropy falls towards 0 has made up its mind and stopped exploring. At the end of a task as small as this that is fine. On a larger one, raise beta or stop.
 #
 # ### A task that 40 steps do not solve

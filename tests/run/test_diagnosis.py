@@ -245,6 +245,7 @@ FAILED = {  # of notebook 05, three seeds each
     "fork-at-10": {"collapse", "ceiling"},  # of one seed too late
     "fork-at-40": {"collapse"},
 }
+CHATTERS = "addition-1"  # talks on after the sum until it is cut off, as lesson 09 shows
 UNLEARNS = "records-unknown-writer-low-beta"  # loses what it had learnt, and the course says so
 
 
@@ -255,6 +256,8 @@ def test_recorded_runs_are_called_what_they_are(path):
     run = path.stem.rsplit("-", 1)[0]
     if run in FAILED:
         assert diagnosis.first.name in FAILED[run]
+    elif path.stem == CHATTERS:
+        assert diagnosis.first.name == "paid_unfinished"
     else:
         assert diagnosis.wrong == (run == UNLEARNS), diagnosis.first.title
 
