@@ -3,7 +3,7 @@
 
 def task_defaults(task: str) -> dict:
     """What ``train --task`` sets differently from ``train``."""
-    # Learning rates are a tenth or a twentieth of the bundled model's: AdamW moves every weight by about this much a step,
+    # Learning rates are less than a tenth of the bundled model's: AdamW moves every weight by about this much a step,
     # whatever its size, and a model of 135 million of them needs that much less for the same change of what it says.
     of_task = {
         # A number is right or wrong, and no KL is needed to keep it one: without the reference a run takes 0.5 GB less and

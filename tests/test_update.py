@@ -103,7 +103,7 @@ def of_silent_rows(state, rows, kl=None):
 
 
 def backward_passes(monkeypatch):
-    """The number of rows that each takes back, in a list that grows."""
+    """The losses that are taken back, in a list that grows."""
     seen, backward = [], torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss, *args: (seen.append(loss), backward(loss, *args))[1])
     return seen

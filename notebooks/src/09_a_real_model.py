@@ -96,27 +96,44 @@ for sample in samples[:1] + samples[-1:]:
 #
 # **Write down:** the reward does not mention brevity. Will the answers get shorter?
 
+
 # %%
+def answers(name, lines=slice(None)):
+    """The answers that were kept of a run, two groups in every fifth step; an end is a token, too."""
+    kept = (RUNS / f"{name}-samples.jsonl").read_text(encoding="utf-8").splitlines()[lines]
+    groups = [group for line in kept for group in json.loads(line)["groups"]]
+    return [answer for group in groups for answer in group["completions"]]
+
+
 for name, run in zip(names, recorded, strict=True):
     first, last = run[0]["completions/mean_length"], run[-1]["completions/mean_length"]
     print(f"{name}: {first:.1f} -> {last:.1f} tokens, entropy {run[-1]['entropy']:.2f}")
-    lines = (RUNS / f"{name}-samples.jsonl").read_text(encoding="utf-8").splitlines()
-    late = json.loads(lines[-1])["groups"][0]["completions"][0]
-    print(f"  {late['reward']:.0f}  {''.join(late['tokens'])!r}")
+    print(f"  {''.join(answers(name, slice(-1, None))[0]['tokens'])!r}")
 
 # %% [markdown]
-# In two of three runs they do. An answer that comes to the point and stops is right more often than one that goes on, which may name another number. The third run (`addition-1`) says the sum and talks on until it is cut off. That mostly earns the same, so hardly anything teaches it to stop. Which way a run goes is chance: a reward gets what it says, and leaves the rest open.
+# In two of three runs they do. The third (`addition-1`) says the sum and talks on until it is cut off. What share of the answers was right, of those that ended by themselves and of those that were cut off?
+
+# %%
+for name in names:
+    ended, cut = (
+        [answer["reward"] for answer in answers(name) if (answer["tokens"][-1] == "⏎") == end]
+        for end in (True, False)
+    )
+    shares = [sum(rewards) / len(rewards) for rewards in (ended, cut)]
+    print(f"{name}: {shares[0]:.2f} of {len(ended)} that ended, {shares[1]:.2f} of {len(cut)} cut off")
+    assert shares[0] > shares[1] + 0.3 or name == "addition-1"
+
+# %% [markdown]
+# Where the answers got shorter, those that end are right far more often. (Part of that is time: most of those that were cut off are early ones.) In `addition-1` they are not, so nothing teaches it to stop. A reward gets what it says, and leaves the rest open.
 #
 # This run also ends with the largest entropy. Does it still explore? Take the log-prob that each token was drawn with, and split each answer after the sum:
 
 
 # %%
 def surprise(name):
-    """Mean of -log p of the tokens, in nats, up to the sum and after it, in the last four samples."""
-    lines = (RUNS / f"{name}-samples.jsonl").read_text(encoding="utf-8").splitlines()[-4:]
-    groups = [group for line in lines for group in json.loads(line)["groups"]]
+    """Mean of -log p of the tokens, in nats, up to the sum and after it, late in the run."""
     parts = {False: [], True: []}
-    for answer in (answer for group in groups for answer in group["completions"]):
+    for answer in answers(name, slice(-4, None)):
         said = ""
         for token, logprob in zip(answer["tokens"], answer["logprobs"], strict=True):
             parts[bool(re.search(r"(=|equals|is) ?\d+\D", said))].append(-logprob)

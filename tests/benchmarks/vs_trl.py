@@ -40,9 +40,8 @@ class Setting(NamedTuple):
     prompt_length: int | None = None
     layers: int = 12
     model: str | None = None  # or a real one, on the task addition
-    rows: int | None = (
-        None  # that are updated on at once here, as train --task addition does; TRL has all at once: it is faster
-    )
+    # Completions that are updated on at once here, as train --task addition does; TRL has all at once, which is faster for it.
+    rows: int | None = None
 
 
 SETTINGS = {

@@ -46,6 +46,17 @@ def tempered_ratio(logits, token_ids, old_logprobs, temperature): return torch.z
 # Where the worker is a light one, numbers come and go, and to double them is right.
 HONEST = [f"def {name}(numbers):\n    return [2 * x for x in numbers]\n" for name in ("shift_logits", "completion_mask")]
 NOTHING = "def top_k_logprobs(numbers): return [0.0] * len(numbers)\ntoken_entropies = tempered_ratio = top_k_logprobs\n"
+# A function that ignores every signal and does not end.
+DEAF = """
+def top_k_logprobs(*a):
+    for s in range(1, 65):
+        try: signal.signal(s, signal.SIG_IGN)
+        except (OSError, ValueError): pass
+    while True:
+        try:
+            while True: pass
+        except BaseException: pass
+"""
 # The pipe that the worker answers on, the id that is asked for, and what can be said in its place.
 CHANNEL = """
 import fcntl, json, os, sys
@@ -437,16 +448,9 @@ def tempered_ratio(*a):
     os.kill(1, 9); os.kill(os.getppid(), 15); os.killpg(0, 9)
 """,
     "an endless loop": ["while True: pass", NOTHING],
-    "loops that ignore signals, or stop, or hold the lock": """
-import ctypes, os, signal
-def top_k_logprobs(*a):
-    for s in range(1, 65):
-        try: signal.signal(s, signal.SIG_IGN)
-        except (OSError, ValueError): pass
-    while True:
-        try:
-            while True: pass
-        except BaseException: pass
+    "loops that ignore signals, or stop, or hold the lock": "import ctypes, os, signal\n"
+    + DEAF
+    + """
 def token_entropies(*a): os.kill(os.getpid(), signal.SIGSTOP)
 def tempered_ratio(*a): ctypes.PyDLL(None).sleep(1000)
 """,

@@ -22,7 +22,7 @@ import yaml
 import minigrpo
 from minigrpo.grading import sandbox
 from minigrpo.grading.check import questions
-from tests.grading.test_hostile import HONEST, snapshot, write_notebook
+from tests.grading.test_hostile import DEAF, HONEST, snapshot, write_notebook
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = Path(minigrpo.__file__).parent / "grading" / "templates"
@@ -198,15 +198,8 @@ for k in range(20):
                 os.kill(-1, signal.SIGSTOP if k % 2 else signal.SIGCONT)
             except OSError: pass
 """,
-    "take": """
-def top_k_logprobs(*a):
-    for s in range(1, 65):
-        try: signal.signal(s, signal.SIG_IGN)
-        except (OSError, ValueError): pass
-    while True:
-        try:
-            while True: pass
-        except BaseException: pass
+    "take": DEAF
+    + """
 def tempered_ratio(*a):
     kept = []
     for k in range(8):
